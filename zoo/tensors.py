@@ -1,0 +1,95 @@
+"""Tensors that are known before they are read, and how to walk through large ones in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.errors import UnknownName
+
+Array = NDArray[np.generic]
+
+CHUNK_BYTES = 8 << 20
+"""How much of a tensor is copied at a time: small enough for constant memory, large enough for full speed."""
+
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float64": np.dtype(np.float64),
+}
+"""The dtypes that weights may have, by name."""
+
+
+def get_dtype(name: str) -> np.dtype[np.generic]:
+    """Return the numpy dtype of a name such as "bfloat16".
+
+    Raises:
+        UnknownName: it is not one of DTYPES.
+    """
+    try:
+        return DTYPES[name]
+    except KeyError:
+        raise UnknownName("dtype", name, DTYPES) from None
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor whose shape and dtype are known, and whose values are read only when asked for.
+
+    Attributes:
+        shape: lengths of the axes.
+        dtype: a numpy dtype; bfloat16 is ml_dtypes.bfloat16.
+        load: returns the values, a view of a mapped file wherever possible, with any strides. It checks what the
+            container can check (a CRC, a length) and raises CorruptFile.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
+    load: Callable[[], Array]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the values in bytes."""
+        return self.size * self.dtype.itemsize
+
+    @classmethod
+    def of(cls, array: Array) -> LazyTensor:
+        """Wrap an array that is already in memory."""
+        return cls(array.shape, array.dtype, lambda: array)
+
+    def astype(self, dtype: np.dtype[np.generic]) -> LazyTensor:
+        """Return the same tensor cast (round to nearest even) to dtype when it is loaded."""
+        if dtype == self.dtype:
+            return self
+        return LazyTensor(self.shape, dtype, lambda: self.load().astype(dtype))
+
+
+def chunks(array: Array, nbytes: int = CHUNK_BYTES) -> Iterator[Array]:
+    """Cut an array along its first axis into contiguous pieces of about nbytes, in order; only views are given away
+    when the array is contiguous, so that a mapped file is never copied as a whole."""
+    if array.ndim == 0:
+        yield array.reshape(1)
+        return
+    if array.size == 0:
+        return
+    rows = max(1, nbytes // max(1, array.nbytes // len(array)))
+    for start in range(0, len(array), rows):
+        yield np.ascontiguousarray(array[start : start + rows])
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether two arrays have the same shape, dtype and bits (so NaN equals the same NaN, and 0.0 is not -0.0)."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    bits = np.dtype(f"u{a.dtype.itemsize}")
+    return all(np.array_equal(x.view(bits), y.view(bits)) for x, y in zip(chunks(a), chunks(b), strict=True))
