@@ -1,0 +1,121 @@
+"""The formats there are: the built-in ones, and those of installed packages (entry-point group "zoo.converters").
+
+A package adds a format by an entry point whose name is the format's and whose value is a Format class:
+
+    [project.entry-points."zoo.converters"]
+    myformat = "my_package.my_module:MyFormat"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import zoo
+from zoo.errors import FormatError, UnknownName, ZooError
+from zoo.format import Format
+
+GROUP = "zoo.converters"
+
+_BUILTIN = {
+    "zoo": "zoo.converters.zoo_file:ZooFile",
+    "openai": "zoo.converters.openai:OpenAI",
+    "huggingface": "zoo.converters.huggingface:HuggingFace",
+    "book": "zoo.converters.book:Book",
+}
+
+
+@dataclass(frozen=True)
+class FormatInfo:
+    """A line of `zoo formats`: name, summary, the package it comes from and that package's version."""
+
+    name: str
+    summary: str
+    suffixes: tuple[str, ...]
+    is_directory: bool
+    dtypes: tuple[str, ...]
+    origin: str
+    version: str
+
+
+@lru_cache(maxsize=1)
+def _third_party() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP) if point.name not in _BUILTIN}
+
+
+def format_names() -> list[str]:
+    """Return the names of all formats, the built-in ones first."""
+    return [*_BUILTIN, *sorted(_third_party())]
+
+
+@lru_cache(maxsize=None)
+def get_format(name: str) -> Format:
+    """Return a format by its name.
+
+    Raises:
+        UnknownName: there is none; the message offers the nearest.
+        ZooError: it belongs to a package that cannot be loaded.
+    """
+    if name in _BUILTIN:
+        module, attribute = _BUILTIN[name].split(":")
+        return getattr(import_module(module), attribute)()  # type: ignore[no-any-return]
+    if name not in _third_party():
+        raise UnknownName("format", name, format_names(), hint="`zoo formats` shows all formats.")
+    point = _third_party()[name]
+    try:
+        made = point.load()()
+    except Exception as error:  # a stranger's code: whatever goes wrong in it, say whose it is
+        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} cannot be loaded: {error}") from error
+    if not isinstance(made, Format):
+        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is no zoo.Format")
+    return made
+
+
+def list_formats() -> list[FormatInfo]:
+    """Describe every format that can be loaded."""
+    infos = []
+    for name in format_names():
+        origin, version = _origin(_third_party()[name]) if name in _third_party() else ("zoo", zoo.__version__)
+        found = get_format(name)
+        infos.append(
+            FormatInfo(name, found.summary, found.suffixes, found.is_directory, found.dtypes, origin, version)
+        )
+    return infos
+
+
+def detect_format(path: Path) -> Format:
+    """Find the format of a checkpoint by its content.
+
+    Raises:
+        FormatError: there is nothing at the path, or no format, or more than one, knows it.
+    """
+    if not path.exists():
+        raise FormatError(path, "there is no such file or directory")
+    found = [get_format(name) for name in format_names() if get_format(name).sniff(path)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(each.name for each in found)
+        raise FormatError(path, f"could be any of {names}; say which with --from")
+    raise FormatError(path, _why_unknown(path))
+
+
+def _why_unknown(path: Path) -> str:
+    if path.is_dir():
+        inside = sorted(child.name for child in path.iterdir())
+        listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
+        return f"is a directory without a checkpoint that zoo knows (it has {listing}); `zoo formats` shows all formats"
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+    if not start:
+        return "is empty"
+    return "is no checkpoint that zoo knows; `zoo formats` shows all formats, --from names one"
+
+
+def _origin(point: EntryPoint) -> tuple[str, str]:
+    return (point.dist.name, point.dist.version) if point.dist else ("an unknown package", "?")
