@@ -1,0 +1,156 @@
+"""GPT-2 in the order of the paper: embeddings, pre-norm transformer blocks, final norm, head.
+
+Radford et al., "Language Models are Unsupervised Multitask Learners" (2019). Shapes in trailing comments:
+B batch, T tokens, S tokens seen (cached and new), C width, H heads, D head size, V vocabulary rows, I inner width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.cache import KVCache
+from zoo.config import GPTConfig
+from zoo.errors import OptionError
+from zoo.tokenizer import Tokenizer
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention with query, key and value from one product."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_heads = config.n_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
+        b, t, c = x.shape
+        qkv = self.qkv(x).view(b, t, 3, self.n_heads, c // self.n_heads)  # (B, T, 3, H, D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        if seen is None:
+            p = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
+        else:
+            k, v = seen.cache.put(layer, k, v, seen.positions)  # (B, H, S, D)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.is_causal)
+        return self.out(y.transpose(1, 2).reshape(b, t, c))  # type: ignore[no-any-return]
+
+
+class MLP(nn.Module):
+    """Two linear layers with a GELU between them."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.inner_width, bias=config.bias)
+        self.down = nn.Linear(config.inner_width, config.width, bias=config.bias)
+        self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))  # (B, T, C) -> (B, T, I) -> (B, T, C)
+
+
+class Block(nn.Module):
+    """Attention, then the MLP, each behind a norm and beside a shortcut."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        self.mlp = MLP(config)
+        self.drop = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
+        x = x + self.drop(self.attn(self.norm1(x), seen, layer))
+        return x + self.drop(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+
+
+class GPTModel(nn.Module):
+    """A GPT-2. Its parameters are named and ordered as GPTConfig.parameter_shapes says.
+
+    The constructor leaves the values to torch's defaults; `zoo.create` draws them as GPT-2 does, `zoo.load` reads them.
+
+    Attributes:
+        config: the architecture.
+        tokenizer: that turns text into this model's ids; GPT-2's unless the checkpoint carries its own.
+    """
+
+    def __init__(self, config: GPTConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer or Tokenizer()
+        self.tok_emb = nn.Embedding(config.vocab_rows, config.width)
+        self.pos_emb = nn.Embedding(config.context_length, config.width)
+        self.drop = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
+        self.final_norm = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        # None when tied: the head then reads tok_emb.weight itself, so that there is no second name to keep equal.
+        self.head = None if config.tied else nn.Linear(config.width, config.vocab_rows, bias=False)
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
+        """Return the logits that follow each token.
+
+        Args:
+            ids: token ids, (B, T) int64.
+            cache: of earlier tokens; the new ones are added to it. Without one, ids start at position 0.
+            last: index of each row's last real token, (B,) int64, where rows are padded on the right (whatever the
+                padding is); only the logits behind it are computed, and only tokens up to it count as cached.
+
+        Returns:
+            logits, (B, T, V), or (B, V) when `last` is given; the dtype is that of the weights. Columns from
+            vocab_size on are padding.
+
+        Raises:
+            OptionError: there are more tokens than the context (or the cache) has room for.
+        """
+        return self.logits(self.hidden(ids, cache, last))
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
+        """Return what the head reads, the states behind the final norm: (B, T, C), or (B, C) when `last` is given.
+
+        Arguments and errors are those of forward.
+        """
+        b, t = ids.shape
+        seen = Seen(cache, b, t) if cache is not None else None
+        positions = seen.positions if seen else torch.arange(t, device=ids.device)
+        room = cache.capacity if cache is not None else self.config.context_length
+        if (end := int(positions.max()) + 1 if seen else t) > room:
+            raise OptionError(f"{end} tokens do not fit into a context of {room}; give fewer")
+        x = self.drop(self.tok_emb(ids) + self.pos_emb(positions))  # (B, T, C)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, seen, layer)
+        if cache is not None:
+            cache.lengths += t if last is None else last + 1
+        if last is not None:
+            x = x[torch.arange(b, device=x.device), last]  # (B, C)
+        return self.final_norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head: (..., C) -> (..., V)."""
+        return F.linear(hidden, self.tok_emb.weight if self.head is None else self.head.weight)
+
+
+class Seen:
+    """Where a step's new tokens stand among the cached ones, worked out once for all layers.
+
+    Attributes:
+        cache: the cache.
+        positions: of the new tokens, (B, T) int64.
+        mask: which cached position each new token may see, (B, 1, T, S) bool; None when is_causal or nothing is hidden.
+        is_causal: whether plain causal attention is right (nothing was cached before).
+    """
+
+    def __init__(self, cache: KVCache, b: int, t: int) -> None:
+        if b != len(cache.lengths):
+            raise OptionError(f"{b} rows of ids do not fit a cache of {len(cache.lengths)} rows")
+        self.cache = cache
+        device = cache.lengths.device
+        self.positions = cache.lengths[:, None] + torch.arange(t, device=device)
+        first, end = int(cache.lengths.min()), int(cache.lengths.max()) + t
+        self.is_causal = end == t and t > 1
+        self.mask = None
+        if not self.is_causal and not (t == 1 and first + 1 == end):
+            self.mask = (torch.arange(end, device=device) <= self.positions[:, :, None])[:, None]
