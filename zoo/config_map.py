@@ -20,14 +20,14 @@ class Field:
     Attributes:
         theirs: key, or several that all mean it: the first one present is read, all are written.
         ours: field of GPTConfig.
-        default: what an absent key means; without one the key is required.
-        values: their value -> ours, where the two differ; the first spelling of a value is the one written.
+        default: what an absent key, or null, means; without one the key is required.
+        values: their word -> ours, all that there are; the first of several for one meaning is the one written.
     """
 
     theirs: str | tuple[str, ...]
     ours: str
     default: Any = _REQUIRED
-    values: Mapping[Any, Any] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -80,21 +80,19 @@ class ConfigMap:
 
     @staticmethod
     def _read_field(item: Field, theirs: Mapping[str, Any], path: Path, notes: list[str]) -> Any:
-        present = {key: theirs[key] for key in item.keys if key in theirs}
+        present = {key: theirs[key] for key in item.keys if theirs.get(key) is not None}
         if not present and item.default is _REQUIRED:
             raise FormatError(path, f"{item.keys[0]} is missing, so its config is not that of a GPT-2")
         value = next(iter(present.values()), item.default)
         if any(other != value for other in present.values()):
             spelled = ", ".join(f"{key} {other}" for key, other in present.items())
             notes.append(f"{path.name} has {spelled}; zoo has one {item.ours} and keeps {value}")
-        try:
-            translated = item.values.get(value, value)
-        except TypeError:  # an unhashable value: no spelling of ours
-            translated = value
-        if item.values and translated not in item.values.values() and not isinstance(translated, int):
+        if not item.values:
+            return value
+        if not isinstance(value, str) or value not in item.values:
             choices = ", ".join(repr(choice) for choice in item.values)
             raise FormatError(path, f"{item.keys[0]} is {value!r}; zoo knows {choices}")
-        return translated
+        return item.values[value]
 
     def write(self, config: GPTConfig) -> dict[str, Any]:
         """Return the config in the format's keys.

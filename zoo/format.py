@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
@@ -29,7 +29,8 @@ class Checkpoint:
         prefix: that every name had in the file, such as "transformer.".
         vocabulary: of its own tokenizer, when it carries one.
         files: that hold the weights and the config, for hashing.
-        provenance: where the weights came from, as recorded by the zoo that wrote them.
+        provenance: where the weights came from, as recorded by the zoo that wrote them. When writing, look at it
+            last: the source's files may still be being hashed, and looking waits for that.
         notes: sentences about what is in the files and is not converted.
     """
 
@@ -39,7 +40,7 @@ class Checkpoint:
     prefix: str = ""
     vocabulary: Vocabulary | None = None
     files: tuple[Path, ...] = ()
-    provenance: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -1,0 +1,117 @@
+"""OpenAI's release of GPT-2: a directory with a TensorFlow checkpoint, hparams.json and the vocabulary.
+
+https://github.com/openai/gpt-2 (model.py for names and shapes, download_model.py for the files). Weights of linear
+layers have a leading axis of length 1 and lie (in, out): they were 1-D convolutions.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap, Field
+from zoo.converters._files import read_json, write_json
+from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
+from zoo.errors import FormatError
+from zoo.format import Checkpoint, Format
+from zoo.mapping import Rule, Table
+from zoo.stream import Progress, ignore_progress
+from zoo.vocabulary import OPENAI_NAMES, Vocabulary
+
+PROVENANCE_FILE = "zoo_provenance.json"
+
+# What tf.train.AdamOptimizer and tf.train.Saver keep beside the weights when somebody has gone on training.
+_TRAINING_STATE = re.compile(r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)")
+
+
+def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return Rule(f"{theirs}/g", f"{ours}.weight"), Rule(f"{theirs}/b", f"{ours}.bias")
+
+
+def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return Rule(f"{theirs}/w", f"{ours}.weight", "1 i o -> o i"), Rule(f"{theirs}/b", f"{ours}.bias")
+
+
+class OpenAI(Format):
+    """OpenAI's TensorFlow checkpoint."""
+
+    name = "openai"
+    summary = "OpenAI's release: TensorFlow checkpoint, hparams.json and vocabulary in a directory"
+    is_directory = True
+    table = Table(
+        (
+            Rule("model/wte", "tok_emb.weight"),
+            Rule("model/wpe", "pos_emb.weight"),
+            *_norm("model/h{i}/ln_1", "blocks.{i}.norm1"),
+            *_linear("model/h{i}/attn/c_attn", "blocks.{i}.attn.qkv"),
+            *_linear("model/h{i}/attn/c_proj", "blocks.{i}.attn.out"),
+            *_norm("model/h{i}/ln_2", "blocks.{i}.norm2"),
+            *_linear("model/h{i}/mlp/c_fc", "blocks.{i}.mlp.up"),
+            *_linear("model/h{i}/mlp/c_proj", "blocks.{i}.mlp.down"),
+            *_norm("model/ln_f", "final_norm"),
+        )
+    )
+    config_map = ConfigMap(
+        fields=(
+            Field("n_vocab", "vocab_size"),
+            Field("n_ctx", "context_length"),
+            Field("n_embd", "width"),
+            Field("n_head", "n_heads"),
+            Field("n_layer", "n_layers"),
+        ),
+        implied={
+            "vocab_rows": 0,
+            "inner_width": 0,
+            "qkv_bias": True,
+            "bias": True,
+            "tied": True,
+            "norm_eps": 1e-5,
+            "activation": "gelu_tanh",
+        },
+        forgotten=("dropout",),
+    )
+
+    def sniff(self, path: Path) -> bool:
+        """Whether there is the index of a TensorFlow checkpoint."""
+        return any(is_index(file) for file in (path.glob("*.index") if path.is_dir() else [path]))
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open a directory, a path prefix such as dir/model.ckpt, or an .index file."""
+        prefix = find_prefix(path)
+        directory, notes = prefix.parent, []
+        files = bundle_files(prefix)
+        hparams = directory / "hparams.json"
+        if hparams.exists():
+            config, notes = self.config_map.read(read_json(hparams), hparams)
+            files = [*files, hparams]
+        elif config is None:
+            raise FormatError(directory, "has no hparams.json; say which model it is with --size NAME")
+        tensors = read_bundle(prefix)
+        state = [name for name in tensors if _TRAINING_STATE.fullmatch(name)]
+        if state:
+            notes.append(f"{len(state)} tensors of training state (such as {state[0]}) are not weights and stay behind")
+        return Checkpoint(
+            path,
+            config,
+            {name: tensor for name, tensor in tensors.items() if name not in state},
+            vocabulary=Vocabulary.read(directory),
+            files=tuple(files),
+            provenance=_read_provenance(directory),
+            notes=tuple(notes),
+        )
+
+    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+        """Write the directory, as TensorFlow's tf.train.load_checkpoint and OpenAI's code read it."""
+        path.mkdir()
+        write_json(path / "hparams.json", self.config_map.write(checkpoint.config))
+        if checkpoint.vocabulary:
+            for name, content in checkpoint.vocabulary.files(OPENAI_NAMES).items():
+                (path / name).write_bytes(content)
+        write_bundle(path / "model.ckpt", checkpoint.tensors, on_bytes)
+        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+
+
+def _read_provenance(directory: Path) -> dict[str, object]:
+    file = directory / PROVENANCE_FILE
+    return read_json(file) if file.exists() else {}

@@ -1,0 +1,251 @@
+"""Run a plan: write to a temporary name, read back, compare bit for bit, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import zoo
+from zoo.config import GPTConfig
+from zoo.errors import CheckpointMismatch, OptionError, VerificationFailed
+from zoo.format import Checkpoint
+from zoo.mapping import Drop, same_tensor, to_theirs
+from zoo.memory import PeakMemory
+from zoo.output import atomic_output, check_output
+from zoo.plan import Plan, make_plan
+from zoo.plugins import format_names, get_format
+from zoo.stream import WORKERS
+
+MAX_HISTORY_BYTES = 8 << 10
+"""Of the record that a source brings along; a longer one, of very many conversions, is not carried on."""
+
+OnProgress = Callable[[str, int, int], None]
+"""Called as on_progress(phase, bytes done, bytes in all), phase being "write" or "verify", from any thread."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        source: path of the source.
+        source_format: its format.
+        out: path of the output.
+        target_format: its format.
+        tensors: parameters carried over.
+        n_parameters: values in them.
+        bytes_written: of tensors.
+        dropped: source tensors that were not carried over -> why.
+        added: target tensors that follow from others.
+        tied: whether the head is the embedding.
+        prefix: that the source's names had.
+        cast: tensors cast, by "from -> to".
+        lossless: whether every value survived.
+        verified: whether the output was read back and compared.
+        notes: sentences about what was left behind or assumed.
+        seconds: wall-clock time.
+        peak_memory: anonymous memory in bytes above the start; None where the system does not tell.
+        provenance: what the output records of its origin.
+    """
+
+    source: str
+    source_format: str
+    out: str
+    target_format: str
+    tensors: int
+    n_parameters: int
+    bytes_written: int
+    dropped: dict[str, str]
+    added: list[str]
+    tied: bool
+    prefix: str
+    cast: dict[str, int]
+    lossless: bool
+    verified: bool
+    notes: list[str]
+    seconds: float
+    peak_memory: int | None
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
+
+def convert(
+    source: Path | str,
+    out: Path | str,
+    *,
+    to: str | None = None,
+    format: str | None = None,
+    size: str | GPTConfig | None = None,
+    dtype: str | None = None,
+    verify: bool = True,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Convert a checkpoint to another format, one tensor at a time.
+
+    Args:
+        source: file or directory to read.
+        out: file or directory to write; it appears only when it is whole.
+        to: the target format; None takes the one that out's suffix means.
+        format: of the source; None recognises it by its content.
+        size: the model the source must be, by name or config.
+        dtype: to cast to; None keeps every tensor's own.
+        verify: whether to read the output back and compare it bit for bit with the source.
+        force: whether an existing output may be replaced.
+        on_progress: called as the bytes go by.
+
+    Raises:
+        ZooError: anything make_plan raises; a damaged source; OutputError; VerificationFailed.
+    """
+    out, start = Path(out), time.perf_counter()
+    target_name = to or format_of_suffix(out)
+    check_output(out, force=force)
+    with PeakMemory() as memory:
+        plan = make_plan(source, target_name, format=format, size=size, dtype=dtype)
+        provenance = run_plan(plan, out, verify=verify, force=force, on_progress=on_progress)
+    return Report(
+        source=str(source),
+        source_format=plan.source_format.name,
+        out=str(out),
+        target_format=target_name,
+        tensors=len(plan.ours),
+        n_parameters=plan.source.config.n_parameters,
+        bytes_written=plan.nbytes,
+        dropped={drop.name: drop.why for drop in plan.drops},
+        added=plan.added(),
+        tied=plan.source.config.tied,
+        prefix=plan.source.prefix,
+        cast=plan.casts(),
+        lossless=plan.lossless,
+        verified=verify,
+        notes=plan.notes,
+        seconds=time.perf_counter() - start,
+        peak_memory=memory.peak,
+        provenance=provenance,
+    )
+
+
+def run_plan(
+    plan: Plan, out: Path, *, verify: bool = True, force: bool = False, on_progress: OnProgress | None = None
+) -> dict[str, Any]:
+    """Write what a plan describes, and return the provenance that the output records.
+
+    Raises:
+        ZooError: as convert.
+    """
+    check_redundant(plan.source, plan.drops)
+    with ThreadPoolExecutor(1) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
+        provenance = Provenance(plan, pool.submit(hash_files, plan.source.files))
+        target = replace(plan.target, provenance=provenance)
+        plan.target_format.write(temporary, target, _counter("write", plan.nbytes, on_progress))
+        if verify:
+            compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
+    return dict(provenance)
+
+
+class Provenance(Mapping[str, Any]):
+    """Where the weights came from; the same source gives the same record, whenever and wherever it is converted.
+
+    It is a mapping that is whole only when the source's files are hashed: looking into it waits for that.
+    """
+
+    def __init__(self, plan: Plan, hashes: Future[dict[str, str]]) -> None:
+        self._known: dict[str, Any] = {"zoo_version": zoo.__version__, "source_format": plan.source_format.name}
+        if casts := plan.casts():
+            self._known["cast"] = casts
+        earlier = dict(plan.source.provenance)
+        if earlier and len(json.dumps(earlier)) < MAX_HISTORY_BYTES:
+            self._known["source_provenance"] = earlier
+        self._hashes = hashes
+
+    @cached_property
+    def _whole(self) -> dict[str, Any]:
+        return {**self._known, "source_sha256": self._hashes.result()}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._whole[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole)
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+
+def check_redundant(source: Checkpoint, drops: list[Drop]) -> None:
+    """Prove that what is about to be dropped is redundant.
+
+    Raises:
+        CheckpointMismatch: it is not; the message names the tensors.
+    """
+    problems = [f"tensor {drop.name} is not {drop.why}" for drop in drops if not drop.redundant()]
+    if problems:
+        raise CheckpointMismatch(source.path, problems)
+
+
+def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
+    """Read an output back and compare every source tensor with what the inverse rules make of it.
+
+    Raises:
+        VerificationFailed: a tensor differs; the message names it.
+    """
+    again = plan.target_format.read(written, plan.source.config)
+    ours, _ = plan.target_format.to_ours(again)
+    back = to_theirs(plan.source_format.table, ours, plan.source.config)
+    names = plan.source_format.table.shapes(plan.source.config)
+
+    def check(name: str) -> None:
+        original = plan.source.tensors[name]
+        if not same_tensor(original if plan.dtype is None else original.astype(plan.dtype), back[name]):
+            raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
+        on_bytes(back[name].nbytes)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(check, names):
+            pass
+
+
+def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its name."""
+    hashes = {}
+    for path in files:
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def format_of_suffix(out: Path) -> str:
+    """Return the name of the format that an output's suffix means.
+
+    Raises:
+        OptionError: none does.
+    """
+    for name in format_names():
+        if out.suffix in get_format(name).suffixes:
+            return name
+    raise OptionError(f"the name {out} does not say which format to write; name one with --to")
+
+
+def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
+    """Add up bytes from several threads and tell on_progress."""
+    done, lock = 0, threading.Lock()
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        if on_progress:
+            with lock:
+                done += nbytes
+                on_progress(phase, min(done, total), total)
+
+    return count

@@ -1,0 +1,125 @@
+"""From a name or a file to a model, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.config import GPTConfig
+from zoo.convert import check_redundant, format_of_suffix
+from zoo.errors import CannotHold, FormatError, MissingWeights
+from zoo.format import Checkpoint
+from zoo.mapping import to_theirs
+from zoo.model import GPTModel
+from zoo.output import atomic_output
+from zoo.plan import open_checkpoint
+from zoo.plugins import get_format
+from zoo.registry import resolve_name
+from zoo.tensors import DTYPES, Array, LazyTensor, get_dtype
+from zoo.tokenizer import Tokenizer
+
+
+def load(
+    source: str | Path,
+    *,
+    format: str | None = None,
+    size: str | GPTConfig | None = None,
+    dtype: str | None = None,
+    device: torch.device | str = "cpu",
+) -> GPTModel:
+    """Load a model, in evaluation mode, with its tokenizer.
+
+    A zoo file is mapped, not read: weights come from the disk when they are used, and copies share the memory. Changing
+    them, by training say, changes neither the file nor what others see.
+
+    Args:
+        source: path of a checkpoint in any format. A registered name such as "gpt2-small" is no path.
+        format: name of the format; None recognises it by its content.
+        size: the model it must be, by name or config.
+        dtype: to cast to, such as "bfloat16"; None keeps the file's.
+        device: to put the weights on.
+
+    Raises:
+        MissingWeights: source is a registered name whose weights are not on this machine.
+        UnknownName: there is no such file, and no such model either.
+        ZooError: the checkpoint is damaged, or not what format and size say.
+    """
+    found, checkpoint = open_checkpoint(find_weights(source), format=format, size=size)
+    ours, drops = found.to_ours(checkpoint)
+    check_redundant(checkpoint, drops)
+    with torch.device("meta"):
+        model = GPTModel(checkpoint.config, Tokenizer(checkpoint.vocabulary))
+    cast = get_dtype(dtype) if dtype else None
+    tensors = {name: to_torch((tensor.astype(cast) if cast else tensor).load()) for name, tensor in ours.items()}
+    model.load_state_dict(tensors, assign=True)
+    return model.to(device).eval()
+
+
+def save(
+    model: GPTModel, out: str | Path, *, to: str | None = None, force: bool = False
+) -> None:
+    """Write a model in any format; the output appears only when it is whole.
+
+    Args:
+        model: to write.
+        out: file or directory.
+        to: the format; None takes the one that out's suffix means.
+        force: whether an existing output may be replaced.
+
+    Raises:
+        OptionError: out's suffix means no format, and none is given.
+        CannotHold: the format has no place for this model.
+        OutputError: out exists or cannot be written.
+    """
+    out = Path(out)
+    target = get_format(to or format_of_suffix(out))
+    if reasons := target.cannot_hold(model.config):
+        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
+    state = model.state_dict()
+    ours = {name: LazyTensor.of(to_numpy(state[name])) for name in model.config.parameter_shapes()}
+    checkpoint = Checkpoint(
+        Path(),
+        model.config,
+        to_theirs(target.table, ours, model.config),
+        vocabulary=model.tokenizer.vocabulary,
+    )
+    with atomic_output(out, needed=sum(t.nbytes for t in checkpoint.tensors.values()), force=force) as temporary:
+        target.write(temporary, checkpoint)
+
+
+def find_weights(source: str | Path) -> Path:
+    """Return the path of a checkpoint that the user named.
+
+    Raises:
+        MissingWeights: it is a registered name, and its weights are not on this machine.
+        UnknownName: it is neither a path that exists nor a registered name.
+    """
+    path = Path(source)
+    if path.exists():
+        return path
+    name = str(source)
+    if isinstance(source, Path) or set(name) & set("/\\") or path.suffix:
+        raise FormatError(path, "there is no such file or directory")
+    raise MissingWeights(
+        f"the weights of {resolve_name(name)} are not on this machine; convert a checkpoint with "
+        f"`zoo convert --from openai --source DIR --size {name} --out {name}.safetensors` and give that file"
+    )
+
+
+def to_torch(array: Array) -> Tensor:
+    """Return a tensor that shares the array's memory where that can be written to, a copy elsewhere."""
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == DTYPES["bfloat16"]:  # torch does not know numpy's bfloat16
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_numpy(tensor: Tensor) -> Array:
+    """Return the array of a tensor, sharing its memory where it is on the CPU."""
+    tensor = tensor.detach().cpu().contiguous()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(DTYPES["bfloat16"])
+    return tensor.numpy()

@@ -1,0 +1,203 @@
+"""What a conversion will do, worked out from names, shapes and dtypes before a byte of output is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.config import GPTConfig
+from zoo.errors import CannotHold, ConfigError
+from zoo.format import Checkpoint, Format
+from zoo.mapping import Drop, Tensors, to_theirs
+from zoo.plugins import detect_format, get_format
+from zoo.registry import get_config
+from zoo.tensors import DTYPES, get_dtype
+from zoo.vocabulary import GPT2_N_TOKENS, Vocabulary
+
+# What --size pins down; the rest (dropout, padding, biases, a tied head) may differ between copies of one model.
+_SIZE_FIELDS = ("vocab_size", "context_length", "width", "n_heads", "n_layers", "inner_width")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One parameter's way: from the source's names to the target's.
+
+    Attributes:
+        sources: name and shape of each source tensor.
+        operation: patterns of axes, source to zoo and zoo to target; "copy" where nothing moves.
+        ours: the parameter.
+        targets: name and shape of each target tensor.
+        dtype: of the source, and of the target if it is cast ("float32 -> bfloat16").
+    """
+
+    sources: dict[str, tuple[int, ...]]
+    operation: str
+    ours: str
+    targets: dict[str, tuple[int, ...]]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A conversion that could be run.
+
+    Attributes:
+        source_format: what reads.
+        source: the opened checkpoint.
+        ours: its tensors in zoo's names and orientation, cast if asked for.
+        drops: source tensors that are not carried over, and why.
+        target_format: what writes.
+        target: what it will write.
+        notes: sentences about what is left behind or assumed.
+    """
+
+    source_format: Format
+    source: Checkpoint
+    ours: Tensors
+    drops: list[Drop]
+    target_format: Format
+    target: Checkpoint
+    notes: list[str]
+    dtype: np.dtype[np.generic] | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of tensors that will be written."""
+        return sum(tensor.nbytes for tensor in self.target.tensors.values())
+
+    def casts(self) -> dict[str, int]:
+        """Count the tensors whose dtype changes, by "from -> to"."""
+        counts: dict[str, int] = {}
+        for step in self.steps():
+            if " -> " in step.dtype:
+                counts[step.dtype] = counts.get(step.dtype, 0) + 1
+        return counts
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every value survives: nothing is cast, or only to a wider dtype."""
+        return all(_widens(*cast.split(" -> ")) for cast in self.casts())
+
+    def steps(self) -> Iterator[Step]:
+        """Describe what happens to each parameter, in the order of the model."""
+        config = self.source.config
+        read = {row.ours: row for row in self.source_format.table.rows(config)}
+        write = {row.ours: row for row in self.target_format.table.rows(config)}
+        source_shapes, target_shapes = (f.table.shapes(config) for f in (self.source_format, self.target_format))
+        for ours, tensor in self.ours.items():
+            before, after = read[ours], write[ours]
+            back = " -> ".join(side.strip() for side in reversed(after.how.split("->"))) if after.how else ""
+            patterns = [pattern for pattern in (before.how, back) if pattern]
+            same = before.how == after.how and len(before.theirs) == len(after.theirs)
+            dtype = str(self.source.tensors[before.theirs[0]].dtype)
+            yield Step(
+                {name: source_shapes[name] for name in before.theirs},
+                "copy" if same or not patterns else ", ".join(patterns),
+                ours,
+                {name: target_shapes[name] for name in after.theirs},
+                dtype if dtype == str(tensor.dtype) else f"{dtype} -> {tensor.dtype}",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole plan as plain JSON values."""
+        return {
+            "source": str(self.source.path),
+            "source_format": self.source_format.name,
+            "target_format": self.target_format.name,
+            "config": self.source.config.to_dict(),
+            "prefix": self.source.prefix,
+            "steps": [vars(step) for step in self.steps()],
+            "dropped": {drop.name: drop.why for drop in self.drops},
+            "added": self.added(),
+            "bytes": self.nbytes,
+            "lossless": self.lossless,
+            "notes": self.notes,
+        }
+
+    def added(self) -> list[str]:
+        """List the target's tensors that follow from others: masks, and the copy of a tied head."""
+        parameters = self.target_format.table.shapes(self.source.config)
+        return [name for name in self.target.tensors if name not in parameters]
+
+
+def open_checkpoint(
+    path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
+) -> tuple[Format, Checkpoint]:
+    """Open a checkpoint of any format without reading its tensors.
+
+    Args:
+        path: file or directory.
+        format: its format's name; None recognises it by its content.
+        size: the model it must be, by name or config; formats that store no config take it from here.
+
+    Raises:
+        UnknownName: there is no such format or model.
+        FormatError: it is no whole checkpoint of the format.
+        ConfigError: it is another model than `size` says.
+    """
+    path = Path(path)
+    expected = get_config(size) if isinstance(size, str) else size
+    found = get_format(format) if format else detect_format(path)
+    checkpoint = found.read(path, expected)
+    if expected:
+        for field in _SIZE_FIELDS:
+            is_, asked = getattr(checkpoint.config, field), getattr(expected, field)
+            if is_ != asked:
+                name = size if isinstance(size, str) else "the given config"
+                raise ConfigError(f"{path} is not {name}: its {field} is {is_}, not {asked}")
+    return found, checkpoint
+
+
+def make_plan(
+    path: Path | str,
+    to: str,
+    *,
+    format: str | None = None,
+    size: str | GPTConfig | None = None,
+    dtype: str | None = None,
+) -> Plan:
+    """Work out a conversion without writing anything.
+
+    Args:
+        path: the source.
+        to: name of the target format.
+        format: of the source; None recognises it by its content.
+        size: the model the source must be.
+        dtype: to cast to; None keeps every tensor's own.
+
+    Raises:
+        UnknownName, FormatError, ConfigError: as open_checkpoint.
+        CheckpointMismatch: names, shapes or dtypes are not those of the config; all differences are listed.
+        CannotHold: the target has no place for this config or dtype.
+    """
+    target_format = get_format(to)
+    source_format, source = open_checkpoint(path, format=format, size=size)
+    ours, drops = source_format.to_ours(source)
+    cast = get_dtype(dtype) if dtype else None
+    if cast is not None:
+        ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
+    _check_target(target_format, source.config, ours)
+    target = Checkpoint(
+        path=Path(),
+        config=source.config,
+        tensors=to_theirs(target_format.table, ours, source.config),
+        vocabulary=source.vocabulary or (Vocabulary.gpt2() if source.config.vocab_size == GPT2_N_TOKENS else None),
+    )
+    notes = [*source.notes, *target_format.config_map.forgets(source.config)]
+    return Plan(source_format, source, ours, drops, target_format, target, notes, cast)
+
+
+def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
+    reasons = target.cannot_hold(config)
+    dtypes = sorted({str(tensor.dtype) for tensor in ours.values()} - set(target.dtypes))
+    reasons += [f"it does not store {dtype} (only {', '.join(target.dtypes)}; see --dtype)" for dtype in dtypes]
+    if reasons:
+        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
+
+
+def _widens(before: str, after: str) -> bool:
+    return np.can_cast(DTYPES[before], DTYPES[after], "safe")
