@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zoo.converters._torch_file import is_torch_file, read_extra, write_torch
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
 from zoo.converters._files import parse_json
 from zoo.converters._safetensors import PROVENANCE, is_safetensors, read_metadata, write_safetensors
 from zoo.converters._state_dict import read_state_dict
-from zoo.converters._torch_file import is_torch_file, read_extra, write_torch
 from zoo.errors import ConfigError, FormatError, ZooError
 from zoo.format import Checkpoint, Format
 from zoo.mapping import Copy, Derived, Rule, Table, same_tensor
@@ -111,7 +111,10 @@ class Book(Format):
             metadata = {"format": "pt", _CONFIG: config}
             write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, on_bytes)
         else:
-            extra = {_CONFIG: config.encode(), PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
+            extra = {
+                _CONFIG: config.encode(),
+                PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode(),
+            }
             write_torch(path, dict(checkpoint.tensors), on_bytes, extra)
 
 

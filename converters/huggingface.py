@@ -24,14 +24,17 @@ from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 _PREFIX = "transformer."
 _TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def _causal_mask(config: GPTConfig) -> LazyTensor:
     t = config.context_length
-    return LazyTensor(
-        (1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None]
-    )
+    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None])
 
 
 def _masked_bias(config: GPTConfig) -> LazyTensor:
@@ -129,7 +132,10 @@ class HuggingFace(Format):
         if config.vocab_size == config.vocab_rows:
             del theirs[_TOKENS]
         dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
-        theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
+        theirs |= {
+            "architectures": ["GPT2LMHeadModel"],
+            "dtype": dtypes[0] if len(dtypes) == 1 else "float32",
+        }
         if checkpoint.vocabulary:
             theirs |= _write_tokenizer(path, checkpoint.vocabulary, config)
         write_json(path / "config.json", theirs)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
+
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap, Field
 from zoo.converters._files import read_json, write_json
-from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
 from zoo.errors import FormatError
 from zoo.format import Checkpoint, Format
 from zoo.mapping import Rule, Table
@@ -79,7 +80,8 @@ class OpenAI(Format):
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open a directory, a path prefix such as dir/model.ckpt, or an .index file."""
         prefix = find_prefix(path)
-        directory, notes = prefix.parent, []
+        directory = prefix.parent
+        notes: list[str] = []
         files = bundle_files(prefix)
         hparams = directory / "hparams.json"
         if hparams.exists():

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
 
 from zoo.config import GPTConfig
 from zoo.errors import OptionError
-from zoo.model import GPTModel
+from zoo.model import Block, GPTModel
 from zoo.registry import get_config
 
 Init = Literal["gpt2", "book"]
 
 
-def create(config: GPTConfig | str, *, seed: int = 0, init: Init = "gpt2", dtype: torch.dtype | None = None) -> GPTModel:
+def create(
+    config: GPTConfig | str, *, seed: int = 0, init: Init = "gpt2", dtype: torch.dtype | None = None
+) -> GPTModel:
     """Make a model with random weights, in training mode. The same seed gives the same bits.
 
     Args:
@@ -56,14 +58,15 @@ def _fill_gpt2(model: GPTModel, generator: torch.Generator) -> None:
 
 def _fill_book(model: GPTModel, generator: torch.Generator) -> None:
     """Draw what the book's modules would draw, one by one: query, key and value are three layers there, and the head
-    is drawn, last, even if it is then thrown away for a tied one."""
+    is drawn, last, even if it is then thrown away for a tied one.
+    """
     config = model.config
     for name, parameter in model.named_parameters():
         if "norm" in name:
             nn.init.constant_(parameter, float(name.endswith("weight")))
     nn.init.normal_(model.tok_emb.weight, generator=generator)
     nn.init.normal_(model.pos_emb.weight, generator=generator)
-    for block in model.blocks:
+    for block in cast("list[Block]", model.blocks):
         qkv = block.attn.qkv
         biases = qkv.bias.chunk(3) if config.qkv_bias else (None, None, None)
         for weight, bias in zip(qkv.weight.chunk(3), biases, strict=True):

@@ -36,7 +36,7 @@ class Attention(nn.Module):
         else:
             k, v = seen.cache.put(layer, k, v, seen.positions)  # (B, H, S, D)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.is_causal)
-        return self.out(y.transpose(1, 2).reshape(b, t, c))  # type: ignore[no-any-return]
+        return self.out(y.transpose(1, 2).reshape(b, t, c))
 
 
 class MLP(nn.Module):
@@ -65,7 +65,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
         x = x + self.drop(self.attn(self.norm1(x), seen, layer))
-        return x + self.drop(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        return x + self.drop(self.mlp(self.norm2(x)))
 
 
 class GPTModel(nn.Module):
@@ -126,7 +126,7 @@ class GPTModel(nn.Module):
             cache.lengths += t if last is None else last + 1
         if last is not None:
             x = x[torch.arange(b, device=x.device), last]  # (B, C)
-        return self.final_norm(x)  # type: ignore[no-any-return]
+        return self.final_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the head: (..., C) -> (..., V)."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from zoo.tensors import LazyTensor, chunks
 
 Progress = Callable[[int], None]
@@ -41,7 +43,7 @@ def write_at(
 
     def write(index: int, offset: int, tensor: LazyTensor) -> None:
         for chunk in chunks(tensor.load()):
-            data = memoryview(chunk.view("u1").reshape(-1))
+            data = memoryview(chunk.view(np.uint8).reshape(-1).data)
             if digest:
                 digest(index, data)
             pwrite_all(fd, data, offset)

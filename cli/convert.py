@@ -1,0 +1,128 @@
+"""zoo convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE
+from zoo.cli._show import byte_progress, human_bytes, shape_text, show_json, show_table
+from zoo.config import GPTConfig
+
+if TYPE_CHECKING:
+    from zoo.conversion import Report
+    from zoo.plan import Plan
+
+
+@click.command()
+@click.option("--source", type=PATH, required=True, help="Checkpoint to read: a file or a directory.")
+@click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
+@click.option("--size", type=SIZE, help="The model it must be (355M, gpt2-medium, ...), or a JSON file of a config.")
+@click.option("--out", type=PATH, help="File or directory to write.")
+@click.option("--to", type=FORMAT, help="Format to write; known from the suffix of --out if not given.")
+@click.option("--dtype", type=DTYPE, help="Cast to this dtype; without it every tensor keeps its own.")
+@click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
+@click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report, or the plan, as JSON.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+def convert(
+    source: Path,
+    format: str | None,
+    size: str | GPTConfig | None,
+    out: Path | None,
+    to: str | None,
+    dtype: str | None,
+    verify: bool,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Convert a checkpoint to another format, and prove that nothing changed.
+
+    The output appears under its name only when it is whole and compared, bit for bit, with the source.
+
+    \b
+    Examples:
+      zoo convert --from openai --source models/355M --size 355M --out gpt2m.safetensors
+      zoo convert --source gpt2m.safetensors --to huggingface --out gpt2m-hf
+      zoo convert --source gpt2m-hf --out gpt2m.pth --dry-run
+    """
+    from zoo.conversion import convert as run
+    from zoo.conversion import format_of_suffix
+    from zoo.plan import make_plan
+
+    if out is None and not (dry_run and to):
+        raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
+    if dry_run:
+        plan = make_plan(source, to or format_of_suffix(out or Path()), format=format, size=size, dtype=dtype)
+        show_json(plan.to_dict()) if as_json else _show_plan(plan)
+        return
+    with byte_progress(quiet=quiet or as_json) as on_progress:
+        report = run(
+            source,
+            out or Path(),
+            to=to,
+            format=format,
+            size=size,
+            dtype=dtype,
+            verify=verify,
+            force=force,
+            on_progress=on_progress,
+        )
+    if as_json:
+        show_json(report.to_dict())
+    elif not quiet:
+        _show_report(report)
+
+
+def _show_plan(plan: Plan) -> None:
+    rows = []
+    for step in plan.steps():
+        rows.append(
+            [
+                ", ".join(step.sources),
+                shape_text(next(iter(step.sources.values()))),
+                step.operation,
+                ", ".join(step.targets),
+                shape_text(next(iter(step.targets.values()))),
+                step.dtype,
+            ]
+        )
+    show_table(["source", "shape", "operation", "target", "shape", "dtype"], rows)
+    for drop in plan.drops:
+        click.echo(f"dropped: {drop.name}, {drop.why} (compared before anything is written)")
+    for name in plan.added():
+        click.echo(f"added: {name}")
+    for note in plan.notes:
+        click.echo(f"note: {note}")
+    click.echo(f"{plan.source_format.name} -> {plan.target_format.name}, {human_bytes(plan.nbytes)}, {_kept(plan)}")
+
+
+def _kept(done: Plan | Report) -> str:
+    return "lossless" if done.lossless else "not lossless"
+
+
+def _show_report(report: Report) -> None:
+    head = "tied head" if report.tied else "untied head"
+    click.echo(
+        f"{report.out}: {report.tensors} tensors, {report.n_parameters:,} parameters ({head}), "
+        f"{human_bytes(report.bytes_written)}, {report.source_format} -> {report.target_format}"
+    )
+    if report.prefix:
+        click.echo(f"  prefix:  {report.prefix!r} stood before the source's names")
+    if report.dropped:
+        whys = sorted(set(report.dropped.values()))
+        click.echo(f"  dropped: {len(report.dropped)} tensors, each compared first: {'; '.join(whys)}")
+    if report.added:
+        click.echo(f"  added:   {len(report.added)} tensors that follow from others, such as {report.added[0]}")
+    for cast, count in report.cast.items():
+        click.echo(f"  cast:    {count} tensors {cast}")
+    for note in report.notes:
+        click.echo(f"  note:    {note}")
+    checked = "read back and equal bit for bit" if report.verified else "not read back (--no-verify)"
+    memory = f", {human_bytes(report.peak_memory)} of memory" if report.peak_memory is not None else ""
+    click.echo(f"  {_kept(report)}; {checked}; {report.seconds:.2f} s{memory}")

@@ -1,0 +1,44 @@
+"""The zoo command: its commands, and the one place where errors become a line on stderr and an exit status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+import zoo
+from zoo.cli.completion import completion
+from zoo.cli.convert import convert
+from zoo.cli.formats import formats
+from zoo.cli.generate import generate
+from zoo.cli.inspect import inspect
+from zoo.cli.list import list_
+from zoo.errors import ZooError
+
+
+class ZooGroup(click.Group):
+    """A group whose commands show a ZooError as one line and exit with status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
+        try:
+            return super().invoke(ctx)
+        except ZooError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+
+
+@click.group(cls=ZooGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(zoo.__version__, prog_name="zoo")
+def main() -> None:
+    """Convert, inspect and run GPT-2 checkpoints.
+
+    \b
+    Examples:
+      zoo convert --source models/355M --size 355M --out gpt2m.safetensors
+      zoo generate --model gpt2m.safetensors "Every effort moves you"
+      zoo inspect gpt2m.safetensors --stats
+    """
+
+
+for command in (convert, generate, inspect, list_, formats, completion):
+    main.add_command(command)

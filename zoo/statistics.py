@@ -1,0 +1,57 @@
+"""Numbers about the values of a tensor, gathered a chunk at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from zoo.tensors import LazyTensor, chunks
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the values of a tensor look like; NaN and infinite ones are counted and left out of the rest.
+
+    Attributes:
+        mean: of the finite values; NaN where there are none, as for the next three.
+        std: their standard deviation, of the whole population.
+        min: the smallest.
+        max: the largest.
+        nan: how many are NaN.
+        inf: how many are infinite.
+    """
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    nan: int
+    inf: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers by name, None for what is no number, as JSON has no NaN."""
+        return {name: None if isinstance(x, float) and math.isnan(x) else x for name, x in asdict(self).items()}
+
+
+def statistics(tensor: LazyTensor) -> Statistics:
+    """Read a tensor and describe its values. Sums are float64, combined chunk by chunk (Chan et al., 1983)."""
+    count, mean, squares = 0, 0.0, 0.0
+    low, high, nan, inf = math.inf, -math.inf, 0, 0
+    for chunk in chunks(tensor.load()):
+        values = chunk.reshape(-1).astype(np.float64)
+        finite = values[np.isfinite(values)]
+        nan += int(np.isnan(values).sum())
+        inf += int(np.isinf(values).sum())
+        if not finite.size:
+            continue
+        chunk_mean = float(finite.mean())
+        delta, total = chunk_mean - mean, count + finite.size
+        squares += float(np.square(finite - chunk_mean).sum()) + delta**2 * count * finite.size / total
+        mean += delta * finite.size / total
+        count, low, high = total, min(low, float(finite.min())), max(high, float(finite.max()))
+    if not count:
+        return Statistics(math.nan, math.nan, math.nan, math.nan, nan, inf)
+    return Statistics(mean, math.sqrt(squares / count), low, high, nan, inf)
