@@ -80,18 +80,17 @@ def convert(
 
 
 def _show_plan(plan: Plan) -> None:
-    rows = []
-    for step in plan.steps():
-        rows.append(
-            [
-                ", ".join(step.sources),
-                shape_text(next(iter(step.sources.values()))),
-                step.operation,
-                ", ".join(step.targets),
-                shape_text(next(iter(step.targets.values()))),
-                step.dtype,
-            ]
-        )
+    rows = [
+        [
+            ", ".join(step.sources),
+            shape_text(next(iter(step.sources.values()))),
+            step.operation,
+            ", ".join(step.targets),
+            shape_text(next(iter(step.targets.values()))),
+            step.dtype,
+        ]
+        for step in plan.steps()
+    ]
     show_table(["source", "shape", "operation", "target", "shape", "dtype"], rows)
     for drop in plan.drops:
         click.echo(f"dropped: {drop.name}, {drop.why} (compared before anything is written)")

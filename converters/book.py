@@ -105,7 +105,7 @@ class Book(Format):
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
-        """Write a safetensors file if the path ends so, a torch one otherwise; both load strictly in the book's model."""
+        """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
         config = json.dumps(checkpoint.config.to_dict())
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", _CONFIG: config}

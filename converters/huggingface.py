@@ -37,7 +37,7 @@ def _causal_mask(config: GPTConfig) -> LazyTensor:
     return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None])
 
 
-def _masked_bias(config: GPTConfig) -> LazyTensor:
+def _masked_bias(_: GPTConfig) -> LazyTensor:
     return LazyTensor.of(np.array(-1e4, np.float32))
 
 
