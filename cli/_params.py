@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 from click.shell_completion import CompletionItem
@@ -49,7 +50,7 @@ class ModelSize(_Name):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | GPTConfig:
         """Read a JSON file; leave a name to be looked up."""
         if isinstance(value, GPTConfig) or not str(value).endswith(".json"):
-            return value  # type: ignore[no-any-return]
+            return value
         from zoo.converters._files import read_json
 
         try:
@@ -58,7 +59,35 @@ class ModelSize(_Name):
             self.fail(str(error), param, ctx)
 
 
+class DtypeName(_Name):
+    """A dtype, or an encoding of some format."""
+
+    name = "dtype"
+
+    def names(self) -> list[str]:
+        """All dtypes of weights, and the encodings of all formats."""
+        from zoo.plugins import format_names, get_format
+
+        encodings = (encoding for name in format_names() for encoding in get_format(name).encodings)
+        return ["float32", "bfloat16", "float16", *dict.fromkeys(encodings)]
+
+
+class SizeInBytes(click.ParamType[Any]):
+    """A number of bytes with an optional decimal unit: 2GB, 500MB, 1000000."""
+
+    name = "bytes"
+    units: ClassVar = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number and its unit."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?b?)", str(value).lower())
+        if match is None or match[2] not in self.units:
+            self.fail(f"{value!r} is no size; write it like 2GB or 500MB", param, ctx)
+        return int(float(match[1]) * self.units[match[2]])
+
+
 FORMAT = FormatName()
 SIZE = ModelSize()
-DTYPE = click.Choice(["float32", "bfloat16", "float16"])
+DTYPE = DtypeName()
+SIZE_IN_BYTES = SizeInBytes()
 PATH = click.Path(path_type=Path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE
+from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE, SIZE_IN_BYTES
 from zoo.cli._show import byte_progress, human_bytes, shape_text, show_json, show_table
 from zoo.config import GPTConfig
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 @click.option("--size", type=SIZE, help="The model it must be (355M, gpt2-medium, ...), or a JSON file of a config.")
 @click.option("--out", type=PATH, help="File or directory to write.")
 @click.option("--to", type=FORMAT, help="Format to write; known from the suffix of --out if not given.")
-@click.option("--dtype", type=DTYPE, help="Cast to this dtype; without it every tensor keeps its own.")
+@click.option("--dtype", type=DTYPE, help="Cast to this dtype, or quantise to an encoding of the target such as q8_0.")
+@click.option(
+    "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
+)
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor, and write nothing.")
@@ -35,6 +38,7 @@ def convert(
     out: Path | None,
     to: str | None,
     dtype: str | None,
+    max_shard_size: int | None,
     verify: bool,
     force: bool,
     dry_run: bool,
@@ -58,7 +62,8 @@ def convert(
     if out is None and not (dry_run and to):
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
     if dry_run:
-        plan = make_plan(source, to or format_of_suffix(out or Path()), format=format, size=size, dtype=dtype)
+        target = to or format_of_suffix(out or Path())
+        plan = make_plan(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
         show_json(plan.to_dict()) if as_json else _show_plan(plan)
         return
     with byte_progress(quiet=quiet or as_json) as on_progress:
@@ -69,6 +74,7 @@ def convert(
             format=format,
             size=size,
             dtype=dtype,
+            max_shard_bytes=max_shard_size,
             verify=verify,
             force=force,
             on_progress=on_progress,
@@ -120,8 +126,10 @@ def _show_report(report: Report) -> None:
         click.echo(f"  added:   {len(report.added)} tensors that follow from others, such as {report.added[0]}")
     for cast, count in report.cast.items():
         click.echo(f"  cast:    {count} tensors {cast}")
+    if report.encoding:
+        click.echo(f"  stored:  matrices as {report.encoding}")
     for note in report.notes:
         click.echo(f"  note:    {note}")
-    checked = "read back and equal bit for bit" if report.verified else "not read back (--no-verify)"
+    checked = "read back and equal bit for bit" if report.verified else "not read back"
     memory = f", {human_bytes(report.peak_memory)} of memory" if report.peak_memory is not None else ""
     click.echo(f"  {_kept(report)}; {checked}; {report.seconds:.2f} s{memory}")

@@ -27,10 +27,11 @@ def formats(as_json: bool) -> None:
     rows = [
         [
             info.name,
+            " and ".join(verb for verb, can in (("read", info.reads), ("write", info.writes)) if can),
             "directory" if info.is_directory else " ".join(info.suffixes) or "file",
             f"{info.origin} {info.version}",
             info.summary,
         ]
         for info in infos
     ]
-    show_table(["name", "writes", "from", "what it is"], rows)
+    show_table(["name", "zoo can", "as", "from", "what it is"], rows)

@@ -19,9 +19,8 @@ from zoo.converters._files import parse_json
 from zoo.converters._safetensors import PROVENANCE, is_safetensors, read_metadata, write_safetensors
 from zoo.converters._state_dict import read_state_dict
 from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.format import Checkpoint, Format
+from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Copy, Derived, Rule, Table, same_tensor
-from zoo.stream import Progress, ignore_progress
 from zoo.tensors import LazyTensor
 
 _CONFIG = "zoo.config"
@@ -104,18 +103,18 @@ class Book(Format):
             notes=tuple(notes),
         )
 
-    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
         config = json.dumps(checkpoint.config.to_dict())
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", _CONFIG: config}
-            write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, on_bytes)
+            write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)
         else:
             extra = {
                 _CONFIG: config.encode(),
                 PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode(),
             }
-            write_torch(path, dict(checkpoint.tensors), on_bytes, extra)
+            write_torch(path, dict(checkpoint.tensors), options.on_bytes, extra)
 
 
 def _read_extra(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,9 +16,8 @@ from zoo.converters._files import inside, read_json, write_json
 from zoo.converters._safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
 from zoo.converters._state_dict import read_state_dict
 from zoo.errors import CheckpointMismatch, FormatError
-from zoo.format import Checkpoint, Format
+from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Copy, Derived, Rule, Table, strip_prefix
-from zoo.stream import Progress, ignore_progress
 from zoo.tensors import LazyTensor
 from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
@@ -124,7 +123,7 @@ class HuggingFace(Format):
             notes=tuple(notes),
         )
 
-    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write one model.safetensors under the names that transformers itself saves, and the tokenizer's files."""
         path.mkdir()
         config = checkpoint.config
@@ -140,7 +139,7 @@ class HuggingFace(Format):
             theirs |= _write_tokenizer(path, checkpoint.vocabulary, config)
         write_json(path / "config.json", theirs)
         named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
-        write_safetensors(path / "model.safetensors", named, {"format": "pt"}, checkpoint.provenance, on_bytes)
+        write_safetensors(path / "model.safetensors", named, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
 
 
 def _read_weights(directory: Path) -> tuple[dict[str, LazyTensor], list[Path], dict[str, Any]]:

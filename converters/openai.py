@@ -15,9 +15,8 @@ from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap, Field
 from zoo.converters._files import read_json, write_json
 from zoo.errors import FormatError
-from zoo.format import Checkpoint, Format
+from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Rule, Table
-from zoo.stream import Progress, ignore_progress
 from zoo.vocabulary import OPENAI_NAMES, Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"
@@ -103,14 +102,14 @@ class OpenAI(Format):
             notes=tuple(notes),
         )
 
-    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the directory, as TensorFlow's tf.train.load_checkpoint and OpenAI's code read it."""
         path.mkdir()
         write_json(path / "hparams.json", self.config_map.write(checkpoint.config))
         if checkpoint.vocabulary:
             for name, content in checkpoint.vocabulary.files(OPENAI_NAMES).items():
                 (path / name).write_bytes(content)
-        write_bundle(path / "model.ckpt", checkpoint.tensors, on_bytes)
+        write_bundle(path / "model.ckpt", checkpoint.tensors, options.on_bytes)
         write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
 
 

@@ -19,9 +19,8 @@ from zoo.converters._safetensors import (
     write_safetensors,
 )
 from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.format import Checkpoint, Format
+from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Rule, Table
-from zoo.stream import Progress, ignore_progress
 from zoo.vocabulary import Vocabulary
 
 _PARAMETERS = ("tok_emb.weight", "pos_emb.weight")
@@ -73,7 +72,7 @@ class ZooFile(Format):
             provenance=read_provenance(path, metadata),
         )
 
-    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; of GPT-2's own vocabulary only the name is stored."""
         metadata = {
             "format": "zoo",
@@ -81,4 +80,4 @@ class ZooFile(Format):
         }
         if checkpoint.vocabulary:
             metadata["zoo.vocabulary"] = checkpoint.vocabulary.to_json()
-        write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, on_bytes)
+        write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)

@@ -17,7 +17,7 @@ import zoo
 from zoo.config import GPTConfig
 from zoo.errors import CheckpointMismatch, OptionError, VerificationFailed
 from zoo.format import Checkpoint
-from zoo.mapping import Drop, same_tensor, to_theirs
+from zoo.mapping import Drop, Tensors, same_tensor, to_theirs
 from zoo.memory import PeakMemory
 from zoo.output import atomic_output, check_output
 from zoo.plan import Plan, make_plan
@@ -48,6 +48,7 @@ class Report:
         tied: whether the head is the embedding.
         prefix: that the source's names had.
         cast: tensors cast, by "from -> to".
+        encoding: quantised way of storing, "" for none.
         lossless: whether every value survived.
         verified: whether the output was read back and compared.
         notes: sentences about what was left behind or assumed.
@@ -68,6 +69,7 @@ class Report:
     tied: bool
     prefix: str
     cast: dict[str, int]
+    encoding: str
     lossless: bool
     verified: bool
     notes: list[str]
@@ -88,6 +90,7 @@ def convert(
     format: str | None = None,
     size: str | GPTConfig | None = None,
     dtype: str | None = None,
+    max_shard_bytes: int | None = None,
     verify: bool = True,
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -100,8 +103,10 @@ def convert(
         to: the target format; None takes the one that out's suffix means.
         format: of the source; None recognises it by its content.
         size: the model the source must be, by name or config.
-        dtype: to cast to; None keeps every tensor's own.
-        verify: whether to read the output back and compare it bit for bit with the source.
+        dtype: to cast to, or one of the target's encodings, such as "q8_0"; None keeps every tensor's own.
+        max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
+            writes cannot be).
         force: whether an existing output may be replaced.
         on_progress: called as the bytes go by.
 
@@ -112,7 +117,8 @@ def convert(
     target_name = to or format_of_suffix(out)
     check_output(out, force=force)
     with PeakMemory() as memory:
-        plan = make_plan(source, target_name, format=format, size=size, dtype=dtype)
+        plan = make_plan(source, target_name, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        verify = verify and plan.target_format.reads
         provenance = run_plan(plan, out, verify=verify, force=force, on_progress=on_progress)
     return Report(
         source=str(source),
@@ -127,6 +133,7 @@ def convert(
         tied=plan.source.config.tied,
         prefix=plan.source.prefix,
         cast=plan.casts(),
+        encoding=plan.options.encoding,
         lossless=plan.lossless,
         verified=verify,
         notes=plan.notes,
@@ -148,7 +155,8 @@ def run_plan(
     with ThreadPoolExecutor(1) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
         provenance = Provenance(plan, pool.submit(hash_files, plan.source.files))
         target = replace(plan.target, provenance=provenance)
-        plan.target_format.write(temporary, target, _counter("write", plan.nbytes, on_progress))
+        options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
+        plan.target_format.write(temporary, target, options)
         if verify:
             compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
     return dict(provenance)
@@ -161,7 +169,10 @@ class Provenance(Mapping[str, Any]):
     """
 
     def __init__(self, plan: Plan, hashes: Future[dict[str, str]]) -> None:
-        self._known: dict[str, Any] = {"zoo_version": zoo.__version__, "source_format": plan.source_format.name}
+        self._known: dict[str, Any] = {
+            "zoo_version": zoo.__version__,
+            "source_format": plan.source_format.name,
+        }
         if casts := plan.casts():
             self._known["cast"] = casts
         earlier = dict(plan.source.provenance)
@@ -197,22 +208,31 @@ def check_redundant(source: Checkpoint, drops: list[Drop]) -> None:
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     """Read an output back and compare every source tensor with what the inverse rules make of it.
 
+    A quantised output is compared, in its own names, with what quantising makes of the tensors.
+
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
     again = plan.target_format.read(written, plan.source.config)
-    ours, _ = plan.target_format.to_ours(again)
-    back = to_theirs(plan.source_format.table, ours, plan.source.config)
-    names = plan.source_format.table.shapes(plan.source.config)
+    if plan.options.encoding:
+        encoding, target = plan.options.encoding, plan.target.tensors
+        expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
+        found: Tensors = again.tensors
+    else:
+        ours, _ = plan.target_format.to_ours(again)
+        names = plan.source_format.table.shapes(plan.source.config)
+        expected = {name: plan.source.tensors[name] for name in names}
+        if plan.dtype is not None:
+            expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
+        found = to_theirs(plan.source_format.table, ours, plan.source.config)
 
     def check(name: str) -> None:
-        original = plan.source.tensors[name]
-        if not same_tensor(original if plan.dtype is None else original.astype(plan.dtype), back[name]):
+        if name not in found or not same_tensor(expected[name], found[name]):
             raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
-        on_bytes(back[name].nbytes)
+        on_bytes(expected[name].nbytes)
 
     with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(check, names):
+        for _ in pool.map(check, expected):
             pass
 
 

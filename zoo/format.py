@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
+from zoo.errors import OptionError
 from zoo.mapping import Drop, Table, Tensors, to_ours
 from zoo.stream import Progress, ignore_progress
 from zoo.tensors import LazyTensor
@@ -44,8 +45,23 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a format shall write.
+
+    Attributes:
+        on_bytes: told of bytes as they are written.
+        encoding: one of the format's encodings, "" for none: the tensors' own dtypes.
+        max_shard_bytes: tensor bytes in a file at most, for formats that shard; None for one file.
+    """
+
+    on_bytes: Progress = ignore_progress
+    encoding: str = ""
+    max_shard_bytes: int | None = None
+
+
 class Format(ABC):
-    """One file format. Attributes are data about it; the three methods touch its files.
+    """One file format. Attributes are data about it; sniff, read and write touch its files.
 
     Attributes:
         name: as in `--to NAME`.
@@ -55,6 +71,10 @@ class Format(ABC):
         suffixes: of output names that mean this format when no format is given.
         is_directory: whether it writes a directory.
         dtypes: names of the dtypes it can store.
+        encodings: names, beside dtypes, of quantised ways in which it can store matrices.
+        reads: whether read() is there; sniff() must be, so that such a file is recognised.
+        writes: whether write() is there.
+        shards: whether it can spread the weights over several files.
     """
 
     name: ClassVar[str]
@@ -64,13 +84,17 @@ class Format(ABC):
     suffixes: ClassVar[tuple[str, ...]] = ()
     is_directory: ClassVar[bool] = False
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
+    encodings: ClassVar[tuple[str, ...]] = ()
+    reads: ClassVar[bool] = True
+    writes: ClassVar[bool] = True
+    shards: ClassVar[bool] = False
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
         """Whether the content of a file or directory is this format's; it looks at magic and names, and never raises
-        for a file that is something else."""
+        for a file that is something else.
+        """
 
-    @abstractmethod
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open a checkpoint without reading its tensors.
 
@@ -80,16 +104,29 @@ class Format(ABC):
 
         Raises:
             FormatError: the files are not a whole checkpoint of this format.
+            OptionError: the format is one that zoo only writes.
         """
+        raise OptionError(f"zoo writes {self.name}, but does not read it; `zoo formats` shows what it reads")
 
-    @abstractmethod
-    def write(self, path: Path, checkpoint: Checkpoint, on_bytes: Progress = ignore_progress) -> None:
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a checkpoint, whose tensors are already in this format's names, to a path that does not exist yet.
 
         Raises:
             CannotHold: the format has no place for something.
             OSError: the disk is full, or the path cannot be written.
+            OptionError: the format is one that zoo only reads.
         """
+        raise OptionError(f"zoo reads {self.name}, but does not write it; `zoo formats` shows what it writes")
+
+    def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
+        """Return what reading back will give for a tensor that was written in one of the format's encodings.
+
+        Args:
+            name: of the tensor, in the format's names.
+            tensor: as it was before.
+            encoding: of the options.
+        """
+        return tensor
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why the format cannot hold a model of this config; an empty list means that it can."""

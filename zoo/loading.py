@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from zoo.config import GPTConfig
-from zoo.convert import check_redundant, format_of_suffix
+from zoo.conversion import check_redundant, format_of_suffix
 from zoo.errors import CannotHold, FormatError, MissingWeights
-from zoo.format import Checkpoint
+from zoo.format import Checkpoint, WriteOptions
 from zoo.mapping import to_theirs
 from zoo.model import GPTModel
 from zoo.output import atomic_output
@@ -58,9 +58,7 @@ def load(
     return model.to(device).eval()
 
 
-def save(
-    model: GPTModel, out: str | Path, *, to: str | None = None, force: bool = False
-) -> None:
+def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool = False) -> None:
     """Write a model in any format; the output appears only when it is whole.
 
     Args:
@@ -87,7 +85,7 @@ def save(
         vocabulary=model.tokenizer.vocabulary,
     )
     with atomic_output(out, needed=sum(t.nbytes for t in checkpoint.tensors.values()), force=force) as temporary:
-        target.write(temporary, checkpoint)
+        target.write(temporary, checkpoint, WriteOptions())
 
 
 def find_weights(source: str | Path) -> Path:

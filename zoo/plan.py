@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from zoo.config import GPTConfig
-from zoo.errors import CannotHold, ConfigError
-from zoo.format import Checkpoint, Format
+from zoo.errors import CannotHold, ConfigError, OptionError, UnknownName
+from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Drop, Tensors, to_theirs
 from zoo.plugins import detect_format, get_format
 from zoo.registry import get_config
@@ -52,7 +52,9 @@ class Plan:
         drops: source tensors that are not carried over, and why.
         target_format: what writes.
         target: what it will write.
+        options: how; on_bytes is put in when the plan runs.
         notes: sentences about what is left behind or assumed.
+        dtype: that every tensor is cast to; None where each keeps its own.
     """
 
     source_format: Format
@@ -61,6 +63,7 @@ class Plan:
     drops: list[Drop]
     target_format: Format
     target: Checkpoint
+    options: WriteOptions
     notes: list[str]
     dtype: np.dtype[np.generic] | None
 
@@ -79,8 +82,8 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether every value survives: nothing is cast, or only to a wider dtype."""
-        return all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
+        return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
 
     def steps(self) -> Iterator[Step]:
         """Describe what happens to each parameter, in the order of the model."""
@@ -114,6 +117,7 @@ class Plan:
             "dropped": {drop.name: drop.why for drop in self.drops},
             "added": self.added(),
             "bytes": self.nbytes,
+            "encoding": self.options.encoding,
             "lossless": self.lossless,
             "notes": self.notes,
         }
@@ -159,6 +163,7 @@ def make_plan(
     format: str | None = None,
     size: str | GPTConfig | None = None,
     dtype: str | None = None,
+    max_shard_bytes: int | None = None,
 ) -> Plan:
     """Work out a conversion without writing anything.
 
@@ -167,9 +172,11 @@ def make_plan(
         to: name of the target format.
         format: of the source; None recognises it by its content.
         size: the model the source must be.
-        dtype: to cast to; None keeps every tensor's own.
+        dtype: to cast to, or one of the target's encodings; None keeps every tensor's own.
+        max_shard_bytes: tensor bytes in a file at most; None writes one file.
 
     Raises:
+        OptionError: the target is not written by zoo, or does not shard.
         UnknownName, FormatError, ConfigError: as open_checkpoint.
         CheckpointMismatch: names, shapes or dtypes are not those of the config; all differences are listed.
         CannotHold: the target has no place for this config or dtype.
@@ -177,7 +184,8 @@ def make_plan(
     target_format = get_format(to)
     source_format, source = open_checkpoint(path, format=format, size=size)
     ours, drops = source_format.to_ours(source)
-    cast = get_dtype(dtype) if dtype else None
+    options = _options(target_format, dtype, max_shard_bytes)
+    cast = get_dtype(dtype) if dtype and not options.encoding else None
     if cast is not None:
         ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
     _check_target(target_format, source.config, ours)
@@ -188,7 +196,18 @@ def make_plan(
         vocabulary=source.vocabulary or (Vocabulary.gpt2() if source.config.vocab_size == GPT2_N_TOKENS else None),
     )
     notes = [*source.notes, *target_format.config_map.forgets(source.config)]
-    return Plan(source_format, source, ours, drops, target_format, target, notes, cast)
+    return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
+
+
+def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> WriteOptions:
+    if not target.writes:
+        raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
+    if max_shard_bytes is not None and not target.shards:
+        raise OptionError(f"{target.name} is one file; --max-shard-size is for formats that shard")
+    if dtype and dtype not in DTYPES and dtype not in target.encodings:
+        raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
+    encoding = dtype if dtype in target.encodings else None
+    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
 
 
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:

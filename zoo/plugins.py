@@ -9,7 +9,7 @@ A package adds a format by an entry point whose name is the format's and whose v
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -37,8 +37,14 @@ class FormatInfo:
     suffixes: tuple[str, ...]
     is_directory: bool
     dtypes: tuple[str, ...]
+    encodings: tuple[str, ...]
+    reads: bool
+    writes: bool
     origin: str
     version: str
+
+
+_FACTS = ("summary", "suffixes", "is_directory", "dtypes", "encodings", "reads", "writes")
 
 
 @lru_cache(maxsize=1)
@@ -51,7 +57,7 @@ def format_names() -> list[str]:
     return [*_BUILTIN, *sorted(_third_party())]
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_format(name: str) -> Format:
     """Return a format by its name.
 
@@ -61,7 +67,7 @@ def get_format(name: str) -> Format:
     """
     if name in _BUILTIN:
         module, attribute = _BUILTIN[name].split(":")
-        return getattr(import_module(module), attribute)()  # type: ignore[no-any-return]
+        return getattr(import_module(module), attribute)()
     if name not in _third_party():
         raise UnknownName("format", name, format_names(), hint="`zoo formats` shows all formats.")
     point = _third_party()[name]
@@ -80,9 +86,8 @@ def list_formats() -> list[FormatInfo]:
     for name in format_names():
         origin, version = _origin(_third_party()[name]) if name in _third_party() else ("zoo", zoo.__version__)
         found = get_format(name)
-        infos.append(
-            FormatInfo(name, found.summary, found.suffixes, found.is_directory, found.dtypes, origin, version)
-        )
+        facts = {field: getattr(found, field) for field in _FACTS}
+        infos.append(FormatInfo(name=name, origin=origin, version=version, **facts))
     return infos
 
 
