@@ -124,7 +124,8 @@ class Row:
 class Window:
     """What the model sees of each row: its new token through a cache while the row fits the context, and all of its
     last T tokens, at positions 0 on, once it does not (positions are absolute, so that a window that moves changes
-    every key and value)."""
+    every key and value).
+    """
 
     def __init__(self, model: GPTModel, max_new_tokens: int, n_samples: int) -> None:
         """Prepare for rows in groups of n_samples that begin with the same prompt."""

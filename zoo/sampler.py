@@ -21,8 +21,8 @@ from zoo.errors import OptionError
 Sampler = Callable[[Tensor, Sequence[Sequence[int]], Sequence[torch.Generator]], Tensor]
 """(logits (B, V), each row's ids so far, each row's generator) -> the chosen ids, (B,) int64."""
 
-_SMALLEST, _LARGEST = 1e-6, 1e6  # of factors: beyond these, float32 logits times or divided by one can overflow
-_N_SEEDS = 2**63
+# What a factor may be: further out, a float32 logit times or divided by one can overflow.
+_SMALLEST, _LARGEST = 1e-6, 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Sampling:
         require("repetition_penalty", self.repetition_penalty, Real, _is_factor, factor)
         if self.seed is not None:
             allowed = "a whole number from 0 to 2**63 - 1, or None"
-            require("seed", self.seed, Integral, lambda x: 0 <= x < _N_SEEDS, allowed)
+            require("seed", self.seed, Integral, lambda x: 0 <= x < 2**63, allowed)
 
 
 def require(name: str, value: object, kind: type[Any], is_valid: Callable[[Any], bool], allowed: str) -> None:
@@ -92,20 +92,26 @@ def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
     """Keep exactly k tokens, the most probable ones; of those equal to the last, the lowest ids."""
     k = min(k, logits.shape[-1])
-    kth = logits.topk(k).values[..., -1:]
-    above, equal = logits > kth, logits == kth
-    room = k - above.sum(-1, keepdim=True)
-    return logits.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), -math.inf)
+    return _keep_largest(logits, logits.topk(k).values[..., -1:], k)
 
 
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the most probable tokens, each of them while those before it sum to less than p."""
     if p >= 1:  # not left to the sum, which may reach 1 before its end by rounding
         return logits
-    ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
-    probs = ordered.softmax(-1)
-    before = probs.cumsum(-1) - probs
-    return torch.empty_like(logits).scatter_(-1, ids, ordered.masked_fill(before >= p, -math.inf))
+    # All tokens below (1 - p) / V together have less than 1 - p, so those above reach p; sorting them alone is faster.
+    candidates = (logits.softmax(-1) >= (1 - p) / logits.shape[-1]).sum(-1)
+    ordered = logits.topk(max(1, int(candidates.max()))).values
+    probs = (ordered - logits.logsumexp(-1, keepdim=True)).exp()
+    n = (probs.cumsum(-1) - probs < p).sum(-1, keepdim=True)
+    return _keep_largest(logits, ordered.gather(-1, n - 1), n)
+
+
+def _keep_largest(logits: Tensor, nth: Tensor, n: int | Tensor) -> Tensor:
+    """Keep n tokens, knowing the n-th largest logit, (..., 1)."""
+    above, equal = logits > nth, logits == nth
+    room = n - above.sum(-1, keepdim=True)
+    return logits.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), -math.inf)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:
@@ -128,9 +134,7 @@ def make_sampler(sampling: Sampling) -> Sampler:
     """Turn options into one function, so that the decode loop looks at none of them."""
     filters = _filters(sampling)
 
-    def sample(
-        logits: Tensor, ids: Sequence[Sequence[int]], generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    def sample(logits: Tensor, ids: Sequence[Sequence[int]], generators: Sequence[torch.Generator]) -> Tensor:
         if sampling.repetition_penalty != 1:
             logits = penalise_repetition(logits, _mark(ids, logits), sampling.repetition_penalty)
         if sampling.temperature == 0:  # no filter ever removes the most probable token, the lowest id among equals

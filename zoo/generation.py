@@ -1,0 +1,126 @@
+"""Text from a model: `generate` streams it token by token, `complete` gives it whole, both also for a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from numbers import Integral
+from operator import index
+from typing import TypedDict, Unpack
+
+from zoo.decode import PastContext, Request, Token, decode
+from zoo.errors import OptionError
+from zoo.model import GPTModel
+from zoo.sampler import require
+
+__all__ = ["Options", "Prompt", "Token", "complete", "complete_batch", "generate", "generate_batch"]
+
+Prompt = str | Sequence[int]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of generate, for annotating functions that pass them on."""
+
+    max_new_tokens: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    stop: str | Sequence[str]
+    stop_ids: Collection[int]
+    ignore_eos: bool
+    past_context: PastContext
+
+
+def generate(model: GPTModel, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Token]:
+    """Continue a prompt, one token at a time.
+
+    Nothing but the returned iterator holds state: the model's mode and torch's global generator stay as they are, and
+    it may be dropped at any point. The arguments are checked before this returns.
+
+    Args:
+        model: any GPT-2; it runs where its weights are, in their dtype, without dropout.
+        prompt: text, or token ids. An empty one starts from <|endoftext|>, which stands between documents.
+        **options: all of them optional:
+            max_new_tokens: 64 by default; 0 yields nothing.
+            temperature, top_k, top_p, min_p, repetition_penalty: how a token is chosen; see zoo.sampler.Sampling.
+            seed: the same seed gives the same text, in whatever batch; without one, each call gives another.
+            stop: a string or several; the text ends before the first that comes.
+            stop_ids: token ids that end the text and are not part of it.
+            ignore_eos: whether <|endoftext|> is a token like any other; otherwise it ends the text.
+            past_context: what to do when the text has filled the model's context. "slide" (the default) predicts each
+                token from the last context_length ones. Positions are absolute, so this costs a pass over the whole
+                context for every token. "stop" ends the text.
+
+    Returns:
+        an iterator of tokens. Their texts joined are the new text, without the prompt; the last has a finish_reason.
+
+    Raises:
+        OptionError: an option is outside its range, the prompt has ids that the model does not, it is empty and the
+            model has no <|endoftext|>, or it is longer than the context and past_context is "stop".
+        ZooError: while iterating, the model's logits are not finite.
+    """
+    return (token for _, token in generate_batch(model, [prompt], **options))
+
+
+def complete(model: GPTModel, prompt: Prompt, **options: Unpack[Options]) -> str:
+    """Return the text that follows a prompt; arguments and errors are those of generate."""
+    return "".join(token.text for token in generate(model, prompt, **options))
+
+
+def generate_batch(
+    model: GPTModel, prompts: Sequence[Prompt], *, n_samples: int = 1, **options: Unpack[Options]
+) -> Iterator[tuple[int, Token]]:
+    """Continue several prompts at once, of any lengths, each n_samples times.
+
+    Every text is the one that its prompt gets alone, up to the rounding of matrix products of another height. Sample s
+    is drawn with the seed `seed + s`, whichever its prompt.
+
+    Args:
+        model: as in generate.
+        prompts: texts or lists of token ids.
+        n_samples: continuations of each prompt.
+        **options: as in generate, for all texts.
+
+    Returns:
+        an iterator of (i, token), as they come: i // n_samples is the prompt's number, i % n_samples the sample's.
+
+    Raises:
+        OptionError: as generate, or n_samples is below 1.
+        ZooError: as generate.
+    """
+    request = Request(**options)
+    require("n_samples", n_samples, Integral, lambda n: n >= 1, "a whole number of at least 1")
+    if isinstance(prompts, str):
+        raise OptionError("prompts must be a list; put a single prompt into one")
+    return decode(model, [_prompt_ids(model, prompt, request) for prompt in prompts], request, n_samples)
+
+
+def complete_batch(
+    model: GPTModel, prompts: Sequence[Prompt], *, n_samples: int = 1, **options: Unpack[Options]
+) -> list[str]:
+    """Return all texts of generate_batch, the samples of a prompt side by side; arguments and errors are the same."""
+    tokens = generate_batch(model, prompts, n_samples=n_samples, **options)
+    texts = [""] * (len(prompts) * n_samples)
+    for i, token in tokens:
+        texts[i] += token.text
+    return texts
+
+
+def _prompt_ids(model: GPTModel, prompt: Prompt, request: Request) -> list[int]:
+    """Return the ids of a prompt that this model can continue."""
+    n_known, longest = model.config.vocab_size, model.config.context_length
+    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]
+    eos_id = model.tokenizer.eos_id
+    if not ids:
+        if eos_id is None or eos_id >= n_known:
+            raise OptionError("the prompt is empty and the model has no <|endoftext|> to start from; give a prompt")
+        ids = [eos_id]
+    for i in ids:
+        if not 0 <= i < n_known:
+            raise OptionError(f"the prompt has token id {i}, but the model's ids are 0 to {n_known - 1}")
+    if request.past_context == "stop" and len(ids) > longest:
+        hint = 'shorten it, or let past_context be "slide"'
+        raise OptionError(f"the prompt has {len(ids)} tokens, but the context only {longest}; {hint}")
+    return ids
