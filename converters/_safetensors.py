@@ -144,7 +144,11 @@ def write_safetensors(
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
-        entries[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        entries[name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [begin, end],
+        }
     length = len(_encode(entries, metadata)) + _PROVENANCE_BYTES
     length += -(length + 8) % _ALIGNMENT
     path.touch()

@@ -26,17 +26,17 @@ _HOME = {
     "get_format": "zoo.plugins",
     "open_checkpoint": "zoo.plan",
     "make_plan": "zoo.plan",
-    "convert": "zoo.convert",
-    "Report": "zoo.convert",
+    "convert": "zoo.conversion",
+    "Report": "zoo.conversion",
     "Tokenizer": "zoo.tokenizer",
     "GPTModel": "zoo.model",
     "KVCache": "zoo.cache",
     "create": "zoo.init",
     "load": "zoo.loading",
     "save": "zoo.loading",
-    "Token": "zoo.generate",
-    "generate": "zoo.generate",
-    "complete": "zoo.generate",
+    "Token": "zoo.generation",
+    "generate": "zoo.generation",
+    "complete": "zoo.generation",
     "ZooError": "zoo.errors",
 }
 """Public name -> module that has it."""
@@ -46,14 +46,14 @@ __all__ = [*_HOME, "__version__"]  # noqa: PLE0604 - all strings
 if TYPE_CHECKING:
     from zoo.cache import KVCache as KVCache
     from zoo.config import GPTConfig as GPTConfig
-    from zoo.convert import Report as Report
-    from zoo.convert import convert as convert
+    from zoo.conversion import Report as Report
+    from zoo.conversion import convert as convert
     from zoo.errors import ZooError as ZooError
     from zoo.format import Checkpoint as Checkpoint
     from zoo.format import Format as Format
-    from zoo.generate import Token as Token
-    from zoo.generate import complete as complete
-    from zoo.generate import generate as generate
+    from zoo.generation import Token as Token
+    from zoo.generation import complete as complete
+    from zoo.generation import generate as generate
     from zoo.init import create as create
     from zoo.loading import load as load
     from zoo.loading import save as save
@@ -71,8 +71,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    # `zoo.convert` and `zoo.generate` name a function and its module both: once the module is imported Python binds
-    # the module here, so the function must be bound over it.
     value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value

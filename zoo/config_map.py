@@ -104,7 +104,7 @@ class ConfigMap:
             raise CannotHold("; ".join(reasons))
         theirs: dict[str, Any] = {constant.theirs: constant.value for constant in self.constants}
         for item in self.fields:
-            back = {ours: spelling for spelling, ours in reversed(item.values.items())}
+            back = {ours: spelling for spelling, ours in reversed(list(item.values.items()))}
             value = getattr(config, item.ours)
             theirs.update({key: back.get(value, value) for key in item.keys})
         return theirs

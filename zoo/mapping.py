@@ -157,7 +157,7 @@ def to_theirs(table: Table, ours: Tensors, config: GPTConfig) -> dict[str, LazyT
     for buffer in table.derived:
         if buffer.written:
             tensor = buffer.build(config)
-            theirs.update({name: tensor for name in _layers(buffer.name, config.n_layers)})
+            theirs.update(dict.fromkeys(_layers(buffer.name, config.n_layers), tensor))
     return theirs
 
 

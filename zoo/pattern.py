@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from zoo.tensors import Array
 
@@ -56,7 +56,7 @@ class Pattern:
         return split.transpose([before.index(name) for name in after]).reshape(self.shape(array.shape, sizes))
 
 
-@lru_cache(maxsize=None)
+@cache
 def parse(text: str) -> Pattern:
     """Read a pattern such as "1 i o -> o i".
 
@@ -88,5 +88,5 @@ def _lengths(side: Side, shape: Shape, sizes: Mapping[str, int]) -> dict[str, in
         if (unknown and known and length % known) or (not unknown and length != known):
             raise ValueError(f"an axis of length {length} does not split into {' x '.join(group) or '1'}")
         axes.update({name: sizes[name] for name in group if name in sizes})
-        axes.update({name: length // known for name in unknown})
+        axes.update(dict.fromkeys(unknown, length // known))
     return axes

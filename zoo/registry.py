@@ -24,7 +24,7 @@ def register(name: str, config: GPTConfig, *, aliases: Sequence[str] = ()) -> No
         if not new or set(new) & set("/\\:") or new.endswith((".safetensors", ".pth", ".pt", ".bin", ".gguf")):
             raise ConfigError(f"the name {new!r} looks like a path; use letters, digits, '-', '_' and '.' only")
     _CONFIGS[name] = config
-    _ALIASES.update({new: name for new in (name, *aliases)})
+    _ALIASES.update(dict.fromkeys((name, *aliases), name))
 
 
 def resolve_name(name: str) -> str:

@@ -76,7 +76,8 @@ class LazyTensor:
 
 def chunks(array: Array, nbytes: int = CHUNK_BYTES) -> Iterator[Array]:
     """Cut an array along its first axis into contiguous pieces of about nbytes, in order; only views are given away
-    when the array is contiguous, so that a mapped file is never copied as a whole."""
+    when the array is contiguous, so that a mapped file is never copied as a whole.
+    """
     if array.ndim == 0:
         yield array.reshape(1)
         return

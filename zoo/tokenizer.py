@@ -169,19 +169,14 @@ def _parts(vocabulary: Vocabulary) -> tuple[_Tables, Encoding]:
     ranks = {bytes([byte]): rank for rank, (byte, _) in enumerate(ALPHABET)}
     ranks |= {token_bytes(token): rank for rank, token in enumerate(live, start=len(ranks))}
     # As in transformers' GPT2Tokenizer, <|endoftext|> stands for a byte that the vocabulary has no token for.
-    id_of_rank = [
-        ids.get(token, ids.get(END_OF_TEXT, -1)) for token in (*(char for _, char in ALPHABET), *live)
-    ]
+    id_of_rank = [ids.get(token, ids.get(END_OF_TEXT, -1)) for token in (*(char for _, char in ALPHABET), *live)]
     if -1 in id_of_rank:
-        raise FormatError(
-            path, f"has no token for some byte and no {END_OF_TEXT} to stand for it; add either"
-        )
+        raise FormatError(path, f"has no token for some byte and no {END_OF_TEXT} to stand for it; add either")
     made = set(live)
     unmade = {token: i for token, i in ids.items() if token not in made and _LOOKS_SPECIAL.fullmatch(token)}
     special = unmade | {t: i for t, i in ids.items() if t == END_OF_TEXT} | vocabulary.added_tokens
     bytes_of = {
-        i: token.encode("utf-8", "replace") if token in special else token_bytes(token)
-        for token, i in ids.items()
+        i: token.encode("utf-8", "replace") if token in special else token_bytes(token) for token, i in ids.items()
     }
     tables = _Tables(ranks, id_of_rank, bytes_of, special)
     return tables, tables.encoding("custom")

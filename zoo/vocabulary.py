@@ -165,9 +165,7 @@ class Vocabulary:
             raise FormatError(self.paths[0], "holds no tokens; copy the file again")
         tokens |= self.added_tokens
         if len(set(tokens.values())) != len(tokens):
-            raise FormatError(
-                self.paths[0], "gives two tokens the same id; correct it so that each has its own"
-            )
+            raise FormatError(self.paths[0], "gives two tokens the same id; correct it so that each has its own")
         return tokens
 
     @cached_property
