@@ -100,9 +100,10 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     if p >= 1:  # not left to the sum, which may reach 1 before its end by rounding
         return logits
     # All tokens below (1 - p) / V together have less than 1 - p, so those above reach p; sorting them alone is faster.
-    candidates = (logits.softmax(-1) >= (1 - p) / logits.shape[-1]).sum(-1)
-    ordered = logits.topk(max(1, int(candidates.max()))).values
-    probs = (ordered - logits.logsumexp(-1, keepdim=True)).exp()
+    probs = logits.softmax(-1)
+    n_candidates = (probs >= (1 - p) / logits.shape[-1]).sum(-1).max()
+    ordered, ids = logits.topk(max(1, int(n_candidates)))
+    probs = probs.gather(-1, ids)
     n = (probs.cumsum(-1) - probs < p).sum(-1, keepdim=True)
     return _keep_largest(logits, ordered.gather(-1, n - 1), n)
 

@@ -1,0 +1,29 @@
+"""Small models with wild weights, for tests: every size is another number, and no logits are flat."""
+
+import torch
+
+from zoo.config import GPTConfig
+from zoo.model import GPTModel
+
+SMALL = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.3)
+"""V 97, T 23, C 30, H 5, D 6, I 120."""
+
+
+def small_model(config=SMALL, *, seed=2, dtype=torch.float64, tokenizer=None):
+    """A model in evaluation mode whose parameters are all drawn from wide normal distributions."""
+    model = GPTModel(config, tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            # Token embeddings of one length, strong positions and weak biases keep greedy text from repeating one token.
+            if name == "tok_emb.weight":
+                noise *= (noise[0].numel() ** 0.5) / noise.norm(dim=1, keepdim=True)
+            scale = 1.0 if name == "pos_emb.weight" else 0.05 if name.endswith("bias") else 0.3
+            parameter.copy_(noise * scale + float("norm" in name and name.endswith("weight")))
+    return model.to(dtype).eval()
+
+
+def random_ids(*shape, seed=3, vocab_size=97):
+    """Token ids, int64."""
+    return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
