@@ -24,7 +24,7 @@ def logits(params, ids, *, n_layers, n_heads, norm_eps=1e-5, exact_gelu=False):
 
 
 def linear(x, p, name):
-    """x W^T + b."""
+    """The product x W^T, plus b."""
     return x @ p[f"{name}.weight"].T + p.get(f"{name}.bias", 0.0)
 
 
@@ -56,5 +56,5 @@ def gelu_tanh(x):
 
 
 def gelu_exact(x):
-    """x times the normal distribution function."""
+    """GELU: x times the normal distribution function."""
     return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))

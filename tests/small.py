@@ -16,7 +16,7 @@ def small_model(config=SMALL, *, seed=2, dtype=torch.float64, tokenizer=None):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            # Token embeddings of one length, strong positions and weak biases keep greedy text from repeating one token.
+            # Token embeddings of one length, strong positions, weak biases: greedy text does not repeat one token.
             if name == "tok_emb.weight":
                 noise *= (noise[0].numel() ** 0.5) / noise.norm(dim=1, keepdim=True)
             scale = 1.0 if name == "pos_emb.weight" else 0.05 if name.endswith("bias") else 0.3
@@ -27,3 +27,27 @@ def small_model(config=SMALL, *, seed=2, dtype=torch.float64, tokenizer=None):
 def random_ids(*shape, seed=3, vocab_size=97):
     """Token ids, int64."""
     return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ids_of(tokens):
+    """The ids of some tokens."""
+    return [token.id for token in tokens]
+
+
+def text_of(tokens):
+    """The texts of some tokens, joined."""
+    return "".join(token.text for token in tokens)
+
+
+class Scripted(GPTModel):
+    """A model of GPT-2's vocabulary that always says the same tokens, one after the other."""
+
+    def __init__(self, ids, context_length=64):
+        super().__init__(GPTConfig(width=2, n_heads=1, n_layers=1, context_length=context_length))
+        self.script, self.n_said = list(ids), 0
+
+    def forward(self, ids, cache=None, last=None):
+        logits = torch.ones(*ids.shape, 50257)
+        logits[..., self.script[self.n_said]] = 30.0
+        self.n_said += 1
+        return logits[:, -1] if last is not None else logits

@@ -27,7 +27,7 @@ def test_one_token_at_a_time():
     for t in range(23):
         torch.testing.assert_close(MODEL(ids[:, t : t + 1], cache)[:, 0], whole[:, t], **TIGHT)
 
-    assert [23] == cache.lengths.tolist()
+    assert cache.lengths.tolist() == [23]
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def test_unequal_rows():
         alone = MODEL(torch.cat([ids[row, :length], more[row]])[None])[0, length - 1 :]
         torch.testing.assert_close(torch.stack(got)[:, row], alone, **TIGHT)
 
-    assert [7, 14, 11] == cache.lengths.tolist()
+    assert cache.lengths.tolist() == [7, 14, 11]
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def test_shapes_and_capacity():
     cache = new_cache(3, 11)
 
     assert (2, 3, 5, 11, 6) == cache.keys.shape == cache.values.shape
-    assert 11 == cache.capacity
+    assert cache.capacity == 11
     assert 23 == new_cache(1, 999).capacity == new_cache().capacity
     assert torch.float64 == cache.keys.dtype
 
@@ -97,4 +97,4 @@ def test_full_cache_is_refused():
     with pytest.raises(OptionError, match="6 tokens do not fit into a context of 5"):
         MODEL(random_ids(1, 1), cache)
 
-    assert [5] == cache.lengths.tolist()
+    assert cache.lengths.tolist() == [5]

@@ -115,7 +115,7 @@ class TestForward:
         other[0, 6] = (ids[0, 6] + 1) % 97
         changed = (model(ids) != model(other)).any(-1)[0]
 
-        assert [False] * 6 + [True] * 7 == changed.tolist()
+        assert changed.tolist() == [False] * 6 + [True] * 7
 
     def test_last_picks_one_position(self):
         """With `last`, each row's logits are those behind that index, whatever follows it."""
@@ -127,11 +127,11 @@ class TestForward:
         torch.testing.assert_close(model(ids, last=last), expected, rtol=0, atol=1e-12)
 
     def test_logits_of_hidden(self):
-        """forward is hidden, then logits."""
+        """A forward pass is hidden, then logits."""
         model, ids = small_model(), random_ids(2, 5)
 
         assert torch.equal(model(ids), model.logits(model.hidden(ids)))
-        assert (2, 5, 30) == model.hidden(ids).shape
+        assert model.hidden(ids).shape == (2, 5, 30)
 
     def test_too_many_tokens(self):
         """More tokens than the context are refused, with both numbers."""
@@ -167,13 +167,13 @@ class TestBook:
 
     def test_size(self, book):
         """The model has 162,419,712 parameters with these settings."""
-        assert 162_419_712 == book.config.n_parameters
+        assert book.config.n_parameters == 162_419_712
 
     def test_untrained_sample(self, book):
         """Greedy decoding prints the chapter's ten tokens, digit for digit."""
         text = "".join(t.text for t in generate(book, "Every effort moves you", temperature=0, max_new_tokens=10))
 
-        assert " rentingetic wasnم refres RexMeCHicular stren" == text
+        assert text == " rentingetic wasnم refres RexMeCHicular stren"
 
     def test_target_probabilities_and_loss(self, book):
         """The target tokens' probabilities, their cross-entropy and perplexity are the printed ones."""
@@ -243,7 +243,7 @@ def test_own_tokenizer():
     tokenizer = Tokenizer()
 
     assert small_model(tokenizer=tokenizer).tokenizer is tokenizer
-    assert 50257 == small_model().tokenizer.n_vocab
+    assert small_model().tokenizer.n_vocab == 50257
 
 
 def test_cache_of_other_rows_is_refused():

@@ -20,7 +20,7 @@ from zoo.sampler import (
     penalise_repetition,
 )
 
-NINE_WORDS = "closer every effort forward inches moves pizza toward you".split()
+NINE_WORDS = ["closer", "every", "effort", "forward", "inches", "moves", "pizza", "toward", "you"]
 NINE_LOGITS = torch.tensor([4.51, 0.89, -1.90, 6.75, 1.63, -1.62, -1.89, 6.28, 1.79])
 
 # Multiples of 1/4, so that ties are common and exact.
@@ -50,8 +50,8 @@ class TestTopK:
 
     def test_ties_keep_the_lowest_ids(self):
         """Of four equal logits at the edge, as many stay as there is room for, lowest ids first."""
-        assert [0, 2, 3] == kept(keep_top_k(torch.tensor([3.0, 1.0, 3.0, 3.0, 3.0]), 3))
-        assert [1, 4] == kept(keep_top_k(torch.tensor([3.0, 5.0, 3.0, 3.0, 4.0]), 2))
+        assert kept(keep_top_k(torch.tensor([3.0, 1.0, 3.0, 3.0, 3.0]), 3)) == [0, 2, 3]
+        assert kept(keep_top_k(torch.tensor([3.0, 5.0, 3.0, 3.0, 4.0]), 2)) == [1, 4]
 
     @given(coarse, st.integers(1, 50))
     def test_is_a_stable_sort(self, logits, k):
@@ -64,14 +64,14 @@ class TestTopK:
         """Each row of a batch has its own threshold."""
         logits = torch.tensor([[1.0, 5.0, 2.0], [7.0, 7.0, 7.0]])
 
-        assert [[1, 2], [0, 1]] == [kept(row) for row in keep_top_k(logits, 2)]
+        assert [kept(row) for row in keep_top_k(logits, 2)] == [[1, 2], [0, 1]]
 
     def test_excluded_tokens_stay_excluded(self):
         """More places than possible tokens do not bring impossible ones back."""
-        assert [0, 3] == kept(keep_top_k(log(0.9, 0.0, 0.0, 0.1), 3))
+        assert kept(keep_top_k(log(0.9, 0.0, 0.0, 0.1), 3)) == [0, 3]
 
     def test_more_than_the_vocabulary(self):
-        """k of the vocabulary's size or more changes nothing."""
+        """A k of the vocabulary's size or more changes nothing."""
         assert torch.equal(NINE_LOGITS, keep_top_k(NINE_LOGITS, 9))
         assert torch.equal(NINE_LOGITS, keep_top_k(NINE_LOGITS, 1000))
 
@@ -87,8 +87,8 @@ class TestTopP:
 
     def test_ties_keep_the_lowest_ids(self):
         """Of equal tokens at the edge, the lowest ids stay; to reach p exactly (3/8 here) is enough."""
-        assert [0, 1, 2] == kept(keep_top_p(torch.zeros(8), 0.375))
-        assert [1, 2, 4] == kept(keep_top_p(log(0.125, 0.25, 0.25, 0.125, 0.25), 0.7))
+        assert kept(keep_top_p(torch.zeros(8), 0.375)) == [0, 1, 2]
+        assert kept(keep_top_p(log(0.125, 0.25, 0.25, 0.125, 0.25), 0.7)) == [1, 2, 4]
 
     @given(coarse, st.floats(0.01, 0.99))
     def test_is_a_stable_sort(self, logits, p):
@@ -102,7 +102,7 @@ class TestTopP:
         assert sorted(expected) == kept(keep_top_p(logits, p))
 
     def test_one_changes_nothing(self):
-        """p = 1 keeps even what rounding would lose."""
+        """With p = 1 stays even what rounding would lose."""
         logits = torch.tensor([0.0, -60.0, -200.0])
 
         assert torch.equal(logits, keep_top_p(logits, 1.0))
@@ -111,7 +111,7 @@ class TestTopP:
         """Each row of a batch has its own set, of its own size, whatever the other rows."""
         logits = torch.stack([log(0.9, 0.05, 0.05, 0.0), log(0.25, 0.25, 0.25, 0.25), log(0.1, 0.2, 0.3, 0.4)])
 
-        assert [[0], [0, 1, 2, 3], [1, 2, 3]] == [kept(row) for row in keep_top_p(logits, 0.85)]
+        assert [kept(row) for row in keep_top_p(logits, 0.85)] == [[0], [0, 1, 2, 3], [1, 2, 3]]
         for row in logits:
             assert torch.equal(keep_top_p(row, 0.85), keep_top_p(torch.stack([row, logits[1]]), 0.85)[0])
 
@@ -131,8 +131,8 @@ class TestMinP:
         assert expected == kept(keep_min_p(log(0.5, 0.2, 0.2, 0.1), p))
 
     def test_equals_of_the_most_probable_stay(self):
-        """p = 1 keeps every token as probable as the first."""
-        assert [0, 2] == kept(keep_min_p(torch.tensor([2.0, 1.0, 2.0]), 1.0))
+        """With p = 1 stays every token as probable as the first."""
+        assert kept(keep_min_p(torch.tensor([2.0, 1.0, 2.0]), 1.0)) == [0, 2]
 
 
 class TestRepetitionPenalty:
@@ -141,7 +141,7 @@ class TestRepetitionPenalty:
         logits = torch.tensor([3.0, -3.0, 3.0, -3.0, 0.0])
         seen = torch.tensor([True, True, False, False, True])
 
-        assert [2.0, -4.5, 3.0, -3.0, 0.0] == penalise_repetition(logits, seen, 1.5).tolist()
+        assert penalise_repetition(logits, seen, 1.5).tolist() == [2.0, -4.5, 3.0, -3.0, 0.0]
 
     def test_rows_have_their_own_past(self):
         """A token counts once, however often it occurred, and in its own row only."""
@@ -149,7 +149,7 @@ class TestRepetitionPenalty:
         logits = torch.tensor([[3.0, 2.0, 1.0]]).repeat(3, 1)
         ids = sampler(logits, [[0, 0, 0], [1], [0, 1]], [])
 
-        assert [1, 0, 0] == ids.tolist()
+        assert ids.tolist() == [1, 0, 0]
 
     def test_comes_before_the_temperature(self):
         """Dividing first by the penalty, then by the temperature, leaves these two tokens equally probable."""
@@ -164,8 +164,8 @@ class TestRepetitionPenalty:
 class TestGreedy:
     def test_argmax(self):
         """Temperature 0 takes the largest logit, whatever the filters."""
-        assert 3 == sample(NINE_LOGITS, temperature=0)
-        assert 3 == sample(NINE_LOGITS, temperature=0, top_k=2, top_p=0.01, min_p=1.0)
+        assert sample(NINE_LOGITS, temperature=0) == 3
+        assert sample(NINE_LOGITS, temperature=0, top_k=2, top_p=0.01, min_p=1.0) == 3
 
     @pytest.mark.parametrize("options", [{"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}], ids=str)
     def test_ties_take_the_lowest_id(self, options):
@@ -176,7 +176,7 @@ class TestGreedy:
 
     @given(coarse)
     def test_same_as_one_token_left(self, logits):
-        """k = 1 is temperature 0."""
+        """A top_k of 1 is temperature 0."""
         assert sample(logits, temperature=0) == sample(logits, top_k=1)
 
     def test_smallest_and_largest_temperature(self):
@@ -246,15 +246,15 @@ class TestBook:
 
     def test_argmax(self):
         """The most probable word is forward."""
-        assert "forward" == NINE_WORDS[sample(NINE_LOGITS, temperature=0)]
+        assert NINE_WORDS[sample(NINE_LOGITS, temperature=0)] == "forward"
 
     def test_top_3(self):
         """The three words left have the printed probabilities; pizza has 0.0430 at temperature 5."""
         filtered = keep_top_k(NINE_LOGITS, 3)
 
-        assert [0, 3, 7] == kept(filtered)
-        assert [0.0615, 0.5775, 0.3610] == [round(p, 4) for p in filtered.softmax(-1)[[0, 3, 7]].tolist()]
-        assert 0.0430 == round((NINE_LOGITS / 5).softmax(-1)[6].item(), 4)
+        assert kept(filtered) == [0, 3, 7]
+        assert [round(p, 4) for p in filtered.softmax(-1)[[0, 3, 7]].tolist()] == [0.0615, 0.5775, 0.3610]
+        assert round((NINE_LOGITS / 5).softmax(-1)[6].item(), 4) == 0.0430
 
 
 REFUSED = [

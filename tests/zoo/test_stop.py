@@ -37,46 +37,46 @@ def first_stop(text, stop):
 
 def test_held_back_until_it_cannot_match():
     """Text that begins a stop string waits, and comes as soon as it cannot be one."""
-    assert (["x", "", "", "aac", ""], False) == stream(byte_ids("xaac"), "aab")
+    assert stream(byte_ids("xaac"), "aab") == (["x", "", "", "aac", ""], False)
 
 
 def test_overlapping_itself():
-    """ "aab" is found in "aaab", where a matcher that starts anew after a mismatch misses it."""
-    assert (["", "", "a", ""], True) == stream(byte_ids("aaab"), "aab")
+    """The stop string "aab" is found in "aaab"; a matcher that starts anew after a mismatch misses it."""
+    assert stream(byte_ids("aaab"), "aab") == (["", "", "a", ""], True)
 
 
 def test_stop_at_once():
     """A stop string at the very start leaves no text."""
-    assert ([""], True) == stream(TOKENIZER.encode("the"), "th")
+    assert stream(TOKENIZER.encode("the"), "th") == ([""], True)
 
 
 def test_unfinished_stop_is_text():
     """What was held back comes in the end."""
-    assert (["", "", "aa"], False) == stream(byte_ids("aa"), "aab")
+    assert stream(byte_ids("aa"), "aab") == (["", "", "aa"], False)
 
 
 def test_within_one_token():
     """Text before a stop string inside one token is kept, text behind it is not."""
-    assert ([" for"], True) == stream(TOKENIZER.encode(" forward"), "w", "ard")
+    assert stream(TOKENIZER.encode(" forward"), "w", "ard") == ([" for"], True)
 
 
 def test_several():
     """The string that is complete first wins; of two that end together, the longer."""
-    assert "ab" == "".join(stream(byte_ids("abcd"), "bcd", "c")[0])
-    assert "a" == "".join(stream(byte_ids("abcd"), "bcd", "cd", "d")[0])
+    assert "".join(stream(byte_ids("abcd"), "bcd", "c")[0]) == "ab"
+    assert "".join(stream(byte_ids("abcd"), "bcd", "cd", "d")[0]) == "a"
 
 
 def test_characters_are_whole():
     """A character comes with its last byte; an incomplete one ends as U+FFFD."""
-    assert (["", "é", "!", ""], False) == stream(byte_ids("é!"))
-    assert (["", "", "", "\N{REPLACEMENT CHARACTER}"], False) == stream(byte_ids("\N{PILE OF POO}")[:3])
+    assert stream(byte_ids("é!")) == (["", "é", "!", ""], False)
+    assert stream(byte_ids("\N{PILE OF POO}")[:3]) == (["", "", "", "\N{REPLACEMENT CHARACTER}"], False)
 
 
 def test_unknown_id():
     """An id that the tokenizer lacks reads as U+FFFD, also amid a character."""
     ids = [byte_ids("é")[0], 60000, *byte_ids("z")]
 
-    assert (["", "\ufffd\ufffd", "z", ""], False) == stream(ids)
+    assert stream(ids) == (["", "\ufffd\ufffd", "z", ""], False)
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 7])
