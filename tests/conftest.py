@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import settings
 
+# No deadline: a busy machine is no bug. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
+settings.register_profile("zoo", deadline=None, derandomize=True)
+settings.load_profile("zoo")
 torch.set_num_threads(1)
 
 
