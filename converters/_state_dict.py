@@ -18,7 +18,7 @@ def read_state_dict(path: Path) -> dict[str, LazyTensor]:
     Raises:
         FormatError: it holds something else.
     """
-    if is_safetensors(path):
+    if path.suffix == ".safetensors" or is_safetensors(path):
         return read_safetensors(path)[0]
     return as_state_dict(read_torch(path), path)
 

@@ -74,12 +74,15 @@ def _latest(directory: Path) -> Path:
     found = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.){1,200})"', map_file(file), re.MULTILINE)
     if not found:
         raise CorruptFile(file, "does not say which checkpoint it means; give the path of the .index file")
-    name = _unescape(found[1])
+    name = Path(_unescape(found[1]))
+    # TensorFlow writes an absolute path when it was given one.
+    if name.is_absolute() and name.parent.resolve() == directory.resolve():
+        name = Path(name.name)
     try:
-        return inside(directory, name, file)
+        return inside(directory, str(name), file)
     except UnsafeFile as error:
         raise UnsafeFile(
-            file, f"points to {name!r}, not to a name in its own directory; give the path of the .index file"
+            file, f"points to '{name}', not to a name in its own directory; give the path of the .index file"
         ) from error
 
 

@@ -23,6 +23,7 @@ from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 _PREFIX = "transformer."
 _TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
+_SPECIAL_IDS = ("bos_token_id", "eos_token_id")
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -135,6 +136,8 @@ class HuggingFace(Format):
             "architectures": ["GPT2LMHeadModel"],
             "dtype": dtypes[0] if len(dtypes) == 1 else "float32",
         }
+        # Without a vocabulary nobody knows these ids; left out, transformers would take GPT-2's.
+        theirs |= dict.fromkeys(_SPECIAL_IDS)
         if checkpoint.vocabulary:
             theirs |= _write_tokenizer(path, checkpoint.vocabulary, config)
         write_json(path / "config.json", theirs)
@@ -173,6 +176,6 @@ def _write_tokenizer(path: Path, vocabulary: Vocabulary, config: GPTConfig) -> d
     special = {} if end is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
     settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.context_length, **special}
     write_json(path / "tokenizer_config.json", settings)
-    ids = dict.fromkeys(("bos_token_id", "eos_token_id"), end)
+    ids = dict.fromkeys(_SPECIAL_IDS, end)
     write_json(path / "generation_config.json", ids)
     return ids

@@ -22,7 +22,7 @@ from zoo.vocabulary import OPENAI_NAMES, Vocabulary
 PROVENANCE_FILE = "zoo_provenance.json"
 
 # What tf.train.AdamOptimizer and tf.train.Saver keep beside the weights when somebody has gone on training.
-_TRAINING_STATE = re.compile(r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)")
+_TRAINING_STATE = re.compile(r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)|_CHECKPOINTABLE_OBJECT_GRAPH")
 
 
 def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:

@@ -50,7 +50,7 @@ class KVCache:
         """Positions a row has room for."""
         return self.keys.shape[3]
 
-    def put(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def put(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> tuple[Tensor, Tensor]:
         """Store new keys and values of a layer, and return everything stored that the longest row can see.
 
         Args:
@@ -58,11 +58,11 @@ class KVCache:
             keys: (B, H, T_new, D).
             values: (B, H, T_new, D).
             positions: of the new tokens in their rows, (B, T_new) int64.
+            end: one more than the largest of them; known to the caller, and reading it here would wait for the device.
 
         Returns:
             keys and values, (B, H, T_seen, D); a row sees those up to its own positions.
         """
-        end = int(positions[:, -1].max()) + 1
         if len(positions) == 1:  # one row: a slice, not a scatter
             start = end - keys.shape[2]
             self.keys[layer, :, :, start:end] = keys

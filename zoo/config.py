@@ -140,12 +140,17 @@ class GPTConfig:
         return shapes
 
     def replace(self, **changes: Any) -> GPTConfig:
-        """Return a copy with some fields changed.
+        """Return a copy with some fields changed; inner_width and vocab_rows follow where they were the derived ones.
 
         Raises:
             ConfigError: there is no such field, or the new value cannot be.
         """
-        return GPTConfig.from_dict({**self.to_dict(), **changes})
+        fields = self.to_dict()
+        if self.inner_width == 4 * self.width:
+            fields["inner_width"] = 0
+        if self.vocab_rows == self.vocab_size:
+            fields["vocab_rows"] = 0
+        return GPTConfig.from_dict({**fields, **changes})
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field by name, all of them plain JSON values."""

@@ -15,7 +15,7 @@ from zoo.format import Checkpoint, WriteOptions
 from zoo.mapping import to_theirs
 from zoo.model import GPTModel
 from zoo.output import atomic_output
-from zoo.plan import open_checkpoint
+from zoo.plan import open_checkpoint, usual_vocabulary
 from zoo.plugins import get_format
 from zoo.registry import resolve_name
 from zoo.tensors import DTYPES, Array, LazyTensor, get_dtype
@@ -82,7 +82,7 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         Path(),
         model.config,
         to_theirs(target.table, ours, model.config),
-        vocabulary=model.tokenizer.vocabulary,
+        vocabulary=model.tokenizer.vocabulary or usual_vocabulary(model.config),
     )
     with atomic_output(out, needed=sum(t.nbytes for t in checkpoint.tensors.values()), force=force) as temporary:
         target.write(temporary, checkpoint, WriteOptions())

@@ -34,7 +34,7 @@ class Attention(nn.Module):
             p = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
         else:
-            k, v = seen.cache.put(layer, k, v, seen.positions)  # (B, H, S, D)
+            k, v = seen.cache.put(layer, k, v, seen.positions, seen.end)  # (B, H, S, D)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.is_causal)
         return self.out(y.transpose(1, 2).reshape(b, t, c))
 
@@ -117,7 +117,7 @@ class GPTModel(nn.Module):
         seen = Seen(cache, b, t) if cache is not None else None
         positions = seen.positions if seen else torch.arange(t, device=ids.device)
         room = cache.capacity if cache is not None else self.config.context_length
-        if (end := int(positions.max()) + 1 if seen else t) > room:
+        if (end := seen.end if seen else t) > room:
             raise OptionError(f"{end} tokens do not fit into a context of {room}; give fewer")
         x = self.drop(self.tok_emb(ids) + self.pos_emb(positions))  # (B, T, C)
         for layer, block in enumerate(self.blocks):
@@ -139,6 +139,7 @@ class Seen:
     Attributes:
         cache: the cache.
         positions: of the new tokens, (B, T) int64.
+        end: one more than the largest position.
         mask: which cached position each new token may see, (B, 1, T, S) bool; None when is_causal or nothing is hidden.
         is_causal: whether plain causal attention is right (nothing was cached before).
     """
@@ -149,8 +150,8 @@ class Seen:
         self.cache = cache
         device = cache.lengths.device
         self.positions = cache.lengths[:, None] + torch.arange(t, device=device)
-        first, end = int(cache.lengths.min()), int(cache.lengths.max()) + t
-        self.is_causal = end == t and t > 1
+        first, self.end = int(cache.lengths.min()), int(cache.lengths.max()) + t
+        self.is_causal = self.end == t and t > 1
         self.mask = None
-        if not self.is_causal and not (t == 1 and first + 1 == end):
-            self.mask = (torch.arange(end, device=device) <= self.positions[:, :, None])[:, None]
+        if not self.is_causal and not (t == 1 and first + 1 == self.end):
+            self.mask = (torch.arange(self.end, device=device) <= self.positions[:, :, None])[:, None]

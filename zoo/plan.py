@@ -193,9 +193,9 @@ def make_plan(
         path=Path(),
         config=source.config,
         tensors=to_theirs(target_format.table, ours, source.config),
-        vocabulary=source.vocabulary or (Vocabulary.gpt2() if source.config.vocab_size == GPT2_N_TOKENS else None),
+        vocabulary=source.vocabulary or usual_vocabulary(source.config),
     )
-    notes = [*source.notes, *target_format.config_map.forgets(source.config)]
+    notes = [*source.notes, *target_format.notes(target)]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
 
 
@@ -208,6 +208,11 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
     return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
+
+
+def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
+    """Return GPT-2's vocabulary if a model has as many tokens, None for what must be another one."""
+    return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
