@@ -132,6 +132,14 @@ class Format(ABC):
         """Say why the format cannot hold a model of this config; an empty list means that it can."""
         return self.config_map.cannot_hold(config)
 
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Say what of a checkpoint is left behind, or means something else, once it is written in this format.
+
+        Args:
+            checkpoint: what will be written.
+        """
+        return self.config_map.forgets(checkpoint.config)
+
     def to_ours(self, checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], list[Drop]]:
         """Map a checkpoint's tensors to zoo's names, and say which are dropped.
 

@@ -59,7 +59,7 @@ class Derived:
     Attributes:
         name: may hold "{i}".
         build: describes it, in float32; masks are compared by value, whatever dtype a file gives them.
-        written: whether the format wants it written.
+        written: whether the format wants it written, unless it is empty.
     """
 
     name: str
@@ -155,8 +155,8 @@ def to_theirs(table: Table, ours: Tensors, config: GPTConfig) -> dict[str, LazyT
     if config.tied:
         theirs.update({copy.name: theirs[copy.source] for copy in table.copies if copy.written})
     for buffer in table.derived:
-        if buffer.written:
-            tensor = buffer.build(config)
+        tensor = buffer.build(config)
+        if buffer.written and tensor.size:
             theirs.update(dict.fromkeys(_layers(buffer.name, config.n_layers), tensor))
     return theirs
 
