@@ -25,6 +25,7 @@ _BUILTIN = {
     "openai": "zoo.converters.openai:OpenAI",
     "huggingface": "zoo.converters.huggingface:HuggingFace",
     "book": "zoo.converters.book:Book",
+    "llm.c": "zoo.converters.llmc:LlmC",
 }
 
 
