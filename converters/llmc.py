@@ -1,9 +1,10 @@
 """llm.c: one file with a header of 256 numbers and all weights behind it, no names.
 
 https://github.com/karpathy/llm.c (train_gpt2.py: write_model, write_tensors and pad_vocab; train_gpt2.c:
-gpt2_build_from_checkpoint). Weights lie kind by kind, each kind for all layers, matrices (out, in). Versions 3 (float32)
-and 5 (bfloat16) pad the embedding with rows of zeros to a multiple of 128; the older 1 and 2 do not pad and are only
-read. (Some version 2 files of April 2024 keep their layer norms at the end, in float32. Their length gives them away.)
+gpt2_build_from_checkpoint). Weights lie kind by kind, each kind for all layers, matrices (out, in). Versions 3
+(float32) and 5 (bfloat16) pad the embedding with rows of zeros to a multiple of 128; the older 1 and 2 do not pad and
+are only read. (In April 2024 version 2 had its layer norms at the end, in float32, says llm.c's pull request 265. Such
+a file is longer than its header asks for here, so it is refused.)
 
 llm.c reads eight numbers of the header. In the rest of it zoo keeps its own config, so that what comes back has as many
 rows as it had. A file of llm.c itself does not say which rows are padding: all of them are kept.
@@ -47,7 +48,8 @@ def _padding(config: GPTConfig) -> LazyTensor:
 
 
 def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}w.{{i}}", f"blocks.{{i}}.{ours}.weight"), Rule(f"{theirs}b.{{i}}", f"blocks.{{i}}.{ours}.bias")
+    ours = f"blocks.{{i}}.{ours}"
+    return Rule(f"{theirs}w.{{i}}", f"{ours}.weight"), Rule(f"{theirs}b.{{i}}", f"{ours}.bias")
 
 
 class LlmC(Format):
