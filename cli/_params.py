@@ -66,9 +66,9 @@ class DtypeName(_Name):
 
     def names(self) -> list[str]:
         """All dtypes of weights, and the encodings of all formats."""
-        from zoo.plugins import format_names, get_format
+        from zoo.plugins import usable_formats
 
-        encodings = (encoding for name in format_names() for encoding in get_format(name).encodings)
+        encodings = (encoding for found in usable_formats() for encoding in found.encodings)
         return ["float32", "bfloat16", "float16", *dict.fromkeys(encodings)]
 
 

@@ -18,7 +18,7 @@ def formats(as_json: bool) -> None:
     Example:
       zoo formats
     """
-    from zoo.plugins import list_formats
+    from zoo.plugins import broken_formats, list_formats
 
     infos = list_formats()
     if as_json:
@@ -34,4 +34,6 @@ def formats(as_json: bool) -> None:
         ]
         for info in infos
     ]
+    for problem in broken_formats().values():
+        click.echo(f"Warning: {problem}", err=True)
     show_table(["name", "zoo can", "as", "from", "what it is"], rows)

@@ -21,7 +21,7 @@ from zoo.mapping import Drop, Tensors, same_tensor, to_theirs
 from zoo.memory import PeakMemory
 from zoo.output import atomic_output, check_output
 from zoo.plan import Plan, make_plan
-from zoo.plugins import format_names, get_format
+from zoo.plugins import usable_formats
 from zoo.stream import WORKERS
 
 MAX_HISTORY_BYTES = 8 << 10
@@ -251,9 +251,9 @@ def format_of_suffix(out: Path) -> str:
     Raises:
         OptionError: none does.
     """
-    for name in format_names():
-        if out.suffix in get_format(name).suffixes:
-            return name
+    for each in usable_formats():
+        if out.suffix in each.suffixes:
+            return each.name
     raise OptionError(f"the name {out} does not say which format to write; name one with --to")
 
 

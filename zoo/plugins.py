@@ -76,20 +76,37 @@ def get_format(name: str) -> Format:
         made = point.load()()
     except Exception as error:  # a stranger's code: whatever goes wrong in it, say whose it is
         raise ZooError(f"the format {name!r} of package {_origin(point)[0]} cannot be loaded: {error}") from error
-    if not isinstance(made, Format):
-        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is no zoo.Format")
+    if not isinstance(made, Format) or made.name != name:
+        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is no zoo.Format of this name")
     return made
 
 
 def list_formats() -> list[FormatInfo]:
     """Describe every format that can be loaded."""
     infos = []
-    for name in format_names():
-        origin, version = _origin(_third_party()[name]) if name in _third_party() else ("zoo", zoo.__version__)
-        found = get_format(name)
+    for found in usable_formats():
+        point = _third_party().get(found.name)
+        origin, version = _origin(point) if point else ("zoo", zoo.__version__)
         facts = {field: getattr(found, field) for field in _FACTS}
-        infos.append(FormatInfo(name=name, origin=origin, version=version, **facts))
+        infos.append(FormatInfo(name=found.name, origin=origin, version=version, **facts))
     return infos
+
+
+def usable_formats() -> list[Format]:
+    """Return every format that can be loaded; a package that is broken does not take the others along."""
+    return [get_format(name) for name in format_names() if name not in broken_formats()]
+
+
+@lru_cache(maxsize=1)
+def broken_formats() -> dict[str, str]:
+    """Say of each format that cannot be loaded why."""
+    broken = {}
+    for name in _third_party():
+        try:
+            get_format(name)
+        except ZooError as error:
+            broken[name] = str(error)
+    return broken
 
 
 def detect_format(path: Path) -> Format:
@@ -100,7 +117,7 @@ def detect_format(path: Path) -> Format:
     """
     if not path.exists():
         raise FormatError(path, "there is no such file or directory")
-    found = [get_format(name) for name in format_names() if get_format(name).sniff(path)]
+    found = [each for each in usable_formats() if each.sniff(path)]
     if len(found) == 1:
         return found[0]
     if found:
