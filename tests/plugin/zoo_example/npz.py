@@ -54,7 +54,7 @@ class Npz(zoo.Format):
             found = zoo.GPTConfig.from_dict(json.loads(file["zoo_config"].item()))
             shapes = self.table.shapes(found)
             tensors = {
-                name: LazyTensor(shape, np.dtype(str(file["zoo_dtype"])), lambda name=name: file[name])
+                name: LazyTensor(shape, np.dtype(file["zoo_dtype"].item()), lambda name=name: file[name])
                 for name, shape in shapes.items()
             }
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
