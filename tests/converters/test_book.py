@@ -63,8 +63,8 @@ def test_a_file_without_config_takes_heads_of_64(tmp_path):
     save_state(BookModel(book_config(config)), tmp_path / "model.pth")
     _, checkpoint = open_checkpoint(tmp_path / "model.pth")
 
-    assert 2 == checkpoint.config.n_heads
-    assert ("the file does not say how many heads there are: 2 = width / 64 is assumed",) == checkpoint.notes
+    assert checkpoint.config.n_heads == 2
+    assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)
 
 
 def test_a_width_that_tells_no_heads_asks_for_them(tmp_path):
@@ -76,7 +76,7 @@ def test_a_width_that_tells_no_heads_asks_for_them(tmp_path):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_what_zoo_wrote_comes_back_with_its_config(tmp_path, suffix):
-    """zoo adds its config where the book does not look, so that heads and dropout survive."""
+    """Zoo adds its config where the book does not look, so that heads and dropout survive."""
     model = zoo.create(CONFIG.replace(vocab_rows=101), seed=3)
     path = tmp_path / f"model{suffix}"
     zoo.save(model, path, to="book")

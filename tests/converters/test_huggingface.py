@@ -47,7 +47,7 @@ def test_names_and_orientation_are_those_of_transformers(directory, model):
     square = model.blocks[1].attn.out.weight.detach().numpy()
 
     np.testing.assert_array_equal(square.T, tensors["transformer.h.1.attn.c_proj.weight"].load())
-    assert (30, 90) == tensors["transformer.h.0.attn.c_attn.weight"].shape
+    assert tensors["transformer.h.0.attn.c_attn.weight"].shape == (30, 90)
     assert "lm_head.weight" not in tensors
 
 
@@ -55,10 +55,10 @@ def test_config_json_says_everything_twice_that_readers_disagree_about(directory
     """n_ctx and n_positions are both there, and the exact spelling of the activation."""
     config = json.loads((directory / "config.json").read_text())
 
-    assert (23, 23, 70, "gelu_new", True) == tuple(
+    assert tuple(
         config[key] for key in ("n_ctx", "n_positions", "n_inner", "activation_function", "tie_word_embeddings")
-    )
-    assert ("gpt2", ["GPT2LMHeadModel"], 0.25) == (config["model_type"], config["architectures"], config["attn_pdrop"])
+    ) == (23, 23, 70, "gelu_new", True)
+    assert (config["model_type"], config["architectures"], config["attn_pdrop"]) == ("gpt2", ["GPT2LMHeadModel"], 0.25)
     assert "zoo_vocab_size" not in config
 
 
@@ -67,12 +67,14 @@ def test_gpt2s_tokenizer_files_are_openais_byte_for_byte(tmp_path):
     import hashlib
 
     zoo.save(zoo.create("test-tiny"), tmp_path / "hf", to="huggingface")
-    found = [hashlib.sha256((tmp_path / "hf" / name).read_bytes()).hexdigest()[:8] for name in ("vocab.json", "merges.txt")]
+    found = [
+        hashlib.sha256((tmp_path / "hf" / name).read_bytes()).hexdigest()[:8] for name in ("vocab.json", "merges.txt")
+    ]
 
-    assert ["19613966", "1ce16647"] == found
-    assert {"bos_token_id": 50256, "eos_token_id": 50256} == json.loads(
+    assert found == ["19613966", "1ce16647"]
+    assert json.loads(
         (tmp_path / "hf" / "generation_config.json").read_text()
-    )
+    ) == {"bos_token_id": 50256, "eos_token_id": 50256}
 
 
 def test_names_without_a_prefix_and_old_buffers_are_understood(directory, model):
@@ -109,7 +111,7 @@ def test_a_padded_vocabulary_keeps_its_rows_and_its_size(tmp_path):
     model = zoo.create(CONFIG.replace(vocab_rows=101), seed=5)
     zoo.save(model, tmp_path / "hf", to="huggingface")
 
-    assert 101 == json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"]
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"] == 101
     assert equal(model, zoo.load(tmp_path / "hf"))
 
 
@@ -122,7 +124,7 @@ def test_exact_gelu_and_other_epsilons_are_kept(tmp_path):
 
 
 def test_a_model_without_biases_is_refused(tmp_path):
-    """transformers' GPT-2 always has biases."""
+    """Transformers' GPT-2 always has biases."""
     with pytest.raises(CannotHold, match="no place for qkv_bias False"):
         zoo.save(zoo.create(CONFIG.replace(qkv_bias=False)), tmp_path / "hf", to="huggingface")
     assert not (tmp_path / "hf").exists()
@@ -148,13 +150,15 @@ def test_a_config_that_is_no_gpt2_is_refused_with_its_key(directory, key, value,
 
 
 def test_different_dropouts_are_noted(directory):
-    """zoo has one dropout; a config with several is read with a note that says which is kept."""
+    """Zoo has one dropout; a config with several is read with a note that says which is kept."""
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "attn_pdrop": 0.0}))
 
     (note,) = open_checkpoint(directory)[1].notes
 
-    assert "config.json has resid_pdrop 0.25, embd_pdrop 0.25, attn_pdrop 0.0; zoo has one dropout and keeps 0.25" == note
+    assert (
+        note == "config.json has resid_pdrop 0.25, embd_pdrop 0.25, attn_pdrop 0.0; zoo has one dropout and keeps 0.25"
+    )
 
 
 def test_missing_and_extra_tensors_are_both_named(directory):
@@ -165,7 +169,9 @@ def test_missing_and_extra_tensors_are_both_named(directory):
         return {**tensors, "transformer.h.9.new": LazyTensor.of(np.ones(2, np.float32))}
 
     rewrite(directory, change)
-    with pytest.raises(CheckpointMismatch, match=r"h.1.ln_2.bias \(30,\) is missing; tensor h.9.new \(2,\) is unexpected"):
+    with pytest.raises(
+        CheckpointMismatch, match=r"h.1.ln_2.bias \(30,\) is missing; tensor h.9.new \(2,\) is unexpected"
+    ):
         zoo.load(directory)
 
 
@@ -246,9 +252,11 @@ def test_pytorch_model_bin_is_read(directory, model, kind):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"activation": "gelu", "norm_eps": 1e-6}, {"vocab_rows": 101}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tied": False}, {"activation": "gelu", "norm_eps": 1e-6}, {"vocab_rows": 101}]
+)
 def test_transformers_loads_what_zoo_writes(tmp_path, changes, caplog):
-    """transformers loads the directory without a warning, and its logits in float64 differ by less than 1e-12."""
+    """Transformers loads the directory without a warning, and its logits in float64 differ by less than 1e-12."""
     transformers = pytest.importorskip("transformers")
     model = zoo.create(CONFIG.replace(**changes), seed=7, init="book")
     zoo.save(model, tmp_path / "hf", to="huggingface")
@@ -264,7 +272,9 @@ def test_transformers_loads_what_zoo_writes(tmp_path, changes, caplog):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize("changes", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu", "n_inner": 71}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_word_embeddings": False}, {"activation_function": "gelu", "n_inner": 71}]
+)
 def test_zoo_loads_what_transformers_saves(tmp_path, changes):
     """A model made and saved by transformers gives the same logits in zoo, and keeps every bit of its weights."""
     transformers = pytest.importorskip("transformers")

@@ -51,7 +51,7 @@ def test_a_model_comes_back_as_it_was(directory, model):
 def test_a_prefix_or_an_index_is_as_good_as_the_directory(directory, model, name):
     """What TensorFlow calls a checkpoint, a path prefix, opens with --from; the index file opens by itself."""
     assert equal(model, zoo.load(directory / "model.ckpt.index"))
-    assert CONFIG == open_checkpoint(directory / name, format="openai")[1].config
+    assert open_checkpoint(directory / name, format="openai")[1].config == CONFIG
 
 
 def test_names_shapes_and_small_files_are_openais(tmp_path):
@@ -63,16 +63,16 @@ def test_names_shapes_and_small_files_are_openais(tmp_path):
     write_json(tmp_path / "hparams.json", OpenAI.config_map.write(zoo.get_config("124M")))
     sha256 = hashlib.sha256((tmp_path / "hparams.json").read_bytes()).hexdigest()
 
-    assert (1, 768, 2304) == shapes["model/h11/attn/c_attn/w"]
-    assert 148 == len(shapes)
-    assert "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318" == sha256
+    assert shapes["model/h11/attn/c_attn/w"] == (1, 768, 2304)
+    assert len(shapes) == 148
+    assert sha256 == "d9d56e4121c427164e0c55c6f03c08e1daf9002b9b672825112d19097b680318"
 
 
 def test_the_checkpoint_file_is_openais_byte_for_byte(directory):
     """The file that names the newest checkpoint has the published SHA-256."""
     sha256 = hashlib.sha256((directory / "checkpoint").read_bytes()).hexdigest()
 
-    assert "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb" == sha256
+    assert sha256 == "dd1b025d2e155283f5e300ce95bf6d5b6bc0f7fe010db73daa6975eb896ab9cb"
 
 
 def test_an_axis_of_length_one_is_not_squeezed_away(tmp_path):
@@ -93,7 +93,7 @@ def test_training_state_stays_behind_and_is_reported(directory, model):
     rewrite(directory, add)
     _, checkpoint = open_checkpoint(directory)
 
-    assert ("41 tensors of training state (such as global_step) are not weights and stay behind",) == checkpoint.notes
+    assert checkpoint.notes == ("41 tensors of training state (such as global_step) are not weights and stay behind",)
     assert equal(model, zoo.load(directory))
 
 
@@ -133,7 +133,7 @@ def test_a_flipped_bit_is_found_and_its_tensor_named(directory, tmp_path):
     with pytest.raises(CorruptFile, match=r"data-00000-of-00001.*model/h"):
         zoo.convert(directory, tmp_path / "out.safetensors")
 
-    assert ["openai"] == os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == ["openai"]
 
 
 def test_a_truncated_data_file_is_refused_before_writing(directory, tmp_path):
@@ -143,7 +143,7 @@ def test_a_truncated_data_file_is_refused_before_writing(directory, tmp_path):
     with pytest.raises(CorruptFile, match="data-00000-of-00001"):
         zoo.convert(directory, tmp_path / "out.safetensors")
 
-    assert ["openai"] == os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == ["openai"]
 
 
 def test_a_checkpoint_file_never_leads_elsewhere(directory):
@@ -153,7 +153,7 @@ def test_a_checkpoint_file_never_leads_elsewhere(directory):
         zoo.load(directory)
     (directory / "checkpoint").write_text(f'model_checkpoint_path: "{directory}/model.ckpt"\n')
 
-    assert CONFIG == zoo.load(directory).config
+    assert zoo.load(directory).config == CONFIG
 
 
 def test_missing_and_extra_tensors_are_named(directory):
@@ -175,7 +175,7 @@ def test_what_the_format_has_no_word_for_is_refused(tmp_path, changes):
     """OpenAI's code knows one kind of model; anything else is refused by name."""
     with pytest.raises(CannotHold, match=f"no place for {next(iter(changes))}"):
         zoo.save(zoo.create(CONFIG.replace(**changes)), tmp_path / "out", to="openai")
-    assert [] == os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.peers
@@ -187,12 +187,12 @@ def test_tensorflow_reads_what_zoo_writes(directory, model):
 
     np.testing.assert_array_equal(square.T[None], reader.get_tensor("model/h2/attn/c_proj/w"))
     np.testing.assert_array_equal(model.tok_emb.weight.detach().numpy(), reader.get_tensor("model/wte"))
-    assert 2 + 3 * 12 + 2 == len(reader.get_variable_to_shape_map())
+    assert len(reader.get_variable_to_shape_map()) == 2 + 3 * 12 + 2
 
 
 @pytest.mark.peers
 def test_a_checkpoint_of_tensorflow_goes_through_every_format_unchanged(tmp_path):
-    """openai -> zoo -> huggingface -> book -> openai: TensorFlow's own reader finds every bit where it was."""
+    """Openai -> zoo -> huggingface -> book -> openai: TensorFlow's own reader finds every bit where it was."""
     tf = pytest.importorskip("tensorflow")
     from make_checkpoint import write
 

@@ -32,9 +32,9 @@ def test_the_package_reads_what_zoo_writes(path):
     theirs = load(path.read_bytes())
 
     assert all(same_bits(array, theirs[name]) for name, array in TENSORS.items())
-    assert 0 == (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 64
+    assert (8 + int.from_bytes(path.read_bytes()[:8], "little")) % 64 == 0
     with safe_open(path, "numpy") as file:
-        assert {"k": "v", "zoo.provenance": '{"from": "here"}'} == file.metadata()
+        assert file.metadata() == {"k": "v", "zoo.provenance": '{"from": "here"}'}
 
 
 def test_zoo_reads_what_the_package_writes(tmp_path):
@@ -42,7 +42,7 @@ def test_zoo_reads_what_the_package_writes(tmp_path):
     (tmp_path / "x").write_bytes(save(TENSORS, {"who": "peer"}))
     tensors, metadata = read_safetensors(tmp_path / "x")
 
-    assert {"who": "peer"} == metadata
+    assert metadata == {"who": "peer"}
     assert all(same_bits(array, tensors[name].load()) for name, array in TENSORS.items())
 
 
@@ -53,12 +53,12 @@ def test_the_bytes_of_a_file_never_change(tmp_path):
     start = b'{"__metadata__":{"zoo.provenance":"{}"},"t":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}} '
 
     assert start == data[8 : 8 + len(start)]
-    assert b"\x00\x3e\x00\xc0" == data[-4:]
+    assert data[-4:] == b"\x00\x3e\x00\xc0"
     assert data[8 + len(start) : -4].isspace()
 
 
 def test_bfloat16_goes_through(tmp_path):
-    """numpy has no bfloat16 of its own; files have."""
+    """Numpy has no bfloat16 of its own; files have."""
     values = np.array([1.5, -3.25, 1e30], np.float32).astype(DTYPES["bfloat16"])
     write_safetensors(tmp_path / "x", {"t": LazyTensor.of(values)}, {}, {})
 
@@ -97,7 +97,8 @@ def test_an_entry_that_lies_is_refused_with_its_name(path, entry):
 
 
 @pytest.mark.parametrize(
-    "header", [b"[]", b"{", b'{"a":1,"a":2}', b'{"__metadata__":{"a":1}}', b'{"__metadata__":3}', b"[" * 100_000, b"\xff"]
+    "header",
+    [b"[]", b"{", b'{"a":1,"a":2}', b'{"__metadata__":{"a":1}}', b'{"__metadata__":3}', b"[" * 100_000, b"\xff"],
 )
 def test_a_header_that_is_no_header_is_refused(tmp_path, header):
     """JSON that is broken, doubled, nested without end or of another kind is an error, not a crash."""

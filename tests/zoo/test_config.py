@@ -32,7 +32,7 @@ def test_zero_means_the_usual_derived_size():
     """Without their own values the inner width is four times the width and the rows are the tokens."""
     config = GPTConfig(vocab_size=97, width=30, n_heads=5)
 
-    assert (120, 97, 6) == (config.inner_width, config.vocab_rows, config.head_size)
+    assert (config.inner_width, config.vocab_rows, config.head_size) == (120, 97, 6)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +71,8 @@ def test_replace_changes_one_field_and_checks_it():
     """replace() gives a new config, and is as strict as the constructor."""
     config = GPTConfig(vocab_size=97)
 
-    assert 89 == config.replace(vocab_size=89).vocab_size
-    assert 97 == config.vocab_size
+    assert config.replace(vocab_size=89).vocab_size == 89
+    assert config.vocab_size == 97
     with pytest.raises(ConfigError):
         config.replace(width=0)
 

@@ -94,15 +94,15 @@ def test_the_report_says_what_was_done(source, tmp_path):
     """A report has counts, formats, notes and provenance, all plain JSON."""
     report = zoo.convert(source, tmp_path / "out", to="openai")
 
-    assert ("zoo", "openai", True, True, True) == (
+    assert (
         report.source_format,
         report.target_format,
         report.tied,
         report.lossless,
         report.verified,
-    )
+    ) == ("zoo", "openai", True, True, True)
     assert (CONFIG.n_parameters, 4 * CONFIG.n_parameters) == (report.n_parameters, report.bytes_written)
-    assert ["the format does not store dropout: 0.25 will read as 0.1"] == report.notes
+    assert report.notes == ["the format does not store dropout: 0.25 will read as 0.1"]
     assert report.to_dict() == json.loads(json.dumps(report.to_dict()))
 
 
@@ -122,7 +122,7 @@ def test_provenance_names_the_files_it_came_from(source, tmp_path):
     provenance = open_checkpoint(tmp_path / "again.safetensors")[1].provenance
     sha256 = subprocess.run(["sha256sum", source], capture_output=True, text=True, check=True).stdout.split()[0]
 
-    assert "huggingface" == provenance["source_format"]
+    assert provenance["source_format"] == "huggingface"
     assert {"config.json", "model.safetensors"} == set(provenance["source_sha256"])
     assert {"source.safetensors": sha256} == provenance["source_provenance"]["source_sha256"]
 
@@ -143,7 +143,7 @@ def test_a_widening_cast_is_lossless(source, tmp_path):
     zoo.convert(source, tmp_path / "small.safetensors", dtype="bfloat16")
     report = zoo.convert(tmp_path / "small.safetensors", tmp_path / "wide.safetensors", dtype="float32")
 
-    assert (True, {"bfloat16 -> float32": N_TENSORS}) == (report.lossless, report.cast)
+    assert (report.lossless, report.cast) == (True, {"bfloat16 -> float32": N_TENSORS})
 
 
 def test_a_plan_shows_every_step_and_writes_nothing(source, tmp_path):
@@ -152,10 +152,10 @@ def test_a_plan_shows_every_step_and_writes_nothing(source, tmp_path):
     steps = {step.ours: step for step in plan.steps()}
     qkv, same = steps["blocks.1.attn.qkv.weight"], steps["blocks.1.attn.out.weight"]
 
-    assert {"blocks.1.attn.qkv.weight": (90, 30)} == qkv.sources
-    assert "(n o) i -> n o i" == qkv.operation
-    assert [(30, 30)] * 3 == list(qkv.targets.values())
-    assert ("copy", "float32 -> bfloat16") == (same.operation, same.dtype)
+    assert qkv.sources == {"blocks.1.attn.qkv.weight": (90, 30)}
+    assert qkv.operation == "(n o) i -> n o i"
+    assert list(qkv.targets.values()) == [(30, 30)] * 3
+    assert (same.operation, same.dtype) == ("copy", "float32 -> bfloat16")
     assert "out_head.weight" in plan.added()
     assert plan.to_dict()["config"] == CONFIG.to_dict()
     assert json.dumps(plan.to_dict())
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_the_old_file(source, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="was not written: the disk is full"):
         zoo.convert(source, out, force=True)
 
-    assert b"old" == out.read_bytes()
+    assert out.read_bytes() == b"old"
     assert only(tmp_path, "source.safetensors", "out.safetensors")
 
 
@@ -264,7 +264,7 @@ def test_verification_finds_a_writer_that_forgets_a_transpose(source, tmp_path, 
 
 
 def test_a_killed_conversion_leaves_nothing_under_the_final_name(source, tmp_path):
-    """kill -9 in the middle of writing leaves no output; the next conversion works."""
+    """Kill -9 in the middle of writing leaves no output; the next conversion works."""
     out = tmp_path / "out.safetensors"
     program = (
         "import os, sys, time, zoo, zoo.conversion\n"
@@ -272,7 +272,7 @@ def test_a_killed_conversion_leaves_nothing_under_the_final_name(source, tmp_pat
         f"zoo.convert({str(source)!r}, {str(out)!r})"
     )
     child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
-    assert b"written\n" == child.stdout.readline()
+    assert child.stdout.readline() == b"written\n"
     child.send_signal(signal.SIGKILL)
     child.communicate()
 
@@ -299,8 +299,8 @@ def test_progress_counts_up_to_all_bytes_of_each_phase(source, tmp_path):
     zoo.convert(source, tmp_path / "out.safetensors", on_progress=lambda *event: heard.append(event))
     last = {phase: (done, total) for phase, done, total in heard}
 
-    assert {"write": (NBYTES, NBYTES), "verify": (NBYTES, NBYTES)} == last
-    assert ["write", "verify"] == list(dict.fromkeys(phase for phase, _, _ in heard))
+    assert last == {"write": (NBYTES, NBYTES), "verify": (NBYTES, NBYTES)}
+    assert list(dict.fromkeys(phase for phase, _, _ in heard)) == ["write", "verify"]
 
 
 def test_a_name_without_weights_says_how_to_get_them():

@@ -93,12 +93,12 @@ def test_all_differences_are_told_at_once():
     with pytest.raises(CheckpointMismatch) as caught:
         to_ours(toy(), tensors, CONFIG, PATH)
 
-    assert [
+    assert caught.value.problems == [
         "tensor tok_emb.weight (11, 6) is missing",
         "tensor pos_emb.weight has shape (6, 5) where the config asks for (5, 6)",
         "tensor final_norm.bias has dtype int64, which is no dtype of weights",
         "tensor extra (3,) is unexpected",
-    ] == caught.value.problems
+    ]
 
 
 def test_a_tied_copy_is_dropped_only_if_it_is_equal():
@@ -110,7 +110,7 @@ def test_a_tied_copy_is_dropped_only_if_it_is_equal():
     other[3, 2] += 1
     _, (bad,) = to_ours(table, {**theirs, "copy": LazyTensor.of(other)}, CONFIG, PATH)
 
-    assert ("copy", True, False) == (drop.name, drop.redundant(), bad.redundant())
+    assert (drop.name, drop.redundant(), bad.redundant()) == ("copy", True, False)
 
 
 def test_a_buffer_is_dropped_only_if_it_is_what_the_config_says():
@@ -124,7 +124,7 @@ def test_a_buffer_is_dropped_only_if_it_is_what_the_config_says():
         _, drops = to_ours(table, {**theirs, "mask.1": LazyTensor.of(variant)}, CONFIG, PATH)
         kept[name] = [drop.redundant() for drop in drops]
 
-    assert {"bool": [True, True], "turned": [True, False], "cut": [True, False]} == kept
+    assert kept == {"bool": [True, True], "turned": [True, False], "cut": [True, False]}
 
 
 def test_parts_of_different_dtypes_are_refused():
@@ -146,9 +146,9 @@ def test_a_prefix_is_taken_off_and_remembered():
 
     prefix, bare = strip_prefix(tensors, ("_orig_mod.", "transformer."))
 
-    assert ("transformer.", ["a", "lm_head"]) == (prefix, list(bare))
+    assert (prefix, list(bare)) == ("transformer.", ["a", "lm_head"])
     assert ("", tensors) == strip_prefix(tensors, ("_orig_mod.",))
-    assert ["transformer.a", "a"] == list(strip_prefix(both, ("transformer.",))[1])
+    assert list(strip_prefix(both, ("transformer.",))[1]) == ["transformer.a", "a"]
 
 
 def test_a_table_that_forgets_a_parameter_is_a_bug_that_shows():

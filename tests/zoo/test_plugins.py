@@ -37,7 +37,7 @@ def installed_example(tmp_path_factory):
     done = subprocess.run(command, capture_output=True, text=True)
     if "setuptools" in done.stderr and done.returncode:
         pytest.skip("pip cannot build a package here (no network for its build requirements)")
-    assert (0, "") == (done.returncode, done.stdout), done.stderr
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
     return target
 
 
@@ -57,16 +57,16 @@ assert open("a.npz", "rb").read() == open("c.npz", "rb").read()
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
 
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_built_in_formats_come_first_and_cannot_be_replaced(fresh, monkeypatch):
     """A package cannot take over a built-in name."""
     pretend(monkeypatch, zoo="evil:Format")
 
-    assert "zoo" == format_names()[0]
-    assert 1 == format_names().count("zoo")
-    assert "zoo.converters.zoo_file" == type(get_format("zoo")).__module__
+    assert format_names()[0] == "zoo"
+    assert format_names().count("zoo") == 1
+    assert type(get_format("zoo")).__module__ == "zoo.converters.zoo_file"
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_broken_plugin_does_not_break_the_others(fresh, monkeypatch, tmp_path)
     pretend(monkeypatch, mine="no_such_module:X")
     zoo.save(zoo.create(zoo.GPTConfig(vocab_size=97, width=30, n_heads=5, n_layers=1)), tmp_path / "m.safetensors")
 
-    assert "zoo" == detect_format(tmp_path / "m.safetensors").name
-    assert ["mine"] == list(zoo.plugins.broken_formats())
+    assert detect_format(tmp_path / "m.safetensors").name == "zoo"
+    assert list(zoo.plugins.broken_formats()) == ["mine"]
     assert "mine" not in [info.name for info in list_formats()]
 
 

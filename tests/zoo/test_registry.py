@@ -31,9 +31,9 @@ def test_the_published_models_have_their_published_sizes(names, n_parameters):
 
 def test_a_pattern_lists_by_name_or_alias_in_order_of_size():
     """list_models takes shell patterns and never sorts 1558M before 355M."""
-    assert ["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"] == list_models("gpt2*")
-    assert ["gpt2-medium"] == list_models("35?M")
-    assert [] == list_models("llama*")
+    assert list_models("gpt2*") == ["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+    assert list_models("35?M") == ["gpt2-medium"]
+    assert list_models("llama*") == []
     assert "test-tiny" in list_models()
 
 
@@ -42,7 +42,7 @@ def test_a_wrong_name_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="unknown model 'gpt2-smal': did you mean gpt2-small") as caught:
         get_config("gpt2-smal")
 
-    assert ("gpt2-smal", "gpt2-small") == (caught.value.name, caught.value.close[0])
+    assert (caught.value.name, caught.value.close[0]) == ("gpt2-smal", "gpt2-small")
 
 
 def test_ones_own_model_is_as_good_as_a_built_in_one():
@@ -51,8 +51,8 @@ def test_ones_own_model_is_as_good_as_a_built_in_one():
     register("mine", mine, aliases=("my-model",))
 
     assert (mine, mine) == (get_config("mine"), get_config("my-model"))
-    assert ["mine"] == list_models("my*")
-    assert ["my-model"] == list_aliases("mine")
+    assert list_models("my*") == ["mine"]
+    assert list_aliases("mine") == ["my-model"]
 
 
 def test_a_taken_name_is_an_error_and_changes_nothing():

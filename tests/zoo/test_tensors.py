@@ -44,8 +44,8 @@ def test_casting_rounds_to_the_nearest_even():
     tensor = LazyTensor.of(np.array([1.00390625, 1.01171875, -2.3], np.float32))
     cast = tensor.astype(get_dtype("bfloat16"))
 
-    assert ((3,), 6) == (cast.shape, cast.nbytes)
-    assert [1.0, 1.015625, -2.296875] == cast.load().astype(float).tolist()
+    assert (cast.shape, cast.nbytes) == ((3,), 6)
+    assert cast.load().astype(float).tolist() == [1.0, 1.015625, -2.296875]
     assert cast.load().dtype == ml_dtypes.bfloat16
 
 
@@ -70,7 +70,7 @@ def test_write_at_puts_every_tensor_in_its_place(tmp_path):
 
     assert arrays[0].tobytes() == data[3:143] == seen[0]
     assert arrays[1].tobytes() == data[200:] == seen[1]
-    assert 162 == sum(counted)
+    assert sum(counted) == 162
 
 
 def test_an_error_while_loading_ends_the_writing(tmp_path):
