@@ -6,7 +6,30 @@ import pytest
 import zoo
 from zoo import errors
 
-API = ["Checkpoint", "Format", "GPTConfig", "GPTModel", "KVCache", "Report", "Token", "Tokenizer", "ZooError", "complete", "convert", "create", "generate", "get_config", "get_format", "list_formats", "list_models", "load", "make_plan", "open_checkpoint", "register", "save"]
+API = [
+    "Checkpoint",
+    "Format",
+    "GPTConfig",
+    "GPTModel",
+    "KVCache",
+    "Report",
+    "Token",
+    "Tokenizer",
+    "ZooError",
+    "complete",
+    "convert",
+    "create",
+    "generate",
+    "get_config",
+    "get_format",
+    "list_formats",
+    "list_models",
+    "load",
+    "make_plan",
+    "open_checkpoint",
+    "register",
+    "save",
+]
 
 
 def test_the_public_names_are_these():
