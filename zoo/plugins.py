@@ -25,6 +25,8 @@ _BUILTIN = {
     "openai": "zoo.converters.openai:OpenAI",
     "huggingface": "zoo.converters.huggingface:HuggingFace",
     "book": "zoo.converters.book:Book",
+    "nanogpt": "zoo.converters.nanogpt:NanoGPT",
+    "mingpt": "zoo.converters.mingpt:MinGPT",
     "llm.c": "zoo.converters.llmc:LlmC",
 }
 

@@ -1,0 +1,112 @@
+"""State dicts that come without a config: how it follows from the shapes, and the records that zoo adds beside them.
+
+The records lie where the projects' own loaders do not look: in the metadata of a safetensors file, as further members
+of a torch file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from zoo.config import GPTConfig
+from zoo.converters._files import parse_json
+from zoo.converters._safetensors import PROVENANCE, is_safetensors, read_metadata
+from zoo.converters._torch_file import read_extra
+from zoo.errors import ConfigError, FormatError
+from zoo.format import Checkpoint
+from zoo.mapping import Table, Tensors, same_tensor
+from zoo.tensors import LazyTensor
+from zoo.vocabulary import Vocabulary
+
+CONFIG = "zoo.config"
+VOCABULARY = "zoo.vocabulary"
+_HEAD_SIZE = 64  # of every published GPT-2
+
+
+@dataclass(frozen=True)
+class Records:
+    """What zoo wrote beside the tensors of a file; in other files nothing of it is there."""
+
+    config: GPTConfig | None
+    vocabulary: Vocabulary | None
+    provenance: dict[str, Any]
+
+
+def read_records(path: Path) -> Records:
+    """Return what zoo added when it wrote a file.
+
+    Raises:
+        FormatError: a record is there, but not as zoo writes it.
+    """
+    metadata = read_metadata(path) if is_safetensors(path) else None
+
+    def record(name: str) -> bytes:
+        return (read_extra(path, name) or b"") if metadata is None else metadata.get(name, "").encode()
+
+    config, vocabulary, provenance = (record(name) for name in (CONFIG, VOCABULARY, PROVENANCE))
+    try:
+        return Records(
+            GPTConfig.from_dict(parse_json(config, path, "its zoo.config")) if config else None,
+            Vocabulary.from_json(vocabulary.decode("utf-8", "replace"), path) if vocabulary else None,
+            parse_json(provenance or b"{}", path, "its provenance"),
+        )
+    except ConfigError as error:
+        raise FormatError(path, f"its zoo.config is impossible: {error}") from error
+
+
+def records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
+    """Return what to add to a torch file: config, vocabulary and, to be called last, provenance."""
+    found: dict[str, bytes | Callable[[], bytes]] = {CONFIG: json.dumps(checkpoint.config.to_dict()).encode()}
+    if checkpoint.vocabulary:
+        found[VOCABULARY] = checkpoint.vocabulary.to_json().encode()
+    return {**found, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
+
+
+def config_from_shapes(
+    table: Table, tensors: Tensors, known: GPTConfig | None, path: Path
+) -> tuple[GPTConfig, list[str]]:
+    """Work the config out from shapes, and say what is assumed. A head that equals the embedding counts as tied.
+
+    Args:
+        table: of the format; it says what the parameters are called.
+        tensors: in the format's names.
+        known: what the user says it is; heads, dropout and padding, of which shapes do not tell, come from it.
+        path: of the file, for errors.
+
+    Raises:
+        FormatError: what tells a size is missing, or the sizes cannot be.
+    """
+    first = {rule.ours: rule.theirs if isinstance(rule.theirs, str) else rule.theirs[0] for rule in table.rules}
+
+    def tensor(ours: str) -> LazyTensor | None:
+        return tensors.get(first[ours].replace("{i}", "0"))
+
+    embedding, positions, head = tensor("tok_emb.weight"), tensor("pos_emb.weight"), tensor("head.weight")
+    if embedding is None or positions is None or len(embedding.shape) != 2 or not positions.shape:
+        raise FormatError(path, f"has no {first['tok_emb.weight']} and {first['pos_emb.weight']} that tell its sizes")
+    rows, width = embedding.shape
+    if known is None and (width < _HEAD_SIZE or width % _HEAD_SIZE):
+        raise FormatError(path, f"does not say how many heads share its width of {width}; say it with --size")
+    inner, norms = tensor("blocks.{i}.mlp.up.bias"), first["blocks.{i}.norm1.weight"]
+    try:
+        config = GPTConfig(
+            vocab_size=min(rows, known.vocab_size) if known else rows,
+            vocab_rows=rows,
+            context_length=positions.shape[0],
+            width=width,
+            n_heads=known.n_heads if known else width // _HEAD_SIZE,
+            n_layers=next(i for i in count() if norms.replace("{i}", str(i)) not in tensors),
+            inner_width=inner.shape[0] if inner is not None and inner.shape else 0,
+            dropout=known.dropout if known else GPTConfig.dropout,
+            qkv_bias=tensor("blocks.{i}.attn.qkv.bias") is not None,
+            tied=head is None or same_tensor(head, embedding),
+        )
+    except ConfigError as error:
+        raise FormatError(path, f"has impossible sizes: {error}") from error
+    assumed = f"the file does not say how many heads there are: {config.n_heads} = width / {_HEAD_SIZE} is assumed"
+    return config, [] if known else [assumed]

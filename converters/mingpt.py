@@ -1,0 +1,65 @@
+"""minGPT: the state dict of its GPT, as torch.save(model.state_dict()) in its projects writes it.
+
+https://github.com/karpathy/minGPT (mingpt/model.py). Names are nanoGPT's; weights are (out, in). The causal masks are
+in the file, and the head is a tensor of its own, tied or not. The file has no config: it follows from the shapes, but
+for the number of heads.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap
+from zoo.converters._configless import config_from_shapes, read_records, records
+from zoo.converters._state_dict import read_state_dict
+from zoo.converters._torch_file import is_torch_file, write_torch
+from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
+from zoo.errors import ZooError
+from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.mapping import Derived, Table
+
+
+class MinGPT(Format):
+    """A state dict of minGPT."""
+
+    name = "mingpt"
+    summary = "minGPT: the state dict of its model, with masks and head"
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True),))
+    config_map = ConfigMap(
+        fields=(),
+        implied={
+            "inner_width": 0,
+            "qkv_bias": True,
+            "bias": True,
+            "norm_eps": 1e-5,
+            "activation": "gelu_tanh",
+        },
+    )
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a state dict with nanoGPT's names and masks. Hugging Face's has the same names, transposed."""
+        try:
+            tensors = read_state_dict(path) if is_torch_file(path) else {}
+        except ZooError:
+            return False
+        qkv, mask = (tensors.get(f"transformer.h.0.attn.{name}") for name in ("c_attn.weight", "bias"))
+        return qkv is not None and mask is not None and len(qkv.shape) == 2 and qkv.shape[0] == 3 * qkv.shape[1]
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
+        tensors, own = read_state_dict(path), read_records(path)
+        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
+        return Checkpoint(
+            path,
+            found,
+            tensors,
+            vocabulary=own.vocabulary,
+            files=(path,),
+            provenance=own.provenance,
+            notes=tuple(notes),
+        )
+
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
+        """Write the file; minGPT's model loads it strictly."""
+        write_torch(path, dict(checkpoint.tensors), options.on_bytes, records(checkpoint))

@@ -1,0 +1,191 @@
+"""The checkpoints of nanoGPT: ckpt.pt, a dict of the state dict, model_args and the state of training.
+
+https://github.com/karpathy/nanoGPT (model.py, and what train.py saves and resumes from). Weights are (out, in). The
+head is always tied and always saved too; models compiled by torch.compile have a prefix. A vocabulary of 50304 is
+GPT-2's 50257 tokens padded to a multiple of 64; any other is taken as it is.
+
+nanoGPT computes GELU exactly since June 2023, whatever it was trained with elsewhere: its own GPT.from_pretrained puts
+OpenAI's weights, made for the tanh approximation, into that model, and so does zoo, with a note. Checkpoints whose
+model_args have no `bias` are older than that and mean the approximation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap, Field
+from zoo.converters._configless import read_records, records
+from zoo.converters._state_dict import as_state_dict
+from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
+from zoo.errors import ConfigError, FormatError, ZooError
+from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.mapping import Copy, Derived, Rule, Table, strip_prefix
+from zoo.tensors import LazyTensor
+from zoo.vocabulary import GPT2_N_TOKENS
+
+_PREFIX = "_orig_mod."
+_PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
+
+
+def causal_mask(config: GPTConfig) -> LazyTensor:
+    """Return the buffer `bias` of an attention layer: ones where one may look, (1, 1, T, T)."""
+    t = config.context_length
+    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None])
+
+
+def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
+    theirs = f"transformer.{theirs}"
+    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
+
+
+MASK = "transformer.h.{i}.attn.bias"
+HEAD = Copy("lm_head.weight", "transformer.wte.weight", written=True)
+RULES = (
+    Rule("transformer.wte.weight", "tok_emb.weight"),
+    Rule("transformer.wpe.weight", "pos_emb.weight"),
+    *_pair("h.{i}.ln_1", "blocks.{i}.norm1"),
+    *_pair("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv"),
+    *_pair("h.{i}.attn.c_proj", "blocks.{i}.attn.out"),
+    *_pair("h.{i}.ln_2", "blocks.{i}.norm2"),
+    *_pair("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up"),
+    *_pair("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down"),
+    *_pair("ln_f", "final_norm"),
+    Rule("lm_head.weight", "head.weight"),
+)
+
+
+class NanoGPT(Format):
+    """A ckpt.pt of nanoGPT."""
+
+    name = "nanogpt"
+    summary = "nanoGPT: ckpt.pt, from which its train.py can resume and its sample.py can sample"
+    suffixes = (".pt",)
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False),))
+    # vocab_size counts rows, and bias is one switch for all layers: keys that stand twice are read into both fields,
+    # and written from the second.
+    config_map = ConfigMap(
+        fields=(
+            Field("n_layer", "n_layers"),
+            Field("n_head", "n_heads"),
+            Field("n_embd", "width"),
+            Field("block_size", "context_length"),
+            Field("bias", "qkv_bias", default=True),
+            Field("bias", "bias", default=True),
+            Field("vocab_size", "vocab_size"),
+            Field("vocab_size", "vocab_rows"),
+            Field("dropout", "dropout", default=0.0),
+        ),
+        implied={"inner_width": 0, "tied": True, "norm_eps": 1e-5},
+    )
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a torch file with a model and model_args."""
+        try:
+            tree = read_torch(path) if is_torch_file(path) else None
+        except ZooError:
+            return False
+        return isinstance(tree, dict) and {"model", "model_args"} <= set(tree)
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the file; the state of training is told of and stays behind."""
+        tree = read_torch(path)
+        if not isinstance(tree, dict) or not isinstance(args := tree.get("model_args"), dict):
+            raise FormatError(path, "has no model_args, so it is no checkpoint of nanoGPT")
+        prefix, tensors = strip_prefix(as_state_dict(tree.get("model"), path), (_PREFIX,))
+        own = read_records(path)
+        return Checkpoint(
+            path,
+            self._read_config(args, own.config, path),
+            tensors,
+            prefix=prefix,
+            vocabulary=own.vocabulary,
+            files=(path,),
+            provenance=own.provenance,
+            notes=tuple(_training_state(tree)),
+        )
+
+    def _read_config(self, args: dict[Any, Any], own: GPTConfig | None, path: Path) -> GPTConfig:
+        known = {key for field in self.config_map.fields for key in field.keys}
+        if unknown := [str(key) for key in args if key not in known]:
+            raise FormatError(path, f"has {', '.join(unknown)} in its model_args, which nanoGPT has not")
+        config, _ = self.config_map.read(args, path)
+        tokens = GPT2_N_TOKENS if config.vocab_rows == _PADDED_ROWS else config.vocab_rows
+        activation = "gelu" if "bias" in args else "gelu_tanh"
+        if own:
+            tokens, activation = own.vocab_size, own.activation
+        try:
+            return config.replace(vocab_size=tokens, vocab_rows=config.vocab_rows, activation=activation)
+        except ConfigError as error:
+            raise FormatError(path, f"its zoo.config contradicts its model_args: {error}") from error
+
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
+        """Write the file, with an optimizer that has not made a step yet, so that train.py can go on from it."""
+        tree = {
+            "model": dict(checkpoint.tensors),
+            "optimizer": _fresh_optimizer(self.table, checkpoint.config),
+            "model_args": self.config_map.write(checkpoint.config),
+            "iter_num": 0,
+            "best_val_loss": 1e9,
+            "config": {},
+        }
+        write_torch(path, tree, options.on_bytes, records(checkpoint))
+
+    def cannot_hold(self, config: GPTConfig) -> list[str]:
+        """Say why nanoGPT has no such model."""
+        reasons = super().cannot_hold(config)
+        if config.bias != config.qkv_bias:
+            reasons.append(f"it has no place for qkv_bias {config.qkv_bias} beside bias {config.bias} (only for equal)")
+        return reasons
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Tell that nanoGPT will compute another activation than GPT-2's."""
+        notes = super().notes(checkpoint)
+        if checkpoint.config.activation == "gelu_tanh":
+            notes.append("nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)")
+        return notes
+
+
+def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:
+    """Return the state_dict of an AdamW that has made no step, in the two groups of nanoGPT's configure_optimizers.
+
+    The values are train.py's defaults. It sets the learning rate before each step; the others count until training is
+    started anew, as in any checkpoint.
+    """
+    shapes = table.shapes(config).values()
+    n_decayed = sum(len(shape) >= 2 for shape in shapes)
+    common = {
+        "lr": 6e-4,
+        "betas": (0.9, 0.95),
+        "eps": 1e-8,
+        "amsgrad": False,
+        "maximize": False,
+        "foreach": None,
+        "capturable": False,
+        "differentiable": False,
+        "fused": None,
+    }
+    decayed = {**common, "weight_decay": 0.1, "params": list(range(n_decayed))}
+    others = {**common, "weight_decay": 0.0, "params": list(range(n_decayed, len(shapes)))}
+    return {"state": {}, "param_groups": [decayed, others]}
+
+
+def _training_state(tree: dict[Any, Any]) -> list[str]:
+    """Say what there is beside the model, apart from what a checkpoint has before its first step."""
+    optimizer = tree.get("optimizer")
+    state = optimizer.get("state") if isinstance(optimizer, dict) else None
+    beside = {"optimizer's state": state, "config": tree.get("config")}
+    found = [f"{name} ({len(value)} entries)" for name, value in beside.items() if isinstance(value, dict) and value]
+    numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
+    if not found and tree.get("iter_num", 0) == 0:
+        return []
+    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, LazyTensor) and value.size == 1:  # train.py saves the loss as a tensor
+        value = float(value.load().astype(np.float64).reshape(()))
+    return str(value)[:20]
