@@ -59,12 +59,16 @@ def read_records(path: Path) -> Records:
         raise FormatError(path, f"its zoo.config is impossible: {error}") from error
 
 
-def records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
-    """Return what to add to a torch file: config, vocabulary and, to be called last, provenance."""
-    found: dict[str, bytes | Callable[[], bytes]] = {CONFIG: json.dumps(checkpoint.config.to_dict()).encode()}
-    if checkpoint.vocabulary:
-        found[VOCABULARY] = checkpoint.vocabulary.to_json().encode()
-    return {**found, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
+def text_records(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what to add to the metadata of a safetensors file, beside the provenance, which its writer adds."""
+    config = {CONFIG: json.dumps(checkpoint.config.to_dict())}
+    return {**config, VOCABULARY: checkpoint.vocabulary.to_json()} if checkpoint.vocabulary else config
+
+
+def torch_records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
+    """Return what to add to a torch file; the provenance is to be called last."""
+    texts = {name: text.encode() for name, text in text_records(checkpoint).items()}
+    return {**texts, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
 
 
 def config_from_shapes(
@@ -91,7 +95,7 @@ def config_from_shapes(
         raise FormatError(path, f"has no {first['tok_emb.weight']} and {first['pos_emb.weight']} that tell its sizes")
     rows, width = embedding.shape
     if known is None and (width < _HEAD_SIZE or width % _HEAD_SIZE):
-        raise FormatError(path, f"does not say how many heads share its width of {width}; say it with --size")
+        raise FormatError(path, "the number of heads cannot be told from the shapes; say it with --size")
     inner, norms = tensor("blocks.{i}.mlp.up.bias"), first["blocks.{i}.norm1.weight"]
     try:
         config = GPTConfig(

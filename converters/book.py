@@ -6,25 +6,21 @@ for the number of heads. zoo adds its own config where the book's code does not 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from zoo.converters._torch_file import is_torch_file, read_extra, write_torch
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._files import parse_json
-from zoo.converters._safetensors import PROVENANCE, is_safetensors, read_metadata, write_safetensors
+from zoo.converters._configless import config_from_shapes, read_records, text_records, torch_records
+from zoo.converters._safetensors import is_safetensors, write_safetensors
 from zoo.converters._state_dict import read_state_dict
-from zoo.errors import ConfigError, FormatError, ZooError
+from zoo.converters._torch_file import is_torch_file, write_torch
+from zoo.errors import ZooError
 from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Derived, Rule, Table, same_tensor
+from zoo.mapping import Copy, Derived, Rule, Table
 from zoo.tensors import LazyTensor
 
-_CONFIG = "zoo.config"
-_HEAD_SIZE = 64  # of every published GPT-2, and what the book takes over
 _QKV = ("W_query", "W_key", "W_value")
 
 
@@ -85,63 +81,22 @@ class Book(Format):
 
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        tensors = read_state_dict(path)
-        own_config, provenance = _read_extra(path)
-        notes = []
-        if own_config:
-            found = GPTConfig.from_dict(own_config)
-        else:
-            found = _config_of(tensors, config, path)
-            if config is None:
-                notes.append(f"the file does not say how many heads there are: {found.n_heads} = width / 64 is assumed")
+        tensors, own = read_state_dict(path), read_records(path)
+        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
         return Checkpoint(
             path,
             found,
             tensors,
+            vocabulary=own.vocabulary,
             files=(path,),
-            provenance=provenance,
+            provenance=own.provenance,
             notes=tuple(notes),
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
-        config = json.dumps(checkpoint.config.to_dict())
         if path.suffix == ".safetensors":
-            metadata = {"format": "pt", _CONFIG: config}
+            metadata = {"format": "pt", **text_records(checkpoint)}
             write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)
         else:
-            extra = {
-                _CONFIG: config.encode(),
-                PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode(),
-            }
-            write_torch(path, dict(checkpoint.tensors), options.on_bytes, extra)
-
-
-def _read_extra(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the config and the provenance that zoo added when it wrote the file, {} for a file of the book's."""
-    if is_safetensors(path):
-        metadata = read_metadata(path)
-        config, provenance = (metadata.get(key, "{}").encode() for key in (_CONFIG, PROVENANCE))
-    else:
-        config, provenance = (read_extra(path, key) or b"{}" for key in (_CONFIG, PROVENANCE))
-    return parse_json(config, path, "its zoo.config"), parse_json(provenance, path, "its provenance")
-
-
-def _config_of(tensors: dict[str, LazyTensor], known: GPTConfig | None, path: Path) -> GPTConfig:
-    """Work the config out from the shapes; heads, dropout and padding come from what the user said, if anything."""
-    try:
-        rows, width = tensors["tok_emb.weight"].shape
-        if known is None and width % _HEAD_SIZE:
-            raise ConfigError("the number of heads cannot be told from the shapes; say it with --size")
-        return GPTConfig(
-            vocab_size=rows,
-            context_length=tensors["pos_emb.weight"].shape[0],
-            width=width,
-            n_heads=known.n_heads if known else width // _HEAD_SIZE,
-            n_layers=sum(name.endswith(".norm1.scale") for name in tensors),
-            dropout=known.dropout if known else GPTConfig.dropout,
-            qkv_bias="trf_blocks.0.att.W_query.bias" in tensors,
-            tied=same_tensor(tensors["out_head.weight"], tensors["tok_emb.weight"]),
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise FormatError(path, f"is no whole state dict of the book's GPTModel ({error})") from error
+            write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._configless import config_from_shapes, read_records, records
+from zoo.converters._configless import config_from_shapes, read_records, torch_records
 from zoo.converters._state_dict import read_state_dict
 from zoo.converters._torch_file import is_torch_file, write_torch
 from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
@@ -62,4 +62,4 @@ class MinGPT(Format):
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
-        write_torch(path, dict(checkpoint.tensors), options.on_bytes, records(checkpoint))
+        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))

@@ -18,7 +18,7 @@ import numpy as np
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap, Field
-from zoo.converters._configless import read_records, records
+from zoo.converters._configless import read_records, torch_records
 from zoo.converters._state_dict import as_state_dict
 from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
 from zoo.errors import ConfigError, FormatError, ZooError
@@ -132,7 +132,7 @@ class NanoGPT(Format):
             "best_val_loss": 1e9,
             "config": {},
         }
-        write_torch(path, tree, options.on_bytes, records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why nanoGPT has no such model."""

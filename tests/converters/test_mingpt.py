@@ -69,7 +69,7 @@ def test_heads_of_64_are_assumed_and_said(tmp_path, path):
 
     assert checkpoint.config == WIDE
     assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)
-    with pytest.raises(FormatError, match="does not say how many heads share its width of 30; say it with --size"):
+    with pytest.raises(FormatError, match="the number of heads cannot be told from the shapes; say it with --size"):
         open_checkpoint(path)
     assert open_checkpoint(path, size=CONFIG)[1].notes == ()
 
