@@ -28,6 +28,7 @@ _BUILTIN = {
     "nanogpt": "zoo.converters.nanogpt:NanoGPT",
     "mingpt": "zoo.converters.mingpt:MinGPT",
     "llm.c": "zoo.converters.llmc:LlmC",
+    "megatron": "zoo.converters.megatron:Megatron",
 }
 
 

@@ -1,0 +1,98 @@
+"""Megatron core's GPT in one torch file. Unproven: the layout is Megatron-LM's, but no Megatron has loaded one of zoo.
+
+https://github.com/NVIDIA/Megatron-LM (tools/checkpoint/schema_core.py for the names, those of its default
+implementation, Transformer Engine; megatron/core/transformer/attention.py for the order in linear_qkv: head by head,
+query, key and value of each). It is what one rank of one has as `model` in model_optim_rng.pt. Megatron-LM keeps its
+config in arguments of the command line, so only zoo's own files say theirs; the other ones follow from the shapes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap
+from zoo.converters._configless import config_from_shapes, read_records, torch_records
+from zoo.converters._state_dict import as_state_dict
+from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
+from zoo.errors import FormatError, ZooError
+from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.mapping import Copy, Rule, Table
+
+_VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
+_LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
+_EMBEDDING, _QKV = "embedding.word_embeddings.weight", f"{_LAYER}.self_attention.linear_qkv"
+_ROWS = 128  # Megatron-LM's default of --make-vocab-size-divisible-by
+
+
+def _pair(theirs: str, ours: str, separator: str = ".") -> tuple[Rule, ...]:
+    return tuple(Rule(f"{theirs}{separator}{kind}", f"{ours}.{kind}") for kind in ("weight", "bias"))
+
+
+class Megatron(Format):
+    """A checkpoint of Megatron core's GPTModel."""
+
+    name = "megatron"
+    summary = "Megatron core's GPT in one torch file; unproven: no Megatron has loaded one of zoo yet"
+    table = Table(
+        (
+            Rule(_EMBEDDING, "tok_emb.weight"),
+            Rule("embedding.position_embeddings.weight", "pos_emb.weight"),
+            *_pair(f"{_QKV}.layer_norm", f"{_OURS}.norm1", "_"),
+            Rule(f"{_QKV}.weight", f"{_OURS}.attn.qkv.weight", "(h n d) i -> (n h d) i"),
+            Rule(f"{_QKV}.bias", f"{_OURS}.attn.qkv.bias", "(h n d) -> (n h d)"),
+            *_pair(f"{_LAYER}.self_attention.linear_proj", f"{_OURS}.attn.out"),
+            *_pair(f"{_LAYER}.mlp.linear_fc1.layer_norm", f"{_OURS}.norm2", "_"),
+            *_pair(f"{_LAYER}.mlp.linear_fc1", f"{_OURS}.mlp.up"),
+            *_pair(f"{_LAYER}.mlp.linear_fc2", f"{_OURS}.mlp.down"),
+            *_pair("decoder.final_layernorm", "final_norm"),
+            Rule("output_layer.weight", "head.weight"),
+        ),
+        copies=(Copy("output_layer.weight", _EMBEDDING, written=False),),
+    )
+    config_map = ConfigMap(
+        fields=(), implied={"qkv_bias": True, "bias": True, "norm_eps": 1e-5, "activation": "gelu_tanh"}
+    )
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a torch file with a model of Megatron's names."""
+        try:
+            tree = read_torch(path) if is_torch_file(path) else None
+        except ZooError:
+            return False
+        model = tree.get("model") if isinstance(tree, dict) else None
+        return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the file; what Transformer Engine keeps beside the weights stays behind."""
+        tree = read_torch(path)
+        if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
+            raise FormatError(path, "has no model, so it is no checkpoint of Megatron core")
+        if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
+            raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
+        state = [name for name in model if str(name).endswith("_extra_state")]
+        tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
+        own = read_records(path)
+        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
+        if state:
+            notes.append(f"{len(state)} entries such as {state[0]} are no weights and stay behind")
+        return Checkpoint(
+            path,
+            found,
+            tensors,
+            vocabulary=own.vocabulary,
+            files=(path,),
+            provenance=own.provenance,
+            notes=tuple(notes),
+        )
+
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
+        """Write the file, without optimizer and arguments."""
+        tree = {"checkpoint_version": _VERSION, "iteration": 0, "model": dict(checkpoint.tensors)}
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Tell what Megatron-LM must be told, since it pads the vocabulary itself."""
+        rows = checkpoint.config.vocab_rows
+        hint = f"Megatron-LM wants --make-vocab-size-divisible-by 1 for {rows:,} rows"
+        return [*super().notes(checkpoint), *([hint] if rows % _ROWS else [])]

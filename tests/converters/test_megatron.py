@@ -1,0 +1,126 @@
+"""Layout tests only: no Megatron is at hand to load what zoo writes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from small import small_model
+from strategies import configs
+
+import zoo
+from zoo.config import GPTConfig
+from zoo.errors import CannotHold, FormatError
+from zoo.plan import make_plan, open_checkpoint
+from zoo.plugins import detect_format
+
+CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70)
+HELD = {"bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
+
+
+@pytest.fixture
+def model():
+    return small_model(CONFIG, dtype=torch.float32)
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    zoo.save(model, tmp_path / "model.pt", to="megatron")
+    return tmp_path / "model.pt"
+
+
+def test_query_key_and_value_lie_head_by_head(path, model):
+    """Rows 3 D h to 3 D h + D of linear_qkv are head h's query, then come its key and its value."""
+    layer = torch.load(path, weights_only=True)["model"]["decoder.layers.1.self_attention.linear_qkv.weight"]
+    query, key, value = model.blocks[1].attn.qkv.weight.detach().chunk(3)
+
+    for head in range(5):
+        ours = [part[6 * head : 6 * head + 6] for part in (query, key, value)]
+        assert torch.equal(torch.cat(ours), layer[18 * head : 18 * head + 18])
+
+
+def test_names_and_shapes_are_those_of_megatron_core(path, model):
+    """The names are schema_core.py's for Transformer Engine; matrices are (out, in)."""
+    state = torch.load(path, weights_only=True)["model"]
+    layer = {
+        name.removeprefix("decoder.layers.2."): tuple(t.shape) for name, t in state.items() if ".layers.2." in name
+    }
+
+    assert layer == {
+        "self_attention.linear_qkv.layer_norm_weight": (30,),
+        "self_attention.linear_qkv.layer_norm_bias": (30,),
+        "self_attention.linear_qkv.weight": (90, 30),
+        "self_attention.linear_qkv.bias": (90,),
+        "self_attention.linear_proj.weight": (30, 30),
+        "self_attention.linear_proj.bias": (30,),
+        "mlp.linear_fc1.layer_norm_weight": (30,),
+        "mlp.linear_fc1.layer_norm_bias": (30,),
+        "mlp.linear_fc1.weight": (70, 30),
+        "mlp.linear_fc1.bias": (70,),
+        "mlp.linear_fc2.weight": (30, 70),
+        "mlp.linear_fc2.bias": (30,),
+    }
+    assert {name for name in state if ".layers." not in name} == {
+        "embedding.word_embeddings.weight",
+        "embedding.position_embeddings.weight",
+        "decoder.final_layernorm.weight",
+        "decoder.final_layernorm.bias",
+    }
+    square = state["decoder.layers.2.self_attention.linear_proj.weight"].numpy()
+    np.testing.assert_array_equal(square, model.blocks[2].attn.out.weight.detach().numpy())
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(config=configs(**HELD))
+def test_there_and_back_nothing_changes(tmp_path, config):
+    """The way zoo -> megatron -> zoo keeps every bit and the whole config."""
+    zoo.save(small_model(config, dtype=torch.float32), tmp_path / "a.safetensors", force=True)
+    zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", to="megatron", force=True)
+    zoo.convert(tmp_path / "b.pt", tmp_path / "c.safetensors", force=True)
+    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+
+    assert config == a.config == c.config
+    assert all(a.tensors[name].load().tobytes() == c.tensors[name].load().tobytes() for name in a.tensors)
+
+
+def test_a_file_of_megatron_takes_its_config_from_the_shapes(tmp_path, path, model):
+    """Without zoo's record the sizes come from the shapes and the heads from the user; extra state stays behind."""
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["model"]["decoder.layers.0.self_attention.linear_qkv._extra_state"] = None
+    torch.save(checkpoint, tmp_path / "theirs.pt")
+    _, found = open_checkpoint(tmp_path / "theirs.pt", size=CONFIG)
+
+    assert detect_format(tmp_path / "theirs.pt").name == "megatron"
+    assert found.config == CONFIG
+    entry = "decoder.layers.0.self_attention.linear_qkv._extra_state"
+    assert found.notes == (f"1 entries such as {entry} are no weights and stay behind",)
+    assert torch.equal(
+        zoo.load(tmp_path / "theirs.pt", size=CONFIG).blocks[1].attn.qkv.bias, model.blocks[1].attn.qkv.bias
+    )
+
+
+def test_another_order_of_rows_is_refused(tmp_path, path):
+    """Before version 3 linear_qkv had another order, which no shape tells."""
+    torch.save(torch.load(path, weights_only=True) | {"checkpoint_version": 1.0}, tmp_path / "old.pt")
+
+    with pytest.raises(FormatError, match="has the checkpoint_version 1.0; zoo knows the order of 3.0 only"):
+        open_checkpoint(tmp_path / "old.pt", size=CONFIG)
+
+
+def test_what_megatron_must_be_told_is_said(tmp_path, path):
+    """Megatron-LM pads to 128 rows unless told otherwise; a model of GPT-2 without biases it cannot hold."""
+    zoo.convert(path, tmp_path / "a.safetensors")
+    assert make_plan(tmp_path / "a.safetensors", "megatron").notes == [
+        "Megatron-LM wants --make-vocab-size-divisible-by 1 for 97 rows"
+    ]
+    zoo.save(small_model(CONFIG.replace(bias=False), dtype=torch.float32), tmp_path / "bare.safetensors")
+    with pytest.raises(CannotHold, match="it has no place for bias False"):
+        make_plan(tmp_path / "bare.safetensors", "megatron")
+
+
+@pytest.mark.parametrize("tree", [5, {"model": 3}, {"model": {}}, {"model": {"a": 5}}])
+def test_what_is_no_checkpoint_of_megatron_is_refused(tmp_path, tree):
+    """Whatever is in the file, the answer is a FormatError."""
+    torch.save(tree, tmp_path / "odd.pt")
+
+    with pytest.raises(FormatError):
+        zoo.load(tmp_path / "odd.pt", format="megatron", size=CONFIG)
