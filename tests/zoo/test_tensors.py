@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from zoo.errors import UnknownName
 from zoo.statistics import statistics
 from zoo.stream import write_at
-from zoo.tensors import LazyTensor, chunks, get_dtype, same_bits
+from zoo.tensors import LazyTensor, chunks, contiguous, get_dtype, same_bits
 
 arrays = hnp.arrays(
     st.sampled_from([np.float32, np.float16, np.int64]), hnp.array_shapes(max_dims=4, min_side=0, max_side=6)
@@ -18,7 +18,7 @@ arrays = hnp.arrays(
 @given(arrays, st.integers(1, 200))
 def test_chunks_put_together_are_the_array(array, nbytes):
     """The pieces of an array, in order, are its bytes in C order, whatever their size and its strides."""
-    for each in (array, array.T):
+    for each in (array, array.T, array[..., ::-1]):
         assert each.tobytes() == b"".join(piece.tobytes() for piece in chunks(each, nbytes))
 
 
@@ -27,6 +27,14 @@ def test_chunks_of_a_contiguous_array_are_views():
     array = np.arange(60.0).reshape(12, 5)
 
     assert all(np.shares_memory(array, piece) for piece in chunks(array, 80))
+
+
+@given(hnp.arrays(np.float16, hnp.array_shapes(min_dims=2, max_dims=3, max_side=70)))
+def test_a_copy_by_panels_is_numpys(array):
+    """Laying a transposed array out in C order gives what numpy gives."""
+    for each in (array, array.T, array.swapaxes(0, 1)):
+        np.testing.assert_array_equal(np.ascontiguousarray(each), contiguous(each))
+        assert contiguous(each).flags.c_contiguous
 
 
 def test_bits_are_compared_not_values():
