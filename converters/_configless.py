@@ -85,18 +85,14 @@ def config_from_shapes(
     Raises:
         FormatError: what tells a size is missing, or the sizes cannot be.
     """
-    first = {rule.ours: rule.theirs if isinstance(rule.theirs, str) else rule.theirs[0] for rule in table.rules}
-
-    def tensor(ours: str) -> LazyTensor | None:
-        return tensors.get(first[ours].replace("{i}", "0"))
-
-    embedding, positions, head = tensor("tok_emb.weight"), tensor("pos_emb.weight"), tensor("head.weight")
+    found = _first_layer(table, tensors)
+    embedding, positions, head = (found.get(name) for name in ("tok_emb.weight", "pos_emb.weight", "head.weight"))
     if embedding is None or positions is None or len(embedding.shape) != 2 or not positions.shape:
-        raise FormatError(path, f"has no {first['tok_emb.weight']} and {first['pos_emb.weight']} that tell its sizes")
+        raise FormatError(path, "has no embeddings of tokens and positions that tell its sizes")
     rows, width = embedding.shape
     if known is None and (width < _HEAD_SIZE or width % _HEAD_SIZE):
         raise FormatError(path, "the number of heads cannot be told from the shapes; say it with --size")
-    inner, norms = tensor("blocks.{i}.mlp.up.bias"), first["blocks.{i}.norm1.weight"]
+    inner = found.get("blocks.{i}.mlp.up.bias")
     try:
         config = GPTConfig(
             vocab_size=min(rows, known.vocab_size) if known else rows,
@@ -104,13 +100,27 @@ def config_from_shapes(
             context_length=positions.shape[0],
             width=width,
             n_heads=known.n_heads if known else width // _HEAD_SIZE,
-            n_layers=next(i for i in count() if norms.replace("{i}", str(i)) not in tensors),
+            n_layers=_count_layers(table, tensors),
             inner_width=inner.shape[0] if inner is not None and inner.shape else 0,
             dropout=known.dropout if known else GPTConfig.dropout,
-            qkv_bias=tensor("blocks.{i}.attn.qkv.bias") is not None,
+            qkv_bias="blocks.{i}.attn.qkv.bias" in found,
             tied=head is None or same_tensor(head, embedding),
         )
     except ConfigError as error:
         raise FormatError(path, f"has impossible sizes: {error}") from error
     assumed = f"the file does not say how many heads there are: {config.n_heads} = width / {_HEAD_SIZE} is assumed"
     return config, [] if known else [assumed]
+
+
+def _names(table: Table, layer: int) -> dict[str, str]:
+    """Our parameters -> what one of its layer is called there, or the first of several that make one."""
+    first = {rule.ours: rule.theirs if isinstance(rule.theirs, str) else rule.theirs[0] for rule in table.rules}
+    return {ours: theirs.replace("{i}", str(layer)) for ours, theirs in first.items()}
+
+
+def _first_layer(table: Table, tensors: Tensors) -> dict[str, LazyTensor]:
+    return {ours: tensors[theirs] for ours, theirs in _names(table, 0).items() if theirs in tensors}
+
+
+def _count_layers(table: Table, tensors: Tensors) -> int:
+    return next(i for i in count() if _names(table, i)["blocks.{i}.norm1.weight"] not in tensors)

@@ -143,9 +143,12 @@ def test_a_wrong_mask_is_refused(tmp_path, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"transformer.wte.weight": None}, "has no transformer.wte.weight and transformer.wpe.weight"),
-        ({"transformer.wte.weight": torch.ones(3)}, "has no transformer.wte.weight and transformer.wpe.weight"),
-        ({"transformer.wpe.weight": torch.tensor(3.0)}, "has no transformer.wte.weight and transformer.wpe.weight"),
+        ({"transformer.wte.weight": None}, "has no embeddings of tokens and positions that tell its sizes"),
+        ({"transformer.wte.weight": torch.ones(3)}, "has no embeddings of tokens and positions that tell its sizes"),
+        (
+            {"transformer.wpe.weight": torch.tensor(3.0)},
+            "has no embeddings of tokens and positions that tell its sizes",
+        ),
         ({"transformer.wpe.weight": torch.ones(0, 30)}, "has impossible sizes: context_length must be at least 1"),
         ({"transformer.h.1.ln_1.weight": None}, "n_layers is 1, not 3"),
         ({"transformer.h.1.ln_1.bias": None}, r"tensor transformer.h.1.ln_1.bias \(30,\) is missing"),
