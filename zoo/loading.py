@@ -108,8 +108,8 @@ def find_weights(source: str | Path) -> Path:
 
 
 def to_torch(array: Array) -> Tensor:
-    """Return a tensor that shares the array's memory where that can be written to, a copy elsewhere."""
-    array = np.require(array, requirements=["C", "W"])
+    """Return a tensor that shares the array's memory where that can be written to and is aligned, a copy elsewhere."""
+    array = np.require(array, requirements=["C", "W", "A"])
     if array.dtype == DTYPES["bfloat16"]:  # torch does not know numpy's bfloat16
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
