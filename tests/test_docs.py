@@ -1,0 +1,115 @@
+"""The docs are tested like code: their commands run, their links lead somewhere, their generated parts are fresh."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+from zoo.cli.main import main
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+
+
+def blocks(page, language):
+    """The fenced blocks of a language in a page."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A directory where models/355M is there, though it is a small model of that name's kind, as commands expect it."""
+    place = tmp_path_factory.mktemp("docs")
+    (place / "models").mkdir()
+    zoo.save(zoo.create("test-tiny", seed=1), place / "models" / "355M", to="openai")
+    return place
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md"])
+def test_every_zoo_command_of_a_page_runs(models, page):
+    """The commands of a page, run in their order as a reader would, succeed; only the size is a smaller one."""
+    script = "\n".join(blocks(page, "bash")).replace("--size 355M", "--size test-tiny").replace(" zoo ", "\nzoo ")
+    commands = [line.split(" && ")[-1] for line in script.splitlines() if re.match(r"(zoo|echo)\b", line)]
+    for name in ("gpt2m.safetensors", "gpt2m.pth", "gpt2m-bf16.safetensors"):
+        (models / name).unlink(missing_ok=True)
+    subprocess.run(["rm", "-rf", "gpt2m-hf"], cwd=models, check=True)
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    assert len(commands) > 3
+    for command in commands:
+        done = subprocess.run(["bash", "-c", command], cwd=models, env=environment, capture_output=True, text=True)
+        if "--model" not in command and shlex.split(command)[1] == "generate":
+            assert "there is no model to run" in done.stderr
+        else:
+            assert (0, "") == (done.returncode, done.stderr), command
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/python-api.md"])
+def test_the_python_of_a_page_runs(models, page, monkeypatch, capsys):
+    """The Python blocks of a page run one after the other."""
+    monkeypatch.chdir(models)
+    monkeypatch.setattr("zoo.registry._CONFIGS", dict(zoo.registry._CONFIGS))
+    monkeypatch.setattr("zoo.registry._ALIASES", dict(zoo.registry._ALIASES))
+    for name in ("gpt2m.safetensors", "mine.safetensors"):
+        (models / name).unlink(missing_ok=True)
+    zoo.save(zoo.create("test-tiny", seed=1), "gpt2m.safetensors")
+    names: dict[str, object] = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), names)
+
+
+def test_generated_parts_are_fresh():
+    """tools/docs.py would write what is there."""
+    done = subprocess.run([sys.executable, ROOT / "tools" / "docs.py", "--check"], capture_output=True, text=True)
+
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    """Every relative link of a page is a file of the repository."""
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+
+    assert [] == [link for link in links if not (page.parent / link).exists()]
+
+
+def test_every_page_is_reachable_from_the_readme():
+    """No page of docs/ is left without a link to it."""
+    linked, queue = set(), [ROOT / "README.md"]
+    while queue:
+        page = queue.pop()
+        if page in linked or page.suffix != ".md":
+            continue
+        linked.add(page)
+        links = re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text(encoding="utf-8"))
+        queue += [(page.parent / link).resolve() for link in links]
+
+    assert set() == set(PAGES) - linked
+
+
+def test_every_command_and_format_is_documented():
+    """docs/cli.md has every command, docs/formats.md every format."""
+    cli, formats = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cli.md", "formats.md"))
+
+    assert all(f"## zoo {name}\n" in cli for name in main.commands)
+    assert all(f"## {info.name}\n" in formats for info in zoo.list_formats())
+
+
+def test_the_changelog_begins_with_this_version():
+    """The newest entry of the changelog is the version of the package."""
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert zoo.__version__ == newest[1]
+
+
+def test_only_the_converters_import_formats():
+    """Imports point one way: zoo imports neither converters nor cli, converters do not import cli."""
+    for folder, forbidden in (("zoo", r"zoo\.(converters|cli)"), ("converters", r"zoo\.cli")):
+        for path in (ROOT / folder).glob("*.py"):
+            found = re.findall(rf"^\s*(?:from|import) {forbidden}", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+            assert [] == found, path
