@@ -6,9 +6,9 @@ Each directory is one that benchmarks/make_checkpoint.py wrote. Measured as whol
 
     floor     cp of the data file, and a CRC32C pass over it
     convert   zoo convert --from openai, with and without --no-verify
-    book      a Python process that loads each tensor with tf.train.load_variable, as the book does (a few rounds only)
+    book      a Python process that loads each tensor with tf.train.load_variable, as the book does (few rounds)
 
-and inside one process, imports aside: zoo.load of the converted file, transformers' from_pretrained of the same weights.
+and inside one process, imports aside: zoo.load of the converted file, and transformers' from_pretrained of the same.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def commands(source: Path, work: Path) -> dict[str, Callable[[], object]]:
         run("cp", source / DATA, work / "copy")
         google_crc32c.value(np.memmap(source / DATA, np.uint8, "r"))
 
+    words = ("convert", "-q", "--force", "--from", "openai", "--source", source, "--out", out)
+
     def convert(*options: str) -> Callable[[], None]:
-        return lambda: run(zoo_command, "convert", "-q", "--force", "--source", source, "--out", out, *options)
+        return lambda: run(zoo_command, *words, *options)
 
     return {"floor": floor, "convert --no-verify": convert("--no-verify"), "convert": convert()}
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.converters._torch_file import read_torch
-
 from zoo.converters._safetensors import is_safetensors, read_safetensors
+from zoo.converters._torch_file import read_torch
 from zoo.errors import FormatError
 from zoo.tensors import LazyTensor
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
-
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap, Field
 from zoo.converters._files import read_json, write_json
+from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
 from zoo.errors import FormatError
 from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Rule, Table
@@ -22,7 +21,9 @@ from zoo.vocabulary import OPENAI_NAMES, Vocabulary
 PROVENANCE_FILE = "zoo_provenance.json"
 
 # What tf.train.AdamOptimizer and tf.train.Saver keep beside the weights when somebody has gone on training.
-_TRAINING_STATE = re.compile(r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)|_CHECKPOINTABLE_OBJECT_GRAPH")
+_TRAINING_STATE = re.compile(
+    r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)|_CHECKPOINTABLE_OBJECT_GRAPH"
+)
 
 
 def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:

@@ -26,9 +26,7 @@ def packed_merges(vocabulary: Vocabulary) -> bytes:
 
 def main() -> str | None:
     """Run the command; the message is what went wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()

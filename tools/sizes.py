@@ -1,7 +1,4 @@
-"""Print the largest files and functions of the package: size is reviewed like anything else.
-
-    python tools/sizes.py
-"""
+"""Print the largest files and functions of the package: size is reviewed like anything else."""
 
 from __future__ import annotations
 

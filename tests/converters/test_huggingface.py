@@ -72,9 +72,10 @@ def test_gpt2s_tokenizer_files_are_openais_byte_for_byte(tmp_path):
     ]
 
     assert found == ["19613966", "1ce16647"]
-    assert json.loads(
-        (tmp_path / "hf" / "generation_config.json").read_text()
-    ) == {"bos_token_id": 50256, "eos_token_id": 50256}
+    assert json.loads((tmp_path / "hf" / "generation_config.json").read_text()) == {
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+    }
 
 
 def test_names_without_a_prefix_and_old_buffers_are_understood(directory, model):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ CHARS = {b: chr(b) for b in BYTES} | {b: chr(256 + i) for i, b in enumerate(sort
 # splitting pattern treats apart.
 IN_3_2 = unicodedata.ucd_3_2_0.category
 OLD = st.characters(exclude_categories=("Cs", "Cn")).filter(lambda char: IN_3_2(char) != "Cn")
-DENSE = st.sampled_from(["'s", "'ll", "'LL", " ", "  ", "\n", "\t", "\u3000", "\x1c", "a", " the", "ing", "é", "12", "½", "!?", "中", "😀"])
+DENSE = st.sampled_from(
+    ["'s", "'ll", "'LL", " ", "  ", "\n", "\t", "\u3000", "\x1c", "a", " the", "ing", "é", "12", "½", "!?", "中", "😀"]
+)
 TEXTS = st.text(OLD) | st.lists(DENSE).map("".join)
 IDS = st.lists(st.integers(0, 50256))
 
@@ -65,7 +68,7 @@ def bpe(text: str, vocabulary: Vocabulary) -> list[int]:
     ids = []
     for word in words(text):
         parts = [CHARS[byte] for byte in word.encode()]
-        while pairs := [pair for pair in zip(parts, parts[1:], strict=False) if pair in rank]:
+        while pairs := [pair for pair in pairwise(parts) if pair in rank]:
             first, joined = min(pairs, key=rank.__getitem__), []
             while parts:
                 joined.append("".join(parts[:2]) if tuple(parts[:2]) == first else parts[0])
