@@ -29,6 +29,9 @@ _BUILTIN = {
     "mingpt": "zoo.converters.mingpt:MinGPT",
     "llm.c": "zoo.converters.llmc:LlmC",
     "megatron": "zoo.converters.megatron:Megatron",
+    "keras-hub": "zoo.converters.keras_hub:KerasHub",
+    "flax": "zoo.converters.flax:Flax",
+    "tf-h5": "zoo.converters.tf_h5:TfH5",
 }
 
 

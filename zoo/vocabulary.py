@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,13 +96,15 @@ class Vocabulary:
         return _gpt2()
 
     @classmethod
-    def read(cls, directory: Path | str) -> Vocabulary | None:
-        """The vocabulary in a directory, under OpenAI's or Hugging Face's file names; None if there is none.
+    def read(
+        cls, directory: Path | str, known_names: Iterable[tuple[str, str]] = (OPENAI_NAMES, HF_NAMES)
+    ) -> Vocabulary | None:
+        """The vocabulary in a directory, under one of the pairs of file names; None if there is none.
 
         Raises:
             FormatError: one file of the two is missing, or one of them is damaged.
         """
-        for names in (OPENAI_NAMES, HF_NAMES):
+        for names in known_names:
             encoder, merges, added = (Path(directory) / name for name in (*names, ADDED_NAME))
             present = [path for path in (encoder, merges) if path.exists()]
             if len(present) == 1:
