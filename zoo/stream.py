@@ -17,7 +17,8 @@ Progress = Callable[[int], None]
 Digest = Callable[[int, memoryview], None]
 """Called as digest(index of the tensor, bytes written) with a tensor's chunks in order."""
 
-WORKERS = min(4, os.cpu_count() or 1)
+WORKERS = 2
+"""Threads for writing and comparing: with four, they wait for each other at the file's lock, and it takes longer."""
 
 
 def ignore_progress(nbytes: int) -> None:

@@ -26,7 +26,7 @@ def fresh():
 
 def pretend(monkeypatch, **points):
     made = [EntryPoint(name, value, "zoo.converters") for name, value in points.items()]
-    monkeypatch.setattr("zoo.plugins.entry_points", lambda group: made)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: made)
 
 
 @pytest.fixture(scope="session")
