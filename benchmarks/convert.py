@@ -61,7 +61,7 @@ def commands(source: Path, work: Path) -> dict[str, Callable[[], object]]:
         run("cp", source / DATA, work / "copy")
         google_crc32c.value(np.memmap(source / DATA, np.uint8, "r"))
 
-    words = ("convert", "-q", "--force", "--from", "openai", "--source", source, "--out", out)
+    words = ("convert", "-q", "--from", "openai", "--source", source, "--out", out)
 
     def convert(*options: str) -> Callable[[], None]:
         return lambda: run(zoo_command, *words, *options)
@@ -79,22 +79,22 @@ def loads(work: Path) -> dict[str, Callable[[], object]]:
     }
 
 
-def alternate(timed: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Run everything once untimed, then in turn, so that a busy moment hits all alike."""
-    for work in timed.values():
-        work()
+def alternate(timed: dict[str, Callable[[], object]], rounds: int, *outputs: Path) -> dict[str, list[float]]:
+    """Run everything once untimed, then in turn, so that a busy moment hits all alike; outputs are removed untimed."""
     times: dict[str, list[float]] = {name: [] for name in timed}
-    for _ in range(rounds):
+    for _ in range(rounds + 1):
         for name, work in timed.items():
+            for path in outputs:
+                path.unlink(missing_ok=True)
             times[name].append(seconds(work))
-    return times
+    return {name: values[1:] for name, values in times.items()}
 
 
 def measure(source: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Measure one checkpoint: median seconds, spread, and the ratio to the first of the group."""
     work = Path(tempfile.mkdtemp(dir=source.parent))
     try:
-        times = alternate(commands(source, work), rounds)
+        times = alternate(commands(source, work), rounds, work / "copy", work / "out.safetensors")
         times |= alternate({"book": lambda: run(sys.executable, "-c", BOOK, source)}, min(rounds, 3))
         zoo.convert(work / "out.safetensors", work / "hf", to="huggingface")
         times |= alternate(loads(work), rounds)
