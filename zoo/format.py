@@ -128,6 +128,16 @@ class Format(ABC):
         """
         return tensor
 
+    def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:
+        """Return how many bytes a tensor takes in the format's files.
+
+        Args:
+            name: of the tensor, in the format's names.
+            tensor: as it is before.
+            encoding: of the options.
+        """
+        return tensor.nbytes
+
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why the format cannot hold a model of this config; an empty list means that it can."""
         return self.config_map.cannot_hold(config)

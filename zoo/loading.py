@@ -39,7 +39,7 @@ def load(
         source: path of a checkpoint in any format. A registered name such as "gpt2-small" is no path.
         format: name of the format; None recognises it by its content.
         size: the model it must be, by name or config.
-        dtype: to cast to, such as "bfloat16"; None keeps the file's.
+        dtype: to cast to, such as "bfloat16"; None keeps the file's, float32 where it has several.
         device: to put the weights on.
 
     Raises:
@@ -52,8 +52,8 @@ def load(
     check_redundant(checkpoint, drops)
     with torch.device("meta"):
         model = GPTModel(checkpoint.config, Tokenizer(checkpoint.vocabulary))
-    cast = get_dtype(dtype) if dtype else None
-    tensors = {name: to_torch((tensor.astype(cast) if cast else tensor).load()) for name, tensor in ours.items()}
+    cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in ours.values()})
+    tensors = {name: to_torch(tensor.astype(cast).load()) for name, tensor in ours.items()}
     model.load_state_dict(tensors, assign=True)
     return model.to(device).eval()
 
@@ -84,7 +84,8 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         to_theirs(target.table, ours, model.config),
         vocabulary=model.tokenizer.vocabulary or usual_vocabulary(model.config),
     )
-    with atomic_output(out, needed=sum(t.nbytes for t in checkpoint.tensors.values()), force=force) as temporary:
+    needed = sum(target.nbytes(name, tensor, "") for name, tensor in checkpoint.tensors.items())
+    with atomic_output(out, needed=needed, force=force) as temporary:
         target.write(temporary, checkpoint, WriteOptions())
 
 
@@ -105,6 +106,11 @@ def find_weights(source: str | Path) -> Path:
         f"the weights of {resolve_name(name)} are not on this machine; convert a checkpoint with "
         f"`zoo convert --from openai --source DIR --size {name} --out {name}.safetensors` and give that file"
     )
+
+
+def _common_dtype(dtypes: set[np.dtype[np.generic]]) -> np.dtype[np.generic]:
+    """Return the one dtype there is, or float32 (float64, if there is any) for several: a model computes in one."""
+    return dtypes.pop() if len(dtypes) == 1 else max({DTYPES["float32"], *dtypes}, key=lambda dtype: dtype.itemsize)
 
 
 def to_torch(array: Array) -> Tensor:

@@ -70,7 +70,8 @@ class Plan:
     @property
     def nbytes(self) -> int:
         """Bytes of tensors that will be written."""
-        return sum(tensor.nbytes for tensor in self.target.tensors.values())
+        nbytes, encoding = self.target_format.nbytes, self.options.encoding
+        return sum(nbytes(name, tensor, encoding) for name, tensor in self.target.tensors.items())
 
     def casts(self) -> dict[str, int]:
         """Count the tensors whose dtype changes, by "from -> to"."""

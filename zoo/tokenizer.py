@@ -27,7 +27,8 @@ MAX_BLANKS: Final = 100_000
 
 # Python's \s and Rust's differ in these four control characters.
 _BLANKS: Final = re.compile(r"[^\S\x1c-\x1f]{3,}")
-_LOOKS_SPECIAL: Final = re.compile(r"<.+>|\[[A-Z_]+\]")
+LOOKS_SPECIAL: Final = re.compile(r"<.+>|\[[A-Z_]+\]")
+"""How special tokens are spelled; one that no merge makes is special."""
 
 
 class Tokenizer:
@@ -173,7 +174,7 @@ def _parts(vocabulary: Vocabulary) -> tuple[_Tables, Encoding]:
     if -1 in id_of_rank:
         raise FormatError(path, f"has no token for some byte and no {END_OF_TEXT} to stand for it; add either")
     made = set(live)
-    unmade = {token: i for token, i in ids.items() if token not in made and _LOOKS_SPECIAL.fullmatch(token)}
+    unmade = {token: i for token, i in ids.items() if token not in made and LOOKS_SPECIAL.fullmatch(token)}
     special = unmade | {t: i for t, i in ids.items() if t == END_OF_TEXT} | vocabulary.added_tokens
     bytes_of = {
         i: token.encode("utf-8", "replace") if token in special else token_bytes(token) for token, i in ids.items()

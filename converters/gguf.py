@@ -1,0 +1,189 @@
+"""llama.cpp's GGUF files of architecture gpt2: F32, F16, BF16 and quantised.
+
+Names and keys: conversion/gpt2.py, conversion/base.py and src/models/gpt2.cpp of https://github.com/ggml-org/llama.cpp.
+As its converter does, norms, biases and positions are stored in float32 whatever the matrices are, since ggml's
+operations want them so. A float16 or bfloat16 model would then come back with wider tensors than it had; a key of zoo's
+own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does not know.
+
+Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
+(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix whose rows are no whole blocks of 32
+stays float32. All of a file with a quantised tensor reads as float32.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap, Constant, Field
+from zoo.converters._files import parse_json
+from zoo.converters._gguf import GgufFile, Value, read_architecture, read_gguf
+from zoo.converters._gguf_quants import PLAIN, QUANTS, decoded, encoded, nbytes
+from zoo.converters._gguf_vocabulary import read_vocabulary, write_vocabulary
+from zoo.converters._gguf_write import PROVENANCE, write_gguf
+from zoo.errors import CorruptFile, FormatError
+from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.mapping import Copy, Rule, Table, Tensors, same_tensor
+from zoo.tensors import DTYPES, Array, LazyTensor, same_bits
+
+_EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
+_ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"
+_EXACT_EPS = "zoo.norm_eps"  # llama.cpp's is a float32; only an epsilon that is not exact there is written twice
+_DTYPES = "zoo.dtypes"
+_BLOCK = 32  # values, of every type that is written
+# llama_ftype of llama.cpp's include/llama.h, by the type of most matrices; llama.cpp only shows it
+_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q5_0": 8, "Q8_0": 7}
+
+
+def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
+
+
+class GGUF(Format):
+    """A .gguf file that llama.cpp runs."""
+
+    name = "gguf"
+    summary = "llama.cpp: one .gguf file with config and tokenizer, quantised if asked for (q8_0, q5_0, q4_0)"
+    suffixes = (".gguf",)
+    encodings = ("q8_0", "q5_0", "q4_0")
+    table = Table(
+        (
+            Rule(_EMBEDDING, "tok_emb.weight"),
+            Rule(_POSITIONS, "pos_emb.weight"),
+            *_pair("blk.{i}.attn_norm", "blocks.{i}.norm1"),
+            *_pair("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
+            *_pair("blk.{i}.attn_output", "blocks.{i}.attn.out"),
+            *_pair("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
+            *_pair("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
+            *_pair("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
+            *_pair("output_norm", "final_norm"),
+            Rule(_HEAD, "head.weight"),
+        ),
+        copies=(Copy(_HEAD, _EMBEDDING, written=False),),
+    )
+    config_map = ConfigMap(
+        fields=(
+            Field("gpt2.context_length", "context_length"),
+            Field("gpt2.embedding_length", "width"),
+            Field("gpt2.feed_forward_length", "inner_width"),
+            Field("gpt2.block_count", "n_layers"),
+            Field("gpt2.attention.head_count", "n_heads"),
+            Field((_EXACT_EPS, _EPS), "norm_eps"),
+            Field(_ROWS, "vocab_rows"),
+            Field(_TOKENS, "vocab_size"),
+            Field(_TIED, "tied"),
+            Field("zoo.dropout", "dropout", default=0.1),
+        ),
+        constants=(Constant("general.architecture", "gpt2"), Constant("general.quantization_version", 2)),
+        implied={"qkv_bias": True, "bias": True, "activation": "gelu_tanh"},
+    )
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a GGUF file of architecture gpt2, or one that is damaged before it says its architecture."""
+        return path.is_file() and read_architecture(path) in ("gpt2", "")
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the file; its own config counts. Whether the head of a file not by zoo is tied is seen by comparing."""
+        found = read_gguf(path)
+        scalars = {key: value for key, value in found.metadata.items() if isinstance(value, str | int | float)}
+        if scalars.get("general.architecture") != "gpt2":
+            raise FormatError(path, f"its architecture is {scalars.get('general.architecture')!r}; zoo reads gpt2")
+        if scalars.get("split.count", 1) != 1:
+            raise FormatError(path, "is one of several parts; merge them with llama-gguf-split --merge first")
+        vocabulary, n_tokens, notes = read_vocabulary(found.metadata, path)
+        embedding, head = found.tensors.get(_EMBEDDING), found.tensors.get(_HEAD)
+        if embedding is None or len(embedding.shape) != 2:
+            raise FormatError(path, f"has no {_EMBEDDING}, so it is no GPT-2")
+        scalars.setdefault(_ROWS, embedding.shape[0])
+        scalars.setdefault(_TOKENS, n_tokens or embedding.shape[0])
+        scalars.setdefault(_TIED, head is None or same_tensor(head, embedding))
+        read, more = self.config_map.read(scalars, path)
+        provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
+        return Checkpoint(
+            path,
+            read,
+            _narrowed(found, path),
+            vocabulary=vocabulary,
+            files=(path,),
+            provenance=provenance,
+            notes=(*notes, *more),
+        )
+
+    def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
+        """Write one file, version 3."""
+        config = checkpoint.config
+        typed = {name: (_type(name, tensor, options.encoding), tensor) for name, tensor in checkpoint.tensors.items()}
+        metadata: dict[str, Value | np.float32] = {
+            **self.config_map.write(config),
+            _EPS: np.float32(config.norm_eps),
+            "general.name": "GPT-2",
+            "general.file_type": _FILE_TYPES[typed["blk.0.attn_qkv.weight"][0]],
+            **write_vocabulary(checkpoint.vocabulary, config.vocab_rows),
+        }
+        if float(str(np.float32(config.norm_eps))) == config.norm_eps:
+            del metadata[_EXACT_EPS]
+        if not options.encoding and (widened := _widened(checkpoint.tensors)):
+            metadata[_DTYPES] = json.dumps(widened)
+        write_gguf(path, metadata, typed, checkpoint.provenance, options.on_bytes)
+
+    def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
+        """Return what quantising leaves of a tensor, in float32."""
+        kind = _type(name, tensor, encoding)
+        return decoded(encoded(name, tensor, kind), kind, tensor.shape)
+
+    def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:
+        """Return the bytes of a tensor in the file."""
+        return nbytes(_type(name, tensor, encoding), tensor.shape)
+
+    def notes(self, checkpoint: Checkpoint) -> list[str]:
+        """Tell of matrices that cannot be quantised, whatever is asked for."""
+        odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
+        return [f"rows of {n} values are no whole blocks of 32, so such matrices are never quantised" for n in odd]
+
+
+def _type(name: str, tensor: LazyTensor, encoding: str) -> str:
+    """Return ggml's name of the type in which a tensor is stored."""
+    if len(tensor.shape) < 2 or name == _POSITIONS:
+        return "F32"
+    if not encoding:
+        return next(type_name for type_name, dtype in PLAIN.items() if dtype == tensor.dtype)
+    if tensor.shape[-1] % _BLOCK:
+        return "F32"
+    return "Q8_0" if name in (_EMBEDDING, _HEAD) else encoding.upper()
+
+
+def _widened(tensors: Tensors) -> dict[str, str]:
+    """Return the dtypes of the tensors that are stored in another one."""
+    return {name: str(t.dtype) for name, t in tensors.items() if PLAIN[_type(name, t, "")] != t.dtype}
+
+
+def _narrowed(found: GgufFile, path: Path) -> dict[str, LazyTensor]:
+    """Return a file's tensors in the dtypes they had before they were widened."""
+    text = found.metadata.get(_DTYPES, "{}")
+    dtypes = parse_json(str(text).encode(), path, f"its {_DTYPES}")
+    if any(type_name in QUANTS for type_name in found.types.values()):  # quantised later, by llama-quantize
+        return found.tensors
+    tensors = dict(found.tensors)
+    for name, dtype in dtypes.items():
+        if dtype not in ("float16", "bfloat16") or found.types.get(name) != "F32":
+            raise CorruptFile(path, f"its {_DTYPES} does not fit its tensors: {name} {dtype!r}")
+        tensors[name] = _narrow(name, tensors[name], DTYPES[dtype], path)
+    return tensors
+
+
+def _narrow(name: str, wide: LazyTensor, dtype: np.dtype[np.generic], path: Path) -> LazyTensor:
+    def load() -> Array:
+        array = wide.load()
+        if dtype == DTYPES["bfloat16"]:  # its upper half; a cast would change NaNs
+            narrow = (array.view(np.uint32) >> 16).astype(np.uint16).view(dtype)
+        else:
+            with np.errstate(over="ignore"):
+                narrow = array.astype(dtype)
+        if not same_bits(narrow.astype(np.float32), array):
+            raise CorruptFile(path, f"tensor {name} is no {dtype}, as its {_DTYPES} says; write the file again")
+        return narrow
+
+    return LazyTensor(wide.shape, dtype, load)
