@@ -37,6 +37,7 @@ _BUILTIN = {
     "keras-hub": "zoo.converters.keras_hub:KerasHub",
     "flax": "zoo.converters.flax:Flax",
     "tf-h5": "zoo.converters.tf_h5:TfH5",
+    "peft": "zoo.converters.peft:Peft",
 }
 
 

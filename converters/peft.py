@@ -1,0 +1,106 @@
+"""A LoRA adapter beside its base: read, it is the base with the adapter merged in."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap
+from zoo.converters._peft import Adapter, is_adapter, read_adapter
+from zoo.converters.zoo_file import ZooFile
+from zoo.errors import CheckpointMismatch, FormatError
+from zoo.format import Checkpoint, Format
+from zoo.tensors import DTYPES, Array, LazyTensor
+
+
+class Peft(Format):
+    """Adapters as PEFT saves them; `zoo convert` and `zoo.load` merge them into the base that they name."""
+
+    name = "peft"
+    summary = "LoRA adapter: adapter_config.json and adapter_model.safetensors; read merged into the base it names"
+    table = ZooFile.table
+    config_map = ConfigMap(fields=())
+    is_directory = True
+    writes = False  # a whole model is no adapter; zoo.train.save_adapter writes one
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a directory with an adapter, or the adapter's weights."""
+        return is_adapter(path)
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the adapter and its base. The base is the one file outside its own directory that a checkpoint of zoo's
+        may name, and all that happens to it is that it is read as a checkpoint.
+        """
+        directory = path if path.is_dir() else path.parent
+        adapter = read_adapter(directory)
+        base = _find_base(directory, adapter)
+        from zoo.plan import open_checkpoint
+        from zoo.plugins import detect_format
+
+        if detect_format(base).name == self.name:
+            raise FormatError(directory, f"its base {base} is an adapter itself; merge that one first")
+        found, checkpoint = open_checkpoint(base, size=config)
+        ours, drops = found.to_ours(checkpoint)
+        for drop in drops:
+            if not drop.redundant():
+                raise CheckpointMismatch(base, [f"tensor {drop.name} is not {drop.why}"])
+        files = (directory / "adapter_config.json", directory / "adapter_model.safetensors", *checkpoint.files)
+        note = f"the adapter is merged into {base}"
+        return replace(
+            checkpoint,
+            path=directory,
+            tensors=merged(ours, adapter, directory),
+            prefix="",
+            files=files,
+            notes=(*checkpoint.notes, note),
+        )
+
+
+def _find_base(directory: Path, adapter: Adapter) -> Path:
+    """Return where the base is: the path as written, relative to the adapter or else to the working directory."""
+    for base in (directory / adapter.base, Path(adapter.base)):
+        # Path.exists raises for a name that is too long.
+        if adapter.base and os.path.exists(base):  # noqa: PTH110
+            return base
+    hint = "put its path into base_model_name_or_path of adapter_config.json, or load it with zoo.train.load_adapter"
+    raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
+
+
+def merged(ours: dict[str, LazyTensor], adapter: Adapter, path: Path) -> dict[str, LazyTensor]:
+    """Add an adapter to the weights of a model, lazily: W + scaling * B A, computed in float32 at least.
+
+    Args:
+        ours: the model's tensors, in zoo's names.
+        adapter: whose layers the model must have.
+        path: of the adapter, for the message.
+
+    Raises:
+        CheckpointMismatch: the model has no such layer, or one of another shape.
+    """
+    problems = []
+    result = dict(ours)
+    for layer, (a, b) in adapter.pairs.items():
+        weight = ours.get(f"{layer}.weight")
+        if weight is None:
+            problems.append(f"the base has no layer {layer}")
+        elif (b.shape[0], a.shape[1]) != weight.shape:
+            problems.append(f"the adapter of {layer} is for {(b.shape[0], a.shape[1])}, the base has {weight.shape}")
+        else:
+            result[f"{layer}.weight"] = _merge(weight, a, b, adapter.scaling)
+    if problems:
+        raise CheckpointMismatch(path, problems)
+    return result
+
+
+def _merge(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scaling: float) -> LazyTensor:
+    wide = np.promote_types(np.float32, weight.dtype) if weight.dtype != DTYPES["bfloat16"] else np.dtype(np.float32)
+
+    def load() -> Array:
+        delta = b.load().astype(wide) @ a.load().astype(wide)
+        return (weight.load().astype(wide) + delta * wide.type(scaling)).astype(weight.dtype)
+
+    return LazyTensor(weight.shape, weight.dtype, load)
