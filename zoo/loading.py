@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zoo.config import GPTConfig
 from zoo.conversion import check_redundant, format_of_suffix
-from zoo.errors import CannotHold, FormatError, MissingWeights
+from zoo.errors import CannotHold, FormatError, MissingWeights, OptionError
 from zoo.format import Checkpoint, WriteOptions
 from zoo.mapping import to_theirs
 from zoo.model import GPTModel
@@ -53,9 +53,12 @@ def load(
     with torch.device("meta"):
         model = GPTModel(checkpoint.config, Tokenizer(checkpoint.vocabulary))
     cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in ours.values()})
-    tensors = {name: to_torch(tensor.astype(cast).load()) for name, tensor in ours.items()}
-    model.load_state_dict(tensors, assign=True)
-    return model.to(device).eval()
+    for name, tensor in ours.items():
+        module, _, leaf = name.rpartition(".")
+        value = to_torch(tensor.astype(cast).load()).to(device)
+        # Names and shapes are checked already; load_state_dict would check them again, for half of the loading time.
+        setattr(model.get_submodule(module), leaf, nn.Parameter(value))
+    return model.eval()
 
 
 def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool = False) -> None:
@@ -68,7 +71,7 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         force: whether an existing output may be replaced.
 
     Raises:
-        OptionError: out's suffix means no format, and none is given.
+        OptionError: out's suffix means no format, and none is given; or the model has LoRA adapters.
         CannotHold: the format has no place for this model.
         OutputError: out exists or cannot be written.
     """
@@ -77,6 +80,9 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
     if reasons := target.cannot_hold(model.config):
         raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
     state = model.state_dict()
+    if any("lora_" in name for name in state):
+        hint = "merge them with zoo.train.merge_lora, or save them alone with zoo.train.save_adapter"
+        raise OptionError(f"the model has LoRA adapters, which {target.name} has no place for; {hint}")
     ours = {name: LazyTensor.of(to_numpy(state[name])) for name in model.config.parameter_shapes()}
     checkpoint = Checkpoint(
         Path(),
