@@ -16,6 +16,14 @@ from zoo.errors import OptionError
 from zoo.tokenizer import Tokenizer
 
 
+class Linear(nn.Linear):
+    """torch's, but on the meta device, where there are no values, it draws none: that was most of zoo.load's time."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention with query, key and value from one product."""
 
@@ -23,8 +31,8 @@ class Attention(nn.Module):
         super().__init__()
         self.n_heads = config.n_heads
         self.dropout = config.dropout
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=config.qkv_bias)
-        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+        self.qkv = Linear(config.width, 3 * config.width, bias=config.qkv_bias)
+        self.out = Linear(config.width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
         b, t, c = x.shape
@@ -44,8 +52,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.width, config.inner_width, bias=config.bias)
-        self.down = nn.Linear(config.inner_width, config.width, bias=config.bias)
+        self.up = Linear(config.width, config.inner_width, bias=config.bias)
+        self.down = Linear(config.inner_width, config.width, bias=config.bias)
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
@@ -88,7 +96,7 @@ class GPTModel(nn.Module):
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.final_norm = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
         # None when tied: the head then reads tok_emb.weight itself, so that there is no second name to keep equal.
-        self.head = None if config.tied else nn.Linear(config.width, config.vocab_rows, bias=False)
+        self.head = None if config.tied else Linear(config.width, config.vocab_rows, bias=False)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
         """Return the logits that follow each token.
