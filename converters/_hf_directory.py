@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
 from zoo.converters._files import read_json, write_json
+from zoo.errors import FormatError
 from zoo.format import Checkpoint
-from zoo.vocabulary import END_OF_TEXT, HF_NAMES
+from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id")
@@ -22,16 +24,50 @@ def has_weights(path: Path, names: tuple[str, ...]) -> bool:
     return found and (directory / "config.json").is_file()
 
 
-def read_config(directory: Path, config_map: ConfigMap) -> tuple[GPTConfig, list[str], Path]:
+def read_config(
+    directory: Path, config_map: ConfigMap, vocabulary: Vocabulary | None
+) -> tuple[GPTConfig, list[str], Path]:
     """Read config.json: the config, notes on what zoo cannot keep, and the file.
+
+    Its vocab_size counts rows. Where zoo has not noted how many of them are tokens, the vocabulary knows.
 
     Raises:
         FormatError: there is none, or it is not that of a GPT-2.
     """
     file = directory / "config.json"
     theirs = read_json(file)
-    theirs.setdefault(TOKENS, theirs.get("vocab_size"))
+    rows = theirs.get("vocab_size")
+    tokens = min(rows, vocabulary.n_tokens) if vocabulary and isinstance(rows, int) else rows
+    theirs.setdefault(TOKENS, tokens)
     return *config_map.read(theirs, file), file
+
+
+def read_vocabulary(directory: Path) -> Vocabulary | None:
+    """Read vocab.json and merges.txt or, as transformers 5 saves it, tokenizer.json; None where neither is BPE.
+
+    Raises:
+        FormatError: one of the files is damaged.
+    """
+    file = directory / "tokenizer.json"
+    found = Vocabulary.read(directory)
+    if found or not file.exists():
+        return found
+    theirs = read_json(file)
+    model, splitting = theirs.get("model"), theirs.get("pre_tokenizer")
+    if not isinstance(model, dict) or not isinstance(splitting, dict) or splitting.get("type") != "ByteLevel":
+        return None
+    try:
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+        added = {token["content"]: token["id"] for token in theirs.get("added_tokens", [])}
+        extra = {name: i for name, i in added.items() if name not in model["vocab"]}
+        fields = {
+            "encoder.json": json.dumps(model["vocab"]),
+            "vocab.bpe": "\n".join(["#version: 0.2", *merges, ""]),
+            "added_tokens.json": json.dumps(extra) if extra else "",
+        }
+    except (KeyError, TypeError) as error:
+        raise FormatError(file, f"is no tokenizer of transformers ({error!r}); copy it again") from error
+    return Vocabulary.from_json(json.dumps(fields), file)
 
 
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.converters._files import inside, read_json
 from zoo.errors import CheckpointMismatch, FormatError
+from zoo.mapping import Tensors
 from zoo.tensors import LazyTensor
 
 
@@ -56,6 +57,25 @@ def read_shards(file: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> tu
             raise CheckpointMismatch(file, [f"{name} is in {shard.name} and in another shard" for name in twice])
         tensors |= held
     return tensors, [file, *shards]
+
+
+def split_shards(tensors: Tensors, max_bytes: int | None) -> dict[str, dict[str, LazyTensor]]:
+    """Divide tensors, in their order, among files of at most max_bytes, under the names that transformers gives them.
+
+    A tensor that is larger has a file of its own. None means one file.
+    """
+    groups: list[dict[str, LazyTensor]] = [{}]
+    room = float("inf") if max_bytes is None else max_bytes
+    held = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and held + tensor.nbytes > room:
+            groups.append({})
+            held = 0
+        groups[-1][name] = tensor
+        held += tensor.nbytes
+    if len(groups) == 1:
+        return {"model.safetensors": groups[0]}
+    return {f"model-{i:05}-of-{len(groups):05}.safetensors": group for i, group in enumerate(groups, 1)}
 
 
 def _names(weight_map: dict[str, Any]) -> Iterator[Any]:

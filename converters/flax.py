@@ -11,12 +11,11 @@ from pathlib import Path
 from zoo.config import GPTConfig
 from zoo.converters._files import read_json, write_json
 from zoo.converters._flax_file import read_flax, write_flax
-from zoo.converters._hf_directory import has_weights, read_config, write_config
+from zoo.converters._hf_directory import has_weights, read_config, read_vocabulary, write_config
 from zoo.converters._shards import find_weights, read_shards
 from zoo.converters.huggingface import HuggingFace
 from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Rule, Table, strip_prefix
-from zoo.vocabulary import Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"
 _PREFIX = "transformer/"
@@ -62,7 +61,8 @@ class Flax(Format):
         """Open a directory, whatever other weights are in it, or its flax_model.msgpack or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        found, notes, config_file = read_config(directory, self.config_map)
+        vocabulary = read_vocabulary(directory)
+        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
         tensors, files = read_shards(weights, read_flax)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
         provenance = directory / PROVENANCE_FILE
@@ -71,7 +71,7 @@ class Flax(Format):
             found,
             tensors,
             prefix=prefix,
-            vocabulary=Vocabulary.read(directory),
+            vocabulary=vocabulary,
             files=(config_file, *files),
             provenance=read_json(provenance) if provenance.exists() else {},
             notes=tuple(notes),

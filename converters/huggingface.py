@@ -6,24 +6,21 @@ Names and shapes: transformers/models/gpt2/modeling_gpt2.py. Linear weights lie 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap, Constant, Field
-from zoo.converters._files import inside, read_json, write_json
+from zoo.converters._files import write_json
+from zoo.converters._hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
 from zoo.converters._safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
+from zoo.converters._shards import find_weights, read_shards, split_shards
 from zoo.converters._state_dict import read_state_dict
-from zoo.errors import CheckpointMismatch, FormatError
 from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Copy, Derived, Rule, Table, strip_prefix
 from zoo.tensors import LazyTensor
-from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 _PREFIX = "transformer."
-_TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
-_SPECIAL_IDS = ("bos_token_id", "eos_token_id")
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -51,6 +48,7 @@ class HuggingFace(Format):
     name = "huggingface"
     summary = "Hugging Face transformers: config.json, safetensors (or pytorch_model.bin when reading), tokenizer"
     is_directory = True
+    shards = True
     table = Table(
         (
             Rule("wte.weight", "tok_emb.weight"),
@@ -73,7 +71,7 @@ class HuggingFace(Format):
     config_map = ConfigMap(
         fields=(
             Field("vocab_size", "vocab_rows"),
-            Field(_TOKENS, "vocab_size"),
+            Field(TOKENS, "vocab_size"),
             Field(("n_positions", "n_ctx"), "context_length", default=1024),
             Field("n_embd", "width", default=768),
             Field("n_head", "n_heads", default=12),
@@ -100,82 +98,35 @@ class HuggingFace(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with config.json and weights, or the weights file in such a directory."""
-        if path.is_file():
-            return path.name in _WEIGHTS and self.sniff(path.parent)
-        return (path / "config.json").is_file() and any((path / name).exists() for name in _WEIGHTS)
+        return has_weights(path, _WEIGHTS)
 
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
         directory = path if path.is_dir() else path.parent
-        config_file = directory / "config.json"
-        theirs = read_json(config_file)
-        theirs.setdefault(_TOKENS, theirs.get("vocab_size"))
-        found, notes = self.config_map.read(theirs, config_file)
-        tensors, weight_files, provenance = _read_weights(directory)
+        vocabulary = read_vocabulary(directory)
+        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
+        tensors, files = read_shards(find_weights(path, _WEIGHTS), read_state_dict)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
         return Checkpoint(
             path,
             found,
             tensors,
             prefix=prefix,
-            vocabulary=Vocabulary.read(directory),
-            files=(config_file, *weight_files),
-            provenance=provenance,
+            vocabulary=vocabulary,
+            files=(config_file, *files),
+            provenance=read_provenance(files[-1], read_metadata(files[-1])) if is_safetensors(files[-1]) else {},
             notes=tuple(notes),
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
-        """Write one model.safetensors under the names that transformers itself saves, and the tokenizer's files."""
+        """Write safetensors, one file or several, under the names that transformers saves, and the tokenizer."""
         path.mkdir()
-        config = checkpoint.config
-        theirs = self.config_map.write(config)
-        if config.vocab_size == config.vocab_rows:
-            del theirs[_TOKENS]
-        dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
-        theirs |= {
-            "architectures": ["GPT2LMHeadModel"],
-            "dtype": dtypes[0] if len(dtypes) == 1 else "float32",
-        }
-        # Without a vocabulary nobody knows these ids; left out, transformers would take GPT-2's.
-        theirs |= dict.fromkeys(_SPECIAL_IDS)
-        if checkpoint.vocabulary:
-            theirs |= _write_tokenizer(path, checkpoint.vocabulary, config)
-        write_json(path / "config.json", theirs)
+        write_config(path, checkpoint, self.config_map)
         named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
-        write_safetensors(path / "model.safetensors", named, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
-
-
-def _read_weights(directory: Path) -> tuple[dict[str, LazyTensor], list[Path], dict[str, Any]]:
-    """Open the weights of a directory: tensors, the files they are in, and zoo's provenance if it is there."""
-    file = next(directory / name for name in _WEIGHTS if (directory / name).exists())
-    if file.suffix != ".json":
-        provenance = read_provenance(file, read_metadata(file)) if is_safetensors(file) else {}
-        return read_state_dict(file), [file], provenance
-    weight_map = read_json(file).get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise FormatError(file, "has no weight_map, so its shards are unknown; copy it again")
-    shards = {name: inside(directory, name, file) for name in dict.fromkeys(weight_map.values())}
-    tensors: dict[str, LazyTensor] = {}
-    problems: list[str] = []
-    for name, shard in shards.items():
-        held = read_state_dict(shard)
-        listed = {tensor for tensor, where in weight_map.items() if where == name}
-        problems += [f"{tensor} is not in {name}, where the index says" for tensor in listed - set(held)]
-        problems += [f"{tensor} is in {name}, but not in the index" for tensor in set(held) - listed]
-        tensors |= held
-    if problems:
-        raise CheckpointMismatch(file, sorted(problems))
-    return tensors, [file, *shards.values()], {}
-
-
-def _write_tokenizer(path: Path, vocabulary: Vocabulary, config: GPTConfig) -> dict[str, Any]:
-    """Write the tokenizer's files, and return what config.json says of it."""
-    for name, content in vocabulary.files(HF_NAMES).items():
-        (path / name).write_bytes(content)
-    end = vocabulary.tokens.get(END_OF_TEXT)
-    special = {} if end is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    settings = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": config.context_length, **special}
-    write_json(path / "tokenizer_config.json", settings)
-    ids = dict.fromkeys(_SPECIAL_IDS, end)
-    write_json(path / "generation_config.json", ids)
-    return ids
+        shards = split_shards(named, options.max_shard_bytes)
+        for file, tensors in shards.items():
+            write_safetensors(path / file, tensors, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
+        if len(shards) > 1:
+            weight_map = {name: file for file, tensors in shards.items() for name in tensors}
+            total = sum(tensor.nbytes for tensor in named.values())
+            write_json(path / _WEIGHTS[1], {"metadata": {"total_size": total}, "weight_map": weight_map})

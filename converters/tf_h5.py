@@ -10,12 +10,11 @@ from pathlib import Path
 
 from zoo.config import GPTConfig
 from zoo.converters._hdf5 import read_hdf5
-from zoo.converters._hf_directory import has_weights, read_config
+from zoo.converters._hf_directory import has_weights, read_config, read_vocabulary
 from zoo.converters._shards import find_weights, read_shards
 from zoo.converters.huggingface import HuggingFace
 from zoo.format import Checkpoint, Format
 from zoo.mapping import Rule, Table, Tensors, strip_prefix
-from zoo.vocabulary import Vocabulary
 
 _WEIGHTS = ("tf_model.h5", "tf_model.h5.index.json")
 _EMBEDDING = "wte/embeddings:0"
@@ -63,7 +62,8 @@ class TfH5(Format):
         """Open a directory, whatever other weights are in it, or its tf_model.h5 or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        found, notes, config_file = read_config(directory, self.config_map)
+        vocabulary = read_vocabulary(directory)
+        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
         tensors, files = read_shards(weights, read_hdf5)
         prefix, tensors = strip_prefix(tensors, (_prefix(tensors),))
         if _EMBEDDING not in tensors:
@@ -73,7 +73,7 @@ class TfH5(Format):
             found,
             tensors,
             prefix=prefix,
-            vocabulary=Vocabulary.read(directory),
+            vocabulary=vocabulary,
             files=(config_file, *files),
             notes=tuple(notes),
         )

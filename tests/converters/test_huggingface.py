@@ -198,13 +198,47 @@ def test_shards_are_read_as_one(directory, model):
     assert equal(model, zoo.load(directory))
 
 
-def test_an_index_that_disagrees_with_its_shards_is_refused(directory):
-    """A tensor in another shard than the index says is named."""
+def test_a_tensor_that_two_shards_have_is_refused(directory):
+    """Which of two tensors of one name is meant nobody knows."""
     weight_map = shard(directory, 2)
-    weight_map["transformer.wte.weight"] = "model-1.safetensors"
+    first, _ = read_safetensors(directory / "model-0.safetensors")
+    second, _ = read_safetensors(directory / "model-1.safetensors")
+    both = {**second, "transformer.wte.weight": first["transformer.wte.weight"]}
+    write_safetensors(directory / "new", both, {"format": "pt"}, {})
+    (directory / "new").replace(directory / "model-1.safetensors")
     write_index(directory, weight_map)
-    with pytest.raises(CheckpointMismatch, match=r"transformer.wte.weight is in model-0.*not in the index"):
+    with pytest.raises(
+        CheckpointMismatch, match=r"transformer.wte.weight is in model-1.safetensors and in another shard"
+    ):
         zoo.load(directory)
+
+
+def test_a_limit_of_size_spreads_the_weights(tmp_path, model):
+    """Shards stay below the limit, but for a tensor that is larger alone; index and shards are the same model."""
+    zoo.save(model, tmp_path / "m.safetensors")
+    report = zoo.convert(tmp_path / "m.safetensors", tmp_path / "hf", to="huggingface", max_shard_bytes=12_000)
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    sizes = [sum(t.nbytes for t in read_safetensors(tmp_path / "hf" / name)[0].values()) for name in shards]
+
+    assert report.verified
+    assert f"model-00001-of-{len(shards):05}.safetensors" == shards[0]
+    assert not (tmp_path / "hf" / "model.safetensors").exists()
+    assert 12_000 >= max(sizes)
+    assert report.bytes_written == sum(sizes) == index["metadata"]["total_size"]
+    assert equal(model, zoo.load(tmp_path / "hf"))
+
+
+def test_a_padded_vocabulary_is_seen_by_the_tokenizer(tmp_path):
+    """A config.json that knows only rows is read with as many tokens as the vocabulary has."""
+    model = zoo.create(CONFIG.replace(vocab_size=50257, vocab_rows=50304), seed=5)
+    zoo.save(model, tmp_path / "hf", to="huggingface")
+    file = tmp_path / "hf" / "config.json"
+    config = json.loads(file.read_text())
+    del config["zoo_vocab_size"]
+    file.write_text(json.dumps(config))
+
+    assert equal(model, zoo.load(tmp_path / "hf"))
 
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a\0b", "..", "", 7, "sub/x.safetensors"])
@@ -300,6 +334,50 @@ def test_transformers_tokenizer_reads_the_vocabulary(tmp_path):
     text = "Every effort moves you — naïvely, 12345 times!\n\n  <|endoftext|>\tÀ bientôt 🙂"
 
     assert model.tokenizer.encode(text) == peer(text)["input_ids"]
+
+
+@pytest.mark.peers
+def test_zoo_reads_the_tokenizer_that_transformers_saves(tmp_path):
+    """transformers 5 saves tokenizer.json alone; zoo finds GPT-2's vocabulary, or another one, in it."""
+    transformers = pytest.importorskip("transformers")
+    zoo.save(zoo.create("test-tiny"), tmp_path / "hf", to="huggingface")
+    peer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (tmp_path / "hf" / name).unlink()
+    peer.save_pretrained(tmp_path / "hf")
+    assert (tmp_path / "hf" / "tokenizer.json").exists()
+    assert not (tmp_path / "hf" / "vocab.json").exists()
+    assert open_checkpoint(tmp_path / "hf")[1].vocabulary.is_gpt2
+
+    peer.add_tokens(["<|pad|>"], special_tokens=True)
+    peer.save_pretrained(tmp_path / "hf")
+
+    vocabulary = open_checkpoint(tmp_path / "hf")[1].vocabulary
+    assert {"<|pad|>": 50257} == vocabulary.added_tokens
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("safe", [True, False])
+def test_transformers_and_zoo_share_shards(tmp_path, model, safe):
+    """transformers loads the shards that zoo writes, and zoo those that transformers or torch make of them."""
+    transformers = pytest.importorskip("transformers")
+    zoo.save(model, tmp_path / "m.safetensors")
+    zoo.convert(tmp_path / "m.safetensors", tmp_path / "hf", to="huggingface", max_shard_bytes=30_000)
+    peer = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+    if safe:
+        peer.save_pretrained(tmp_path / "again", max_shard_size="30KB")
+    else:  # transformers 5 writes no .bin any more; older ones wrote this
+        (tmp_path / "again").mkdir()
+        shutil.copy(tmp_path / "hf" / "config.json", tmp_path / "again")
+        state = list(peer.transformer.state_dict(prefix="transformer.").items())
+        parts = {"pytorch_model-1.bin": dict(state[:20]), "pytorch_model-2.bin": dict(state[20:])}
+        for name, part in parts.items():
+            torch.save(part, tmp_path / "again" / name)
+        weight_map = {tensor: name for name, part in parts.items() for tensor in part}
+        (tmp_path / "again" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+    again = zoo.load(tmp_path / "again")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_a_round_trip_keeps_every_bit_of_half_precision(tmp_path, model):
