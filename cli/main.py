@@ -13,6 +13,7 @@ from zoo.cli.formats import formats
 from zoo.cli.generate import generate
 from zoo.cli.inspect import inspect
 from zoo.cli.list import list_
+from zoo.cli.plot import plot
 from zoo.errors import ZooError
 
 
@@ -40,5 +41,5 @@ def main() -> None:
     """
 
 
-for command in (convert, generate, inspect, list_, formats, completion):
+for command in (convert, generate, inspect, list_, formats, plot, completion):
     main.add_command(command)
