@@ -119,9 +119,8 @@ def plot_losses(runs: Sequence[str | Path | Run], out: str | Path, *, force: boo
     beside: dict[str, Any] = {} if len(opened) == 1 else {"loc": "upper left", "bbox_to_anchor": (1.01, 1)}
     axes.legend(frameon=False, **beside)
     if by_epoch:
-        size = sum(sizes) / len(sizes)
         axes.set_xlabel("epochs")
-        top = axes.secondary_xaxis("top", functions=(lambda x: x * size, lambda x: x / size))
+        top = axes.secondary_xaxis("top", functions=_scale(sum(sizes) / len(sizes)))
         _label_tokens(top)
     else:
         axes.set_xlabel("tokens seen")
@@ -146,6 +145,18 @@ def _draw_run(axes: Axes, run: Run, x: str, i: int, *, alone: bool) -> None:
     if val[0]:
         few: dict[str, Any] = {"marker": "o", "markersize": 3} if len(val[0]) <= 30 else {}
         axes.plot(*val, color=second, linestyle="--", label=names[1], **few)
+
+
+def _scale(factor: float) -> tuple[Any, Any]:
+    """Return what turns epochs into tokens, and back."""
+
+    def forward(x: Any) -> Any:
+        return x * factor
+
+    def backward(x: Any) -> Any:
+        return x / factor
+
+    return forward, backward
 
 
 def _label_tokens(axis: Any) -> None:
