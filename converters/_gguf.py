@@ -25,7 +25,7 @@ _READABLE = (2, VERSION)  # 3 only added big-endian files; 1 had shorter numbers
 ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT
 _MAX_DIMS = 4  # GGML_MAX_DIMS
 _MAX_COUNT = 1 << 16  # of keys and of tensors; a damaged count must not become millions of objects
-_MAX_STRINGS = 1 << 23  # in all arrays together, for the same reason
+_MAX_STRINGS = 1 << 20  # in all arrays together, for the same reason
 
 # enum gguf_type -> numpy's code
 _SCALARS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))

@@ -7,7 +7,7 @@ own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does n
 
 Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
 (llama-quantize takes Q6_K or better for what makes the logits), and that a matrix whose rows are no whole blocks of 32
-stays float32. All of a file with a quantised tensor reads as float32.
+stays float32. Quantised tensors read as float32, and so does all of a quantised file that zoo wrote.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from zoo.errors import CorruptFile, FormatError
 from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Copy, Rule, Table, Tensors, same_tensor
 from zoo.tensors import DTYPES, Array, LazyTensor, same_bits
+from zoo.vocabulary import END_OF_TEXT
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 _ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"
@@ -99,8 +100,11 @@ class GGUF(Format):
             raise FormatError(path, f"has no {_EMBEDDING}, so it is no GPT-2")
         scalars.setdefault(_ROWS, embedding.shape[0])
         scalars.setdefault(_TOKENS, n_tokens or embedding.shape[0])
-        scalars.setdefault(_TIED, head is None or same_tensor(head, embedding))
+        if _TIED not in scalars:
+            scalars[_TIED] = head is None or same_tensor(head, embedding)
         read, more = self.config_map.read(scalars, path)
+        if quantised := [type_name for type_name in QUANTS if type_name in found.types.values()]:
+            notes.append(f"its {' and '.join(quantised)} tensors are read as float32")
         provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
         return Checkpoint(
             path,
@@ -139,9 +143,12 @@ class GGUF(Format):
         return nbytes(_type(name, tensor, encoding), tensor.shape)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell of matrices that cannot be quantised, whatever is asked for."""
+        """Tell of matrices that cannot be quantised, whatever is asked for, and of a text that has no end."""
         odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
-        return [f"rows of {n} values are no whole blocks of 32, so such matrices are never quantised" for n in odd]
+        notes = [f"rows of {n} values are no whole blocks of 32, so such matrices are never quantised" for n in odd]
+        if checkpoint.vocabulary and END_OF_TEXT not in checkpoint.vocabulary.tokens:
+            notes.append(f"the tokenizer has no {END_OF_TEXT}; llama.cpp then takes the token 11 for it")
+        return notes
 
 
 def _type(name: str, tensor: LazyTensor, encoding: str) -> str:

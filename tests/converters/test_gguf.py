@@ -245,6 +245,8 @@ def test_quantised_files(tmp_path, encoding):
         "output.weight": "Q8_0",
     }
     assert {"q8_0": 7, "q5_0": 8, "q4_0": 2}[encoding] == keys["general.file_type"]
+    types = "Q8_0" if encoding == "q8_0" else f"{encoding.upper()} and Q8_0"
+    assert open_checkpoint(tmp_path / "b.gguf")[1].notes == (f"its {types} tensors are read as float32",)
     assert report.verified
     assert not report.lossless
     assert (encoding, report.bytes_written) == (report.encoding, sum(len(data) for _, _, data in tensors.values()))
@@ -437,6 +439,16 @@ def test_another_vocabulary_comes_back_with_its_meaning(tmp_path):
         *(f"[PAD{i}]" for i in range(265, 270)),
     ]
     assert keys["tokenizer.ggml.token_type"][259:] == [1, 3, 5, 3, 3, 3, 5, 5, 5, 5, 5]
+
+
+def test_a_tokenizer_without_an_end_is_noted(tmp_path):
+    """Where no token is <|endoftext|>, llama.cpp takes its default, which is some other token."""
+    vocabulary = Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
+    checkpoint = Checkpoint(tmp_path, WIDE, {}, vocabulary=vocabulary)
+
+    assert get_format("gguf").notes(checkpoint) == [
+        "the tokenizer has no <|endoftext|>; llama.cpp then takes the token 11 for it"
+    ]
 
 
 def test_more_tokens_than_rows_are_refused(tmp_path, model):

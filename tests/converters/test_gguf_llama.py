@@ -22,7 +22,7 @@ WORDS = GPTConfig(vocab_rows=50304, context_length=24, width=32, n_heads=4, n_la
 # The largest difference of a logit, in parts of the largest logit. ggml's CPU code looks its GELU up in a table of
 # float16, rounds what it multiplies with matrices of float16 and bfloat16 to these, and to blocks of 8 bits where the
 # matrices are quantised; zoo computes in float32 throughout. Measured: 2e-4, 5e-4, 4e-3 and 2e-2. A transposed
-# matrix in a block is off by 0.2 or more, query and key swapped by 0.08 (in the odd model 0.03, which is never quantised).
+# matrix in a block is off by 0.2 or more, query and key swapped by 0.08 (0.03 in the odd model, never quantised).
 BOUNDS = {"float32": 5e-4, "float16": 2e-3, "bfloat16": 1e-2, "q8_0": 3e-2, "q5_0": 3e-2, "q4_0": 3e-2}
 TEXT = "Hello world, it's  a test:\n\n\n 123456 ünïcode 日本 don't<|endoftext|>x \t <|endoftext|>"
 
