@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from zoo.converters._files import MAX_JSON_BYTES, map_file, parse_json
-from zoo.errors import CorruptFile
+from zoo.errors import CannotHold, CorruptFile
 from zoo.mapping import Tensors
 from zoo.stream import Progress, ignore_progress, write_at
 from zoo.tensors import DTYPES, Array, LazyTensor
@@ -156,6 +156,8 @@ def write_safetensors(
     places = [8 + length + entry["data_offsets"][0] for entry in entries.values()]
     write_at(path, zip(places, tensors.values(), strict=True), on_bytes)
     text = _encode(entries, {**metadata, PROVENANCE: json.dumps(dict(provenance), sort_keys=True)})
+    if len(text) > length:
+        raise CannotHold(f"the record of provenance is longer than the {_PROVENANCE_BYTES:,} bytes kept for it")
     with path.open("r+b") as file:
         file.write(length.to_bytes(8, "little") + text.ljust(length))
 

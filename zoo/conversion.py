@@ -26,6 +26,7 @@ from zoo.plan import Plan, make_plan
 from zoo.plugins import usable_formats
 from zoo.stream import WORKERS
 
+MAX_FILES = 32
 MAX_HISTORY_BYTES = 8 << 10
 """Of the record that a source brings along; a longer one, of very many conversions, is not carried on."""
 
@@ -239,12 +240,17 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
 
 
 def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
-    """Return the BLAKE3 hash of each file, as b3sum prints it, by the file's name."""
-    hashes = {}
+    """Return the BLAKE3 hash of each file, as b3sum prints it, by the file's name.
+
+    Of more than MAX_FILES only the hash of all hashes is kept: the record must fit into a header.
+    """
+    hashes: dict[str, str] = {}
     for path in files:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # In one call, which leaves the interpreter to the other threads; reading block by block would not.
             hashes[path.name] = blake3(data).hexdigest()
+    if len(hashes) > MAX_FILES:
+        return {f"{len(hashes)} files": blake3("".join(hashes.values()).encode()).hexdigest()}
     return hashes
 
 

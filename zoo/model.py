@@ -16,12 +16,26 @@ from zoo.errors import OptionError
 from zoo.tokenizer import Tokenizer
 
 
-class Linear(nn.Linear):
-    """torch's, but on the meta device, where there are no values, it draws none: that was most of zoo.load's time."""
+class _EmptyOnMeta(nn.Module):
+    """Draws no values on the meta device, where there are none; to do it torch would import 800 modules, for a second."""
+
+    weight: Tensor
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
-            super().reset_parameters()
+            super().reset_parameters()  # type: ignore[misc]
+
+
+class Linear(_EmptyOnMeta, nn.Linear):
+    """torch's."""
+
+
+class Embedding(_EmptyOnMeta, nn.Embedding):
+    """torch's."""
+
+
+class LayerNorm(_EmptyOnMeta, nn.LayerNorm):
+    """torch's."""
 
 
 class Attention(nn.Module):
@@ -65,9 +79,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        self.norm1 = LayerNorm(config.width, config.norm_eps, bias=config.bias)
         self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        self.norm2 = LayerNorm(config.width, config.norm_eps, bias=config.bias)
         self.mlp = MLP(config)
         self.drop = nn.Dropout(config.dropout)
 
@@ -90,11 +104,11 @@ class GPTModel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = tokenizer or Tokenizer()
-        self.tok_emb = nn.Embedding(config.vocab_rows, config.width)
-        self.pos_emb = nn.Embedding(config.context_length, config.width)
+        self.tok_emb = Embedding(config.vocab_rows, config.width)
+        self.pos_emb = Embedding(config.context_length, config.width)
         self.drop = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
-        self.final_norm = nn.LayerNorm(config.width, config.norm_eps, bias=config.bias)
+        self.final_norm = LayerNorm(config.width, config.norm_eps, bias=config.bias)
         # None when tied: the head then reads tok_emb.weight itself, so that there is no second name to keep equal.
         self.head = None if config.tied else Linear(config.width, config.vocab_rows, bias=False)
 

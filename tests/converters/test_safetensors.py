@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from zoo.converters._safetensors import read_metadata, read_safetensors, write_safetensors
-from zoo.errors import CorruptFile, ZooError
+from zoo.errors import CannotHold, CorruptFile, ZooError
 from zoo.tensors import DTYPES, LazyTensor, same_bits
 
 TENSORS = {
@@ -125,3 +125,9 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, data):
         read_metadata(path)
     except ZooError:
         pass
+
+
+def test_a_record_that_is_too_long_is_refused(tmp_path):
+    """The provenance never runs over into the tensors behind the header."""
+    with pytest.raises(CannotHold, match="provenance is longer than the 16,384 bytes"):
+        write_safetensors(tmp_path / "x", {"t": LazyTensor.of(TENSORS["c"])}, {}, {"long": "x" * 20_000})

@@ -351,3 +351,12 @@ def test_a_tied_copy_that_differs_stops_everything(tmp_path, source):
         with pytest.raises(CheckpointMismatch, match="lm_head.weight is not a copy of wte.weight"):
             refuse()
     assert not (tmp_path / "o.safetensors").exists()
+
+
+def test_very_many_source_files_have_one_hash(tmp_path, source):
+    """A source of a hundred shards is recorded by one hash of all, so that the record stays short."""
+    zoo.convert(source, tmp_path / "hf", to="huggingface", max_shard_bytes=1)
+    zoo.convert(tmp_path / "hf", tmp_path / "again.safetensors")
+    provenance = open_checkpoint(tmp_path / "again.safetensors")[1].provenance
+
+    assert ["42 files"] == list(provenance["source_blake3"])
