@@ -6,6 +6,8 @@ B batch, T tokens, S tokens seen (cached and new), C width, H heads, D head size
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,9 +19,9 @@ from zoo.tokenizer import Tokenizer
 
 
 class _EmptyOnMeta(nn.Module):
-    """Draws no values on the meta device, where there are none; to do it torch would import 800 modules, for a second."""
+    """Draws no values on the meta device, where there are none; to do it torch imports 800 modules, for a second."""
 
-    weight: Tensor
+    weight: Any
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
