@@ -38,6 +38,7 @@ _BUILTIN = {
     "flax": "zoo.converters.flax:Flax",
     "tf-h5": "zoo.converters.tf_h5:TfH5",
     "peft": "zoo.converters.peft:Peft",
+    "sharded": "zoo.converters.sharded:Sharded",
 }
 
 

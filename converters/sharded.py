@@ -1,0 +1,146 @@
+"""A checkpoint that several processes wrote with torch.distributed.checkpoint while they trained.
+
+To torch it is a directory of its own: `.metadata`, a pickle, says in which `__r_n.distcp` files the pieces of each
+tensor are. For everybody else zoo.train puts zoo.json beside it, which says the same of the model's parameters without
+a pickle: file, place and checksum of each piece's bytes. Reading therefore needs no torch, and trusts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from mmap import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.config import GPTConfig
+from zoo.config_map import ConfigMap
+from zoo.converters._files import inside, map_file, read_json
+from zoo.converters.zoo_file import ZooFile
+from zoo.errors import ConfigError, CorruptFile, FormatError
+from zoo.format import Checkpoint, Format
+from zoo.tensors import DTYPES, Array, LazyTensor
+from zoo.vocabulary import Vocabulary
+
+INDEX = "zoo.json"
+DATA = ".metadata"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a part of a tensor lies.
+
+    Attributes:
+        starts: of the part in the tensor, one an axis.
+        shape: of the part.
+        data: the mapped file.
+        offset: of the part's bytes in it.
+        crc32: of the bytes.
+    """
+
+    starts: tuple[int, ...]
+    shape: tuple[int, ...]
+    data: mmap
+    offset: int
+    crc32: int
+
+
+class Sharded(Format):
+    """What `zoo train --fsdp` saves; `zoo convert` makes one file of it."""
+
+    name = "sharded"
+    summary = "torch.distributed.checkpoint of zoo's training: each process wrote its share of the weights"
+    table = ZooFile.table
+    config_map = ConfigMap(fields=())
+    is_directory = True
+    dtypes = ZooFile.dtypes
+    writes = False
+
+    def sniff(self, path: Path) -> bool:
+        """Whether it is a directory with both indexes."""
+        return (path / INDEX).is_file() and (path / DATA).is_file()
+
+    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+        """Open the pieces; the config in the index counts."""
+        file = path / INDEX
+        index = read_json(file)
+        try:
+            found = GPTConfig.from_dict(index["config"])
+        except (KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise FormatError(file, f"its config is missing or impossible: {error}") from error
+        files: dict[str, mmap] = {}
+        try:
+            tensors = {
+                str(name): _tensor(file, name, entry, partial(_map, path, file, files))
+                for name, entry in index["tensors"].items()
+            }
+            own = index.get("vocabulary")
+        except FormatError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptFile(file, f"its list of tensors is damaged ({error!r:.100})") from error
+        if sum(tensor.nbytes for tensor in tensors.values()) > sum(map(len, files.values())):
+            raise CorruptFile(file, "its tensors have more bytes than its files; several must share some")
+        return Checkpoint(
+            path,
+            found,
+            tensors,
+            vocabulary=Vocabulary.from_json(own, file) if isinstance(own, str) else None,
+            files=(file, *(path / name for name in files)),
+        )
+
+
+def _map(directory: Path, index: Path, files: dict[str, mmap], name: Any) -> mmap:
+    path = inside(directory, name, index)
+    if name not in files:
+        files[name] = map_file(path)
+    return files[name]
+
+
+def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[Any], mmap]) -> LazyTensor:
+    """Check what the index says of a tensor before anything is allocated for it."""
+    dtype, shape = DTYPES[entry["dtype"]], _lengths(entry["shape"])
+    pieces = []
+    for file, offset, crc32, starts, lengths in entry["pieces"]:
+        piece = Piece(_lengths(starts), _lengths(lengths), open_file(file), *_lengths([offset, crc32]))
+        ends = [start + length for start, length in zip(piece.starts, piece.shape, strict=True)]
+        nbytes = math.prod(piece.shape) * dtype.itemsize
+        if any(end > length for end, length in zip(ends, shape, strict=True)):
+            raise CorruptFile(index, f"a piece of tensor {name} lies outside it")
+        if piece.offset + nbytes > len(piece.data):
+            raise CorruptFile(index, f"a piece of tensor {name} ends behind its file {file}, which may be cut short")
+        pieces.append(piece)
+    if sum(math.prod(piece.shape) for piece in pieces) != math.prod(shape):
+        raise CorruptFile(index, f"the pieces of tensor {name} are not the whole of it")
+    return LazyTensor(shape, dtype, partial(_load, index, name, dtype, shape, pieces))
+
+
+def _lengths(numbers: Any) -> tuple[int, ...]:
+    if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+        raise ValueError(f"{numbers!r:.60} should be whole numbers")
+    return tuple(numbers)
+
+
+def _load(index: Path, name: str, dtype: np.dtype[np.generic], shape: tuple[int, ...], pieces: list[Piece]) -> Array:
+    parts = []
+    for piece in pieces:
+        count = math.prod(piece.shape)
+        with memoryview(piece.data) as view:
+            if zlib.crc32(view[piece.offset : piece.offset + count * dtype.itemsize]) != piece.crc32:
+                raise CorruptFile(index, f"the checksum of tensor {name} does not fit its bytes; they have changed")
+        parts.append(np.frombuffer(piece.data, dtype, count, piece.offset).reshape(piece.shape))
+    if len(parts) == 1 and parts[0].shape == shape:
+        return parts[0]
+    whole = np.empty(shape, dtype)
+    seen = np.zeros(shape, np.bool_)
+    for piece, part in zip(pieces, parts, strict=True):
+        place = tuple(slice(a, a + n) for a, n in zip(piece.starts, piece.shape, strict=True))
+        whole[place], seen[place] = part, True
+    if not seen.all():
+        raise CorruptFile(index, f"the pieces of tensor {name} overlap")
+    return whole
