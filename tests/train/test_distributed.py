@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,23 @@ def test_alone_nothing_is_exchanged(monkeypatch):
         assert here.any(True)
         assert not here.any(False)
         here.barrier()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_blocks_give_the_same_gradients():
+    """torch.compile changes rounding only, and no parameter's name."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    ids = torch.arange(20)[None]
+    plain, compiled = (zoo.create(zoo.GPTConfig.from_dict(CONFIG), seed=1).train() for _ in range(2))
+    World().wrap(compiled, compile=True)
+    for model in (plain, compiled):
+        model(ids).square().mean().backward()
+
+    for (name, one), (same, two) in zip(plain.named_parameters(), compiled.named_parameters(), strict=True):
+        assert name == same
+        assert torch.allclose(one.grad, two.grad, atol=1e-6), name
 
 
 def test_python_m_zoo_is_the_command():

@@ -44,7 +44,7 @@ class World:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def wrap(self, module: nn.Module, *, fsdp: bool = False) -> nn.Module:
+    def wrap(self, module: nn.Module, *, fsdp: bool = False, compile: bool = False) -> nn.Module:
         """Make a module's backward exchange gradients; the same values must be in it in every process.
 
         Call the module itself, forward hooks do the work, and let its forward return the loss: parameters that are
@@ -53,10 +53,16 @@ class World:
         Args:
             module: of which a GPTModel is a part.
             fsdp: whether to share out parameters, gradients and optimizer state (FSDP2) rather than copy them (DDP).
+            compile: whether torch.compile shall make one kernel of many. Each block is compiled by itself: all are
+                alike, so that one compilation serves them, and parameters keep their names.
 
         Returns:
             what to call; with fsdp the module itself, whose parameters are DTensors from now on.
         """
+        if compile:
+            for part in module.modules():
+                if isinstance(part, Block):
+                    part.compile()
         if fsdp:
             _fully_shard(module, init_device_mesh(self.device.type, (self.size,)))
             return module

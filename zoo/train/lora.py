@@ -86,7 +86,7 @@ class LoRALinear(nn.Linear):
         """Apply W and B A: (..., in) -> (..., out)."""
         y = super().forward(x)
         low = F.linear(F.dropout(x, self.dropout, self.training).to(self.lora_a.dtype), self.lora_a)  # (..., rank)
-        return y + (F.linear(low, self.lora_b) * self.scaling).to(y.dtype)
+        return y + F.linear(low * self.scaling, self.lora_b).to(y.dtype)
 
     def merged(self) -> nn.Linear:
         """Return a plain layer with the product added to the weight, computed in float32 at least."""
