@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,12 @@ from zoo.config import GPTConfig
 from zoo.errors import ZooError
 
 
-class _Name(click.ParamType[Any]):
+class _Name(click.ParamType[Any], ABC):
     """A name from a list that is looked up only when it is needed."""
 
+    @abstractmethod
     def names(self) -> list[str]:
-        raise NotImplementedError
+        """All names that may be given."""
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete from the known names."""
