@@ -1,4 +1,4 @@
-"""zoo: GPT-2 weights from wherever they are into wherever they are wanted, run and trained.
+"""zoo: GPT-2 weights from wherever they are into wherever they are wanted, and run.
 
     import zoo
 
