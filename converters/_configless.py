@@ -71,6 +71,25 @@ def torch_records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], byte
     return {**texts, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
 
 
+def open_configless(table: Table, tensors: dict[str, LazyTensor], path: Path, known: GPTConfig | None) -> Checkpoint:
+    """Make a checkpoint of a state dict: its config is the one zoo put beside it, or follows from the shapes.
+
+    Raises:
+        FormatError: the shapes are not those of a whole GPT-2 in this layout.
+    """
+    own = read_records(path)
+    found, notes = (own.config, []) if own.config else config_from_shapes(table, tensors, known, path)
+    return Checkpoint(
+        path,
+        found,
+        tensors,
+        vocabulary=own.vocabulary,
+        files=(path,),
+        provenance=own.provenance,
+        notes=tuple(notes),
+    )
+
+
 def config_from_shapes(
     table: Table, tensors: Tensors, known: GPTConfig | None, path: Path
 ) -> tuple[GPTConfig, list[str]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._configless import config_from_shapes, read_records, text_records, torch_records
+from zoo.converters._configless import open_configless, text_records, torch_records
 from zoo.converters._safetensors import is_safetensors, write_safetensors
 from zoo.converters._state_dict import read_state_dict
 from zoo.converters._torch_file import is_torch_file, write_torch
@@ -81,17 +81,7 @@ class Book(Format):
 
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        tensors, own = read_state_dict(path), read_records(path)
-        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
-        return Checkpoint(
-            path,
-            found,
-            tensors,
-            vocabulary=own.vocabulary,
-            files=(path,),
-            provenance=own.provenance,
-            notes=tuple(notes),
-        )
+        return open_configless(self.table, read_state_dict(path), path, config)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""

@@ -8,11 +8,12 @@ config in arguments of the command line, so only zoo's own files say theirs; the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._configless import config_from_shapes, read_records, torch_records
+from zoo.converters._configless import open_configless, torch_records
 from zoo.converters._state_dict import as_state_dict
 from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
 from zoo.errors import FormatError, ZooError
@@ -72,19 +73,11 @@ class Megatron(Format):
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
         tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
-        own = read_records(path)
-        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
-        if state:
-            notes.append(f"{len(state)} entries such as {state[0]} are no weights and stay behind")
-        return Checkpoint(
-            path,
-            found,
-            tensors,
-            vocabulary=own.vocabulary,
-            files=(path,),
-            provenance=own.provenance,
-            notes=tuple(notes),
-        )
+        opened = open_configless(self.table, tensors, path, config)
+        if not state:
+            return opened
+        note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"
+        return replace(opened, notes=(*opened.notes, note))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._configless import config_from_shapes, read_records, torch_records
+from zoo.converters._configless import open_configless, torch_records
 from zoo.converters._state_dict import read_state_dict
 from zoo.converters._torch_file import is_torch_file, write_torch
 from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
@@ -48,17 +48,7 @@ class MinGPT(Format):
 
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        tensors, own = read_state_dict(path), read_records(path)
-        found, notes = (own.config, []) if own.config else config_from_shapes(self.table, tensors, config, path)
-        return Checkpoint(
-            path,
-            found,
-            tensors,
-            vocabulary=own.vocabulary,
-            files=(path,),
-            provenance=own.provenance,
-            notes=tuple(notes),
-        )
+        return open_configless(self.table, read_state_dict(path), path, config)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
