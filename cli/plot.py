@@ -28,7 +28,7 @@ def plot() -> None:
     Examples:
       zoo plot runs/notes
       zoo plot runs/* --out compared.pdf
-      zoo plot temperature --model runs/notes "Dear"
+      zoo plot temperature --model gpt2m.safetensors "Dear"
     """
 
 
@@ -38,6 +38,9 @@ def plot() -> None:
 @click.option("--force/--no-force", default=True, show_default=True, help="Replace an output that exists.")
 def losses(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Draw the losses of RUNS: epochs below, tokens seen above.
+
+    A run is a directory with a metrics.jsonl: on each line a JSON object with epoch, tokens, train_loss and val_loss,
+    of which a line may leave some out.
 
     Directories that are no runs are left out if there are others, so that `runs/*` may match anything.
     """
@@ -52,7 +55,7 @@ def losses(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
 
 @plot.command(context_settings={"show_default": True})
 @click.argument("prompt")
-@click.option("--model", "-m", required=True, type=PATH, help="A checkpoint of any format, or the directory of a run.")
+@click.option("--model", "-m", required=True, type=PATH, help="A checkpoint of any format.")
 @click.option(
     "--temperature", "-t", "temperatures", multiple=True, type=float, default=(1.0, 0.1, 5.0), help="Several."
 )

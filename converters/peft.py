@@ -25,7 +25,7 @@ class Peft(Format):
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
-    writes = False  # a whole model is no adapter; zoo.train.save_adapter writes one
+    writes = False  # a whole model is no adapter; zoo.train.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with an adapter, or the adapter's weights."""
@@ -66,7 +66,9 @@ def _find_base(directory: Path, adapter: Adapter) -> Path:
         # Path.exists raises for a name that is too long.
         if adapter.base and os.path.exists(base):  # noqa: PTH110
             return base
-    hint = "put its path into base_model_name_or_path of adapter_config.json, or load it with zoo.train.load_adapter"
+    hint = (
+        "put its path into base_model_name_or_path of adapter_config.json, or load it with zoo.train.lora.load_adapter"
+    )
     raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
 
 

@@ -51,7 +51,7 @@ class Piece:
 
 
 class Sharded(Format):
-    """What `zoo train --fsdp` saves; `zoo convert` makes one file of it."""
+    """What zoo.train.sharded.save_sharded writes; `zoo convert` makes one file of it."""
 
     name = "sharded"
     summary = "torch.distributed.checkpoint of zoo's training: each process wrote its share of the weights"

@@ -1,4 +1,4 @@
-"""`python -m zoo` is the zoo command; torchrun starts it so: `torchrun --nproc-per-node 8 -m zoo train ...`."""
+"""`python -m zoo` is the zoo command."""
 
 from zoo.cli.main import main
 

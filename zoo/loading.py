@@ -81,7 +81,7 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
     state = model.state_dict()
     if any("lora_" in name for name in state):
-        hint = "merge them with zoo.train.merge_lora, or save them alone with zoo.train.save_adapter"
+        hint = "merge them with zoo.train.lora.merge_lora, or save them alone with zoo.train.lora.save_adapter"
         raise OptionError(f"the model has LoRA adapters, which {target.name} has no place for; {hint}")
     ours = {name: LazyTensor.of(to_numpy(state[name])) for name in model.config.parameter_shapes()}
     checkpoint = Checkpoint(

@@ -84,7 +84,7 @@ def test_the_same_metrics_give_the_same_bytes(runs):
 def test_bad_runs_say_what_is_wrong(runs):
     """No metrics, none yet, or something else in the file."""
     (runs / "empty").mkdir()
-    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give the directory of a run"):
+    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a directory with a metrics"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text("")
     with pytest.raises(FormatError, match="no lines yet"):

@@ -110,7 +110,7 @@ def add_lora(model: GPTModel, lora: LoRA | None = None) -> GPTModel:
     """
     lora = lora or LoRA()
     if has_lora(model):
-        raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.merge_lora")
+        raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.lora.merge_lora")
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(lora.seed)
     for name, linear in list(model.named_modules()):
@@ -193,7 +193,7 @@ def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
     from zoo.converters._peft import read_adapter
 
     if has_lora(model):
-        raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.merge_lora")
+        raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.lora.merge_lora")
     adapter = read_adapter(Path(path))
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
     problems = []

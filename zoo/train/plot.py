@@ -32,7 +32,8 @@ class Run:
 
     Attributes:
         name: of its directory.
-        rows: one for each line of metrics.jsonl.
+        rows: one for each line of metrics.jsonl, a JSON object with some of the keys epoch (such as 1.5), tokens (seen
+            so far), train_loss and val_loss (nats per token); others are passed over.
     """
 
     name: str
@@ -52,9 +53,7 @@ class Run:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise FormatError(
-                file, "cannot be read; give the directory of a run, as `zoo train --out` wrote"
-            ) from error
+            raise FormatError(file, "cannot be read; give a directory with a metrics.jsonl, or such a file") from error
         rows = [row for i, line in enumerate(lines) if (row := _parse(file, i, line, is_last=i == len(lines) - 1))]
         if not rows:
             raise FormatError(file, "has no lines yet; there is nothing to plot before the first step")
