@@ -14,7 +14,7 @@ from zoo.errors import UnknownName
 Array = NDArray[np.generic]
 
 _CACHE_LINE = 64  # bytes, of x86 and most ARM
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 2 << 20
 """How much of a tensor is copied at a time: it stays in the cache, and below what malloc gives back to the system."""
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
