@@ -9,11 +9,14 @@ import click
 import zoo
 from zoo.cli.completion import completion
 from zoo.cli.convert import convert
+from zoo.cli.data import data
+from zoo.cli.evaluate import evaluate
 from zoo.cli.formats import formats
 from zoo.cli.generate import generate
 from zoo.cli.inspect import inspect
 from zoo.cli.list import list_
 from zoo.cli.plot import plot
+from zoo.cli.train import train
 from zoo.errors import ZooError
 
 
@@ -41,5 +44,5 @@ def main() -> None:
     """
 
 
-for command in (convert, generate, inspect, list_, formats, plot, completion):
+for command in (convert, generate, train, evaluate, data, inspect, list_, formats, plot, completion):
     main.add_command(command)

@@ -13,6 +13,7 @@
       CannotHold (ValueError)      the target format has no place for this config
       VerificationFailed           the written file does not read back as what was meant
       OutputError (OSError)        the output cannot be written
+      TrainingError                training cannot go on
 
 Each message is one sentence of what was wrong, with which file or tensor, and what to do.
 """
@@ -104,3 +105,7 @@ class VerificationFailed(ZooError):
 
 class OutputError(ZooError, OSError):
     """The output cannot be written; the old file, if any, is untouched."""
+
+
+class TrainingError(ZooError):
+    """Training cannot go on: the loss is not finite, say. What was saved before is untouched."""

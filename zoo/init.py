@@ -17,13 +17,13 @@ Init = Literal["gpt2", "book"]
 
 
 def create(
-    config: GPTConfig | str, *, seed: int = 0, init: Init = "gpt2", dtype: torch.dtype | None = None
+    config: GPTConfig | str, *, seed: int | torch.Generator = 0, init: Init = "gpt2", dtype: torch.dtype | None = None
 ) -> GPTModel:
     """Make a model with random weights, in training mode. The same seed gives the same bits.
 
     Args:
         config: an architecture, or the name of a registered one.
-        seed: of the generator that draws the weights.
+        seed: of the generator that draws the weights; or the generator, which then has drawn them.
         init: "gpt2": normal with standard deviation 0.02, divided by sqrt(2 L) where a block writes to the residual
             stream (section 2.3 of the paper). "book": torch's default initialisation in the order in which "Build a
             Large Language Model (From Scratch)" creates its layers.
@@ -40,7 +40,8 @@ def create(
         model = GPTModel(get_config(config) if isinstance(config, str) else config)
     model.to_empty(device="cpu")
     with torch.no_grad():
-        fills[init](model, torch.Generator().manual_seed(seed))
+        generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+        fills[init](model, generator)
     return model.to(dtype) if dtype else model
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import struct
 import warnings
 import zipfile
@@ -23,6 +25,9 @@ from torch.optim import Optimizer
 from zoo.converters._files import write_json
 from zoo.converters.sharded import INDEX
 from zoo.model import GPTModel
+from zoo.train.checkpoint import State, finish_checkpoint
+from zoo.train.distributed import World
+from zoo.train.layout import SHARDED, checkpoint_path
 
 
 def save_sharded(directory: Path, model: GPTModel, optimizer: Optimizer) -> None:
@@ -100,3 +105,18 @@ def _find_values(path: Path, offset: int, length: int) -> tuple[int, int]:
     # A local header has 30 bytes, then a name and an extra field of the lengths at 26 and 28.
     name_length, extra_length = struct.unpack_from("<HH", data, record.header_offset + 26)
     return offset + record.header_offset + 30 + name_length + extra_length, record.CRC
+
+
+def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer: Optimizer, here: World) -> Path:
+    """Write a run's checkpoint, each process its share. All must call it."""
+    path = checkpoint_path(run, state.step)
+    temporary = path.with_name(f".tmp.{path.name}")
+    if here.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        (temporary / SHARDED).mkdir(parents=True)
+    here.barrier()
+    save_sharded(temporary / SHARDED, model, optimizer)
+    if here.is_main:
+        finish_checkpoint(temporary, state)
+        os.replace(temporary, path)
+    return path

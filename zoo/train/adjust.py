@@ -1,0 +1,48 @@
+"""Changes to a model before it is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from zoo.model import Attention, Block, GPTModel
+
+
+def set_dropout(model: GPTModel, dropout: float) -> None:
+    """Change the dropout of a model, and what its config says of it."""
+    model.config = model.config.replace(dropout=dropout)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+        elif isinstance(module, Attention):
+            module.dropout = dropout
+
+
+def checkpoint_activations(model: GPTModel) -> None:
+    """Keep only what goes into each block for the backward pass, and compute the rest of it again then."""
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.forward = _Recomputed(block.forward)  # type: ignore[method-assign, assignment]
+
+
+class _Recomputed:
+    def __init__(self, forward: Any) -> None:
+        self._forward = forward
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return self._forward(*arguments)
+        return checkpoint(self._forward, *arguments, use_reentrant=False)
+
+
+def zero_rows(model: GPTModel, used: Tensor) -> None:
+    """Set the rows of all other ids in the embedding and the head to zero, as LanguageModelLoss.used wants them."""
+    kept = torch.zeros(model.config.vocab_rows, dtype=torch.bool)
+    kept[used] = True
+    with torch.no_grad():
+        for layer in (model.tok_emb, model.head):
+            if layer is not None:
+                layer.weight[~kept] = 0.0

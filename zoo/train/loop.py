@@ -1,0 +1,322 @@
+"""The training loop: steps, evaluations, samples and checkpoints, in an order that a resumed run repeats exactly."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, current_thread, main_thread
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from zoo.errors import OptionError
+from zoo.generation import complete
+from zoo.model import GPTModel
+from zoo.train.adjust import checkpoint_activations, set_dropout, zero_rows
+from zoo.train.checkpoint import State, prune, save_checkpoint
+from zoo.train.config import TrainConfig
+from zoo.train.distributed import World
+from zoo.train.evaluate import cover, evaluate
+from zoo.train.loss import LanguageModelLoss
+from zoo.train.metrics import Metrics, Row
+from zoo.train.sharded import save_sharded_checkpoint
+from zoo.train.step import make_optimizer, split, train_step
+from zoo.train.tokens import Tokens
+from zoo.train.windows import Batches, Windows, book_permutation, draw_base_seed
+
+
+def _ignore(*arguments: Any) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What is told of a run while it goes on; in the main process only.
+
+    Attributes:
+        on_row: of each line of metrics.
+        on_sample: of each sample: the step and the text.
+        on_checkpoint: of each checkpoint's path.
+    """
+
+    on_row: Callable[[Row], Any] = _ignore
+    on_sample: Callable[[int, str], Any] = _ignore
+    on_checkpoint: Callable[[Path], Any] = _ignore
+
+
+class Trainer:
+    """A model, what it is trained on, and where the run stands.
+
+    Attributes:
+        model: that is trained; its weights change in place.
+        config: of the run.
+        steps: that the run has in all.
+        state: where it stands; give a saved one, and the optimizer its state, before run().
+        optimizer: AdamW.
+        average: whose `module` has the mean of the last weights, or None if the run takes none.
+    """
+
+    def __init__(
+        self,
+        model: GPTModel,
+        train: Tokens,
+        val: Tokens | None,
+        config: TrainConfig,
+        *,
+        out: Path | None = None,
+        here: World | None = None,
+        fsdp: bool = False,
+        compile: bool = False,
+        base: str = "",
+        generator: torch.Generator | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Make a model ready; nothing is computed yet.
+
+        Args:
+            model: on the CPU; with adapters, only they are trained.
+            train: token stream to train on, (N,).
+            val: to validate on, or None.
+            config: of the run, as zoo.train.run.settle returns it.
+            out: directory for checkpoints and metrics; None writes none.
+            here: the processes that train together.
+            fsdp: whether they share out the parameters.
+            compile: whether to let torch.compile make kernels.
+            base: path of the checkpoint that adapters belong to.
+            generator: whose state dropout goes on from, in the book's order; that which drew the weights, there.
+            watcher: is told what happens.
+
+        Raises:
+            OptionError: the text is shorter than a window, or options do not go together.
+        """
+        self.here = here or World()
+        if fsdp and (config.average or config.sample_every or config.only_used_ids):
+            raise OptionError("fsdp goes without average, samples and only_used_ids; leave them out")
+        self.config, self.out, self.base, self.fsdp = config, out, base, fsdp
+        self.watcher = watcher or Watcher()
+        self.windows, self.val = Windows(train, config.context, config.stride), val
+        self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
+        self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
+        self.schedule = config.make_schedule(self.steps)
+        self.model = model.to(self.here.device).train()
+        self._adjust()
+        used = self._used(train)
+        self.loss = LanguageModelLoss(self.model, used)
+        self.module = self.here.wrap(self.loss, fsdp=fsdp, compile=compile)
+        self.optimizer = make_optimizer(
+            self.module, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay, betas=config.betas
+        )
+        self.average = AveragedModel(self.model) if config.average else None
+        self.state = State()
+        self._generator = generator
+        self._saved_step = -1
+
+    def _adjust(self) -> None:
+        if self.config.dropout is not None:
+            set_dropout(self.model, self.config.dropout)
+        if self.config.recompute:
+            checkpoint_activations(self.model)
+
+    def _used(self, train: Tokens) -> Tensor | None:
+        if not self.config.only_used_ids:
+            return None
+        used = torch.from_numpy(np.unique(train).astype(np.int64)).to(self.here.device)
+        zero_rows(self.model, used)
+        return used
+
+    def run(self) -> str:
+        """Train to the end, or until SIGINT or SIGTERM, and save.
+
+        Torch's global generator, which dropout draws from, is left as it was.
+
+        Returns:
+            why it ended: "done", "interrupted" or "no improvement".
+
+        Raises:
+            TrainingError: the loss is not finite; the newest checkpoint is from before.
+            OutputError: a checkpoint cannot be written.
+        """
+        metrics = Metrics(self.out, from_step=self.state.step) if self.out and self.here.is_main else None
+        devices = [self.here.device] if self.here.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), _interrupts() as interrupted:
+            self._restore_order()
+            reason = "done"
+            while self.state.step < self.steps:
+                row = self._step()
+                if row is not None and self.here.is_main:
+                    if metrics:
+                        metrics.write(row)
+                    self.watcher.on_row(row)
+                self._sample()
+                if self.here.any(interrupted.is_set()):
+                    reason = "interrupted"
+                    break
+                if self.config.patience and self.state.n_worse >= self.config.patience:
+                    reason = "no improvement"
+                    break
+                if _is_due(self.state.step, self.config.save_every):
+                    self.save()
+            self.save()
+        return reason
+
+    def _step(self) -> Row | None:
+        """Do one step, and measure."""
+        state, config, started = self.state, self.config, time.perf_counter()
+        if config.order != "book":
+            # Dropout too is a function of the step, so that resuming needs no state.
+            torch.manual_seed(
+                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
+            )
+        lr = self.schedule(state.step)
+        mine = self.batches[state.step][self.here.rank :: self.here.size]
+        per_process = self.batches.batch_size // self.here.size
+        starts = range(0, per_process, config.micro_batch_size)
+        parts = [split(self.windows[mine[start : start + config.micro_batch_size]]) for start in starts]
+        done = train_step(
+            self.module,
+            self.optimizer,
+            parts,
+            step=state.step + 1,
+            lr=lr,
+            clip=config.clip or None,
+            dtype=config.dtype,
+            here=self.here,
+        )
+        state.step += 1
+        state.n_tokens += done.n_tokens
+        if self.average and state.step > self.steps * (1 - config.average):
+            self.average.update_parameters(self.model)
+            state.n_averaged += 1
+        trained = time.perf_counter() - started
+        state.seconds += trained
+        train_loss, val_loss = self._evaluate()
+        if config.order == "book" and train_loss is None:
+            return None
+        return Row(
+            step=state.step,
+            epoch=state.step / self.batches.steps_per_epoch,
+            tokens=state.n_tokens,
+            train_loss=done.loss if train_loss is None else train_loss,
+            val_loss=val_loss,
+            perplexity=None if val_loss is None else math.exp(min(val_loss, 700)),
+            lr=lr,
+            grad_norm=done.grad_norm,
+            tokens_per_s=done.n_tokens / trained,
+            seconds=state.seconds,
+        )
+
+    def _evaluate(self) -> tuple[float | None, float | None]:
+        """Measure the losses, if it is time to: of training text (the book's way only) and of validation text."""
+        config, state = self.config, self.state
+        state.val_loss = None
+        if config.order == "book":
+            return self._evaluate_as_book() if _is_due(state.step - 1, config.eval_every) else (None, None)
+        if self.val is None or not (_is_due(state.step, config.eval_every) or state.step == self.steps):
+            return None, None
+        module = self.module
+        if self.average and state.n_averaged:
+            module = LanguageModelLoss(self.averaged, self.loss.used)
+        batches = cover(self.val, config.context, batch_size=config.micro_batch_size, limit=config.eval_batches)
+        loss = evaluate(module, batches, dtype=config.dtype, device=self.here.device).loss
+        state.val_loss = loss
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_step, state.n_worse = loss, state.step, 0
+        else:
+            state.n_worse += 1
+        return None, loss
+
+    def _evaluate_as_book(self) -> tuple[float, float | None]:
+        """Take the first batches of a shuffled pass, and of one over validation text, each with the draws it costs."""
+        config = self.config
+
+        def mean(windows: Windows, indices: list[int]) -> float:
+            size, limit = config.batch_size, config.eval_batches or len(indices)
+            parts = [indices[i : i + size] for i in range(0, len(indices), size)][:limit]
+            return evaluate(self.module, (split(windows[part]) for part in parts), dtype=config.dtype).loss
+
+        train = mean(self.windows, book_permutation(len(self.windows)).tolist())
+        if self.val is None:
+            return train, None
+        draw_base_seed()
+        val = Windows(self.val, config.context, config.stride)
+        self.state.val_loss = mean(val, list(range(len(val))))
+        return train, self.state.val_loss
+
+    @property
+    def averaged(self) -> GPTModel:
+        """The model to use: the mean of the last weights if there is one, else the model itself."""
+        module = self.average.module if self.average and self.state.n_averaged else self.model
+        assert isinstance(module, GPTModel)
+        return module
+
+    def _sample(self) -> None:
+        config, step = self.config, self.state.step
+        if self.here.is_main and _is_due(step, config.sample_every):
+            text = complete(
+                self.averaged,
+                config.sample_prompt,
+                max_new_tokens=config.sample_tokens,
+                temperature=0.0,
+                ignore_eos=True,
+            )
+            self.watcher.on_sample(step, config.sample_prompt + text)
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one already, and delete those that are too many."""
+        if self.out is None or self._saved_step == self.state.step:
+            return
+        self.state.order = self.batches.state()
+        if self.config.order == "book":
+            self.state.generator = torch.get_rng_state().numpy().tobytes().hex()
+        if self.fsdp:
+            path = save_sharded_checkpoint(self.out, self.state, self.model, self.optimizer, self.here)
+        elif self.here.is_main:
+            average = self.averaged if self.state.n_averaged else None
+            path = save_checkpoint(self.out, self.state, self.model, self.optimizer, average=average, base=self.base)
+        self.here.barrier()
+        self._saved_step = self.state.step
+        if self.here.is_main:
+            prune(self.out, keep=self.config.keep, best_step=self.state.best_step)
+            self.watcher.on_checkpoint(path)
+
+    def _restore_order(self) -> None:
+        self.batches.restore(self.state.order)
+        if self.state.generator:
+            torch.set_rng_state(torch.frombuffer(bytearray.fromhex(self.state.generator), dtype=torch.uint8))
+        elif self.config.order == "book":
+            generator = self._generator or torch.Generator().manual_seed(self.config.seed)
+            torch.set_rng_state(generator.get_state())
+
+
+def _is_due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+@contextmanager
+def _interrupts() -> Iterator[Event]:
+    """Turn SIGINT and SIGTERM into an event that the loop looks at between steps; a second signal acts as ever."""
+    event = Event()
+    if current_thread() is not main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,128 @@
+"""Cross-entropy straight from the states before the head, without all logits at once.
+
+The logits of B x T tokens are 50257 numbers each, by far the largest thing in a step of training. Here they exist for
+one chunk of tokens at a time: forward turns them into the loss and, at once, into the gradients of states and head, as
+Liger's fused linear cross-entropy does (Hsu et al., 2024), so that nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from zoo.model import GPTModel
+
+IGNORED = -100
+"""Targets of this value count for nothing, as in torch."""
+
+_ZERO_CLASS = -1  # a target among the classes whose logits are 0
+
+_CHUNK = 512  # tokens: their float32 logits are 103 MB; smaller chunks add up the head's gradient more often
+
+
+class LanguageModelLoss(nn.Module):
+    """A model with its loss, as one module: what World.wrap and torch.compile want to see called.
+
+    Attributes:
+        model: the GPTModel.
+        used: sorted ids that the head computes, (U,) int64; None for all. The rows of all other ids must be zero, so
+            that each of their logits is 0, and stay so: they get no gradient. What trains then is the whole model with
+            its whole vocabulary, for the cost of the ids that the text has.
+    """
+
+    def __init__(self, model: GPTModel, used: Tensor | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.used = used
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of the tokens' losses in nats, a float32 scalar (float64 for a float64 model).
+
+        Args:
+            ids: (B, T) int64.
+            targets: what follows each, (B, T) int64; IGNORED where nothing is to be predicted.
+        """
+        hidden = self.model.hidden(ids).flatten(0, 1)
+        head = self.model.tok_emb if self.model.head is None else self.model.head
+        weight = cast("Tensor", head.weight)
+        targets, n_zero = targets.flatten(), 0
+        if self.used is not None:
+            n_zero = self.model.config.vocab_size - len(self.used)
+            weight = weight[self.used]
+            places = torch.searchsorted(self.used, targets).clamp(max=len(self.used) - 1)
+            places = torch.where(self.used[places] == targets, places, _ZERO_CLASS)
+            targets = torch.where(targets == IGNORED, IGNORED, places)
+        else:
+            weight = weight[: self.model.config.vocab_size]  # rows of padding are no tokens
+        return linear_cross_entropy(hidden, weight, targets, n_zero=n_zero)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, n_zero: int = 0) -> Tensor:
+    """Sum of the cross-entropies of `hidden @ weight.T` with the targets, in nats.
+
+    Under autocast the products are of autocast's dtype; the rest is float32 at least.
+
+    Args:
+        hidden: (N, C).
+        weight: (V, C).
+        targets: (N,) int64, below V, or IGNORED; -1 for a class whose logit is 0.
+        n_zero: number of such classes, beside the V.
+    """
+    return cast("Tensor", _LinearCrossEntropy.apply(hidden, weight, targets, n_zero))  # type: ignore[no-untyped-call]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_zero: int) -> Tensor:
+        kind = hidden.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        narrow = weight.to(dtype)
+        total = torch.zeros((), dtype=wide, device=hidden.device)
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        with torch.autocast(kind, enabled=False):
+            for start in range(0, len(hidden), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                states = hidden[part].to(dtype)
+                loss, gradient = _chunk(states @ narrow.T, targets[part], n_zero, wide)
+                total += loss
+                gradient = gradient.to(dtype) if wants_hidden or wants_weight else gradient
+                if grad_hidden is not None:
+                    grad_hidden[part] = gradient @ narrow
+                if grad_weight is not None and dtype == grad_weight.dtype:
+                    grad_weight.addmm_(gradient.T, states)
+                elif grad_weight is not None:
+                    grad_weight += gradient.T @ states
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        (scale,) = grad_outputs
+        # In place: nobody else sees them, and the head's is as large as the head.
+        for gradient in (grad_hidden, grad_weight):
+            if gradient is not None:
+                gradient.mul_(scale)
+        return grad_hidden, grad_weight, None, None
+
+
+def _chunk(logits: Tensor, targets: Tensor, n_zero: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return a chunk's loss and its gradient with respect to the logits, (N, V)."""
+    logits = logits.to(wide)
+    counts, is_row = targets != IGNORED, (targets >= 0).to(wide)
+    targets = targets.clamp(min=0)[:, None]
+    normaliser = logits.logsumexp(-1)
+    if n_zero:
+        normaliser = torch.logaddexp(normaliser, normaliser.new_tensor(math.log(n_zero)))
+    losses = (normaliser - logits.gather(-1, targets)[:, 0] * is_row) * counts
+    gradient = logits.sub_(normaliser[:, None]).exp_()
+    gradient.scatter_add_(-1, targets, -is_row[:, None])
+    if not bool(counts.all()):
+        gradient *= counts[:, None]
+    return losses.sum(), gradient

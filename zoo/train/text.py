@@ -1,0 +1,129 @@
+"""Where training text comes from: files, directories, patterns, JSON lines and stdin, as one stream of documents."""
+
+from __future__ import annotations
+
+import glob
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from zoo.errors import FormatError
+
+SUFFIXES = (".txt", ".md", ".jsonl")
+"""Files of a directory that count as text."""
+
+_BLOCK = 1 << 22  # characters read at a time
+
+
+def find_texts(sources: Sequence[str | Path]) -> list[Path]:
+    """Return the files that some paths, directories and patterns mean, in a fixed order. "-" is stdin.
+
+    Args:
+        sources: a directory means all .txt, .md and .jsonl files below it; a pattern may have *, ? and **.
+
+    Raises:
+        FormatError: one of them means no file.
+    """
+    found: list[Path] = []
+    for source in sources:
+        path = Path(source)
+        if str(source) == "-" or path.is_file():
+            found.append(path)
+        elif path.is_dir():
+            inside = sorted(each for each in path.rglob("*") if each.suffix in SUFFIXES and each.is_file())
+            if not inside:
+                raise FormatError(path, f"has no {', '.join(SUFFIXES)} files to train on")
+            found += inside
+        elif matches := sorted(glob.glob(str(source), recursive=True)):  # noqa: PTH207 - patterns may be absolute
+            found += [Path(match) for match in matches if Path(match).is_file()]
+        else:
+            raise FormatError(path, "there is no such file, directory or pattern to train on")
+    return found
+
+
+def read_documents(path: Path, *, field: str = "text", separator: str | None = "<|endoftext|>") -> Iterator[str]:
+    """Yield the documents of one file, never more than one of them and a block of the file in memory.
+
+    Args:
+        path: .jsonl has one document a line, in a field of an object; any other file is text. "-" is stdin.
+        field: of the objects of .jsonl.
+        separator: ends a document inside a text file; None takes the file as one document.
+
+    Raises:
+        FormatError: the file cannot be read, is not UTF-8, or a line of .jsonl has no such field.
+    """
+    try:
+        if path.suffix == ".jsonl":
+            yield from _json_lines(path, field)
+        else:
+            yield from _split(_blocks(path), separator)
+    except UnicodeDecodeError as error:
+        raise FormatError(path, f"is not text in UTF-8 (byte {error.start:,}); convert it, or leave it out") from error
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def _blocks(path: Path) -> Iterator[str]:
+    if str(path) == "-":
+        while block := sys.stdin.read(_BLOCK):
+            yield block
+        return
+    with path.open(encoding="utf-8", newline="") as file:
+        while block := file.read(_BLOCK):
+            yield block
+
+
+def _split(blocks: Iterator[str], separator: str | None) -> Iterator[str]:
+    held = ""
+    for block in blocks:
+        held += block
+        if separator:
+            *whole, held = held.split(separator)
+            yield from filter(None, whole)
+    if held:
+        yield held
+
+
+def _json_lines(path: Path, field: str) -> Iterator[str]:
+    with path.open(encoding="utf-8") as file:
+        for i, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise FormatError(path, f"line {i} is not JSON ({error})") from error
+            if not isinstance(row, dict) or not isinstance(row.get(field), str):
+                known = ", ".join(row) if isinstance(row, dict) else "none"
+                raise FormatError(
+                    path, f"line {i} has no text in a field {field!r} (fields: {known}); name it with --field"
+                )
+            if row[field]:
+                yield row[field]
+
+
+def cut_characters(documents: Iterable[str], n_first: int) -> tuple[Iterator[str], Iterator[str]]:
+    """Split a stream of documents after so many characters, inside a document if need be.
+
+    The second part must be read after the first.
+    """
+    stream = iter(documents)
+    rest: list[str] = []
+
+    def first() -> Iterator[str]:
+        room = n_first
+        for document in stream:
+            if len(document) > room:
+                rest.append(document[room:])
+                if room:
+                    yield document[:room]
+                return
+            yield document
+            room -= len(document)
+
+    def second() -> Iterator[str]:
+        yield from rest
+        yield from stream
+
+    return first(), second()
