@@ -114,15 +114,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _chunk(logits: Tensor, targets: Tensor, n_zero: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return a chunk's loss and its gradient with respect to the logits, (N, V)."""
-    logits = logits.to(wide)
     counts, is_row = targets != IGNORED, (targets >= 0).to(wide)
     targets = targets.clamp(min=0)[:, None]
-    normaliser = logits.logsumexp(-1)
+    # Softmax reads each row once, while it is in the cache. The largest probability is never 0, so its logarithm gives
+    # the normaliser without a second pass of exponentials.
+    probs = torch.softmax(logits, -1, dtype=wide)
+    largest, place = logits.max(-1, keepdim=True)
+    normaliser = largest.to(wide) - probs.gather(-1, place).log()  # (N, 1)
     if n_zero:
-        normaliser = torch.logaddexp(normaliser, normaliser.new_tensor(math.log(n_zero)))
-    losses = (normaliser - logits.gather(-1, targets)[:, 0] * is_row) * counts
-    gradient = logits.sub_(normaliser[:, None]).exp_()
-    gradient.scatter_add_(-1, targets, -is_row[:, None])
+        whole = torch.logaddexp(normaliser, normaliser.new_tensor(math.log(n_zero)))
+        probs *= (normaliser - whole).exp()
+        normaliser = whole
+    losses = (normaliser - logits.gather(-1, targets) * is_row[:, None])[:, 0] * counts
+    probs.scatter_add_(-1, targets, -is_row[:, None])
     if not bool(counts.all()):
-        gradient *= counts[:, None]
-    return losses.sum(), gradient
+        probs *= counts[:, None]
+    return losses.sum(), probs
