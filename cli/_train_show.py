@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from zoo.train.loop import Trainer, Watcher
     from zoo.train.metrics import Row
+    from zoo.train.tensorboard import TensorBoard
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -24,7 +27,9 @@ class Show:
         from zoo.train.loop import Watcher
 
         self._quiet, self._tensorboard = quiet, options["tensorboard"]
-        self._stack, self._bar, self._task, self._board = ExitStack(), None, None, None
+        self._stack = ExitStack()
+        self._bar: Progress | None = None
+        self._board: TensorBoard | None = None
         self._steps, self._said, self._val = 0, 0.0, ""
         self.watcher: Watcher = Watcher(self._on_row, self._on_sample)
 
@@ -65,7 +70,7 @@ class Show:
 
         columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
         self._bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-        self._task = self._bar.add_task("", total=trainer.steps, completed=trainer.state.step)
+        self._bar.add_task("", total=trainer.steps, completed=trainer.state.step)
 
     def _on_row(self, row: Row) -> None:
         if self._board:
@@ -76,7 +81,7 @@ class Show:
             self._val = f" val {row['val_loss']:.3f}"
         text = f"loss {row['train_loss']:.3f}{self._val} lr {row['lr']:.1e} {row['tokens_per_s']:,.0f} tokens/s"
         if self._bar:
-            self._bar.update(self._task, completed=row["step"], description=text)
+            self._bar.update(self._bar.task_ids[0], completed=row["step"], description=text)
         elif row["val_loss"] is not None or row["seconds"] - self._said > _LINE_SECONDS or row["step"] == self._steps:
             self._said = row["seconds"]
             left = (self._steps - row["step"]) * row["seconds"] / row["step"]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from zoo.cli._params import PATH
 from zoo.cli._show import show_json
+
+if TYPE_CHECKING:
+    from zoo.train.tokens import Layout
 
 
 @click.group()
@@ -33,7 +37,7 @@ def data() -> None:
 def prepare(
     texts: tuple[str, ...],
     out: Path,
-    layout: str,
+    layout: Layout,
     tokenizer: str | None,
     field: str,
     processes: int | None,

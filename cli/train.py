@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,15 +17,20 @@ from zoo.errors import OptionError
 from zoo.registry import get_config
 
 if TYPE_CHECKING:
+    from zoo.cli._train_show import Show
+    from zoo.train.distributed import World
     from zoo.train.loop import Trainer
+    from zoo.train.run import Run, Start
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 _SCRATCH_LR = 6e-4
 _LORA_LR = 5e-4
 
 
-def _option(name: str, kind: Any, help: str, **more: Any) -> Any:
+def _option(name: str, kind: Any, help: str) -> Callable[[_F], _F]:
     """An option that stays None unless it is given, so that the config's own default counts."""
-    return click.option(name, type=kind, help=help, **more)
+    return click.option(name, type=kind, help=help)
 
 
 @click.command()
@@ -75,8 +81,7 @@ def _option(name: str, kind: Any, help: str, **more: Any) -> Any:
 @click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing.")
-@click.pass_context
-def train(ctx: click.Context, **options: Any) -> None:
+def train(**options: Any) -> None:
     """Go on training a model, or begin one, on TEXTS: files, directories, patterns, - for stdin, or one .bin.
 
     The directory of the run holds its settings, tokens, metrics and checkpoints, and is a model for every other
@@ -90,44 +95,42 @@ def train(ctx: click.Context, **options: Any) -> None:
       torchrun --nproc-per-node 8 -m zoo train corpus.bin --size 355M --out runs/big --fsdp --device cuda
     """
     from zoo.cli._train_show import Show
-    from zoo.train.config import TrainConfig
     from zoo.train.distributed import world
 
-    fields = {field.name for field in dataclasses.fields(TrainConfig)}
-    given = {name: value for name, value in options.items() if name in fields and value is not None}
-    if options["resume"] and (given or options["texts"] or options["model"] or options["size"] or options["out"]):
-        _check_resume(ctx, options, given)
     with world(options["device"]) as here, Show(options, quiet=options["quiet"] or not here.is_main) as show:
-        trainer, path, notes = _open(options, given, here, show)
-        for note in notes:
+        run, trainer = _open(options, here, show)
+        for note in run.notes:
             show.note(note)
         if trainer.state.step >= trainer.steps:
-            show.note(f"{path} has done all its {trainer.steps:,} steps already")
-        reason = show.follow(trainer, path)
+            show.note(f"{run.path} has done all its {trainer.steps:,} steps already")
+        reason = show.follow(trainer, run.path)
         if here.is_main:
-            _report(trainer, path, reason, options)
+            _report(trainer, run.path, reason, options)
 
 
-def _open(options: dict[str, Any], given: dict[str, Any], here: Any, show: Any) -> tuple[Trainer, Path, list[str]]:
+def _open(options: dict[str, Any], here: World, show: Show) -> tuple[Run, Trainer]:
     from zoo.train.config import TrainConfig
     from zoo.train.corpus import Sources
     from zoo.train.run import Run
 
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    given = {name: value for name, value in options.items() if name in fields and value is not None}
     if options["resume"]:
         run = Run.open(options["resume"])
-        return run.trainer(here, show.watcher), run.path, run.notes
+        _check_resume(run, options, given)
+        return run, run.trainer(here, show.watcher)
     if options["out"] is None:
         raise click.UsageError("Missing option '--out'.")
     start = _start(options)
-    given.setdefault("lr", _LORA_LR if start.lora else 1e-4 if start.model else _SCRATCH_LR)
+    given.setdefault("lr", _LORA_LR if start.lora else TrainConfig.lr if start.model else _SCRATCH_LR)
     sources = Sources(
         train=options["texts"], val=options["val"], val_fraction=options["val_fraction"], field=options["field"]
     )
     run, first = Run.begin(options["out"], TrainConfig(**given), sources, start, here)
-    return run.trainer(here, show.watcher, first=first), run.path, run.notes
+    return run, run.trainer(here, show.watcher, first=first)
 
 
-def _start(options: dict[str, Any]) -> Any:
+def _start(options: dict[str, Any]) -> Start:
     from zoo.train.lora import LoRA
     from zoo.train.run import Start
 
@@ -138,9 +141,9 @@ def _start(options: dict[str, Any]) -> Any:
     lora = None
     if options["lora_rank"] is not None:
         lora = LoRA(rank=options["lora_rank"], alpha=options["lora_alpha"], dropout=options["lora_dropout"])
-    model = str(Path(options["model"]).absolute()) if options["model"] and Path(options["model"]).exists() else ""
+    model = options["model"] or ""
     return Start(
-        model=model or options["model"] or "",
+        model=str(Path(model).absolute()) if model and Path(model).exists() else model,
         config=config if isinstance(config, GPTConfig) else None,
         init=options["init"],
         lora=lora,
@@ -149,23 +152,16 @@ def _start(options: dict[str, Any]) -> Any:
     )
 
 
-def _check_resume(ctx: click.Context, options: dict[str, Any], given: dict[str, Any]) -> None:
+def _check_resume(run: Run, options: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse to resume with other settings, and say which they are."""
-    from zoo.train.run import Run
-
-    del ctx
-    run = Run.open(options["resume"])
     config = run.config.to_dict()
     differ = [f"{name} (was {config[name]}, now {value})" for name, value in given.items() if config[name] != value]
-    if options["texts"] and tuple(options["texts"]) != run.sources.train:
-        differ.append("the text")
-    for name in ("model", "size", "out"):
-        if options[name]:
-            differ.append(f"--{name}")
+    others = (("the text", "texts"), ("--model", "model"), ("--size", "size"), ("--out", "out"), ("--val", "val"))
+    differ += [name for name, key in (*others, ("--lora-rank", "lora_rank")) if options[key]]
     if differ:
         raise OptionError(
-            f"a run goes on with its own settings, and these differ: {', '.join(differ)}; leave them out, or begin "
-            f"a new run with --model {options['resume']}"
+            f"a run goes on with its own settings, and these were given anew: {', '.join(differ)}; leave them out, or "
+            f"begin another run with --model {run.path}"
         )
 
 

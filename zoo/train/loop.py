@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from zoo.errors import OptionError
@@ -24,13 +21,14 @@ from zoo.train.adjust import checkpoint_activations, set_dropout, zero_rows
 from zoo.train.checkpoint import State, prune, save_checkpoint
 from zoo.train.config import TrainConfig
 from zoo.train.distributed import World
-from zoo.train.evaluate import cover, evaluate
+from zoo.train.interrupts import interrupts
 from zoo.train.loss import LanguageModelLoss
 from zoo.train.metrics import Metrics, Row
 from zoo.train.sharded import save_sharded_checkpoint
 from zoo.train.step import make_optimizer, split, train_step
 from zoo.train.tokens import Tokens
-from zoo.train.windows import Batches, Windows, book_permutation, draw_base_seed
+from zoo.train.validation import Validation, is_due
+from zoo.train.windows import Batches, Windows
 
 
 def _ignore(*arguments: Any) -> None:
@@ -102,7 +100,8 @@ class Trainer:
             raise OptionError("fsdp goes without average, samples and only_used_ids; leave them out")
         self.config, self.out, self.base, self.fsdp = config, out, base, fsdp
         self.watcher = watcher or Watcher()
-        self.windows, self.val = Windows(train, config.context, config.stride), val
+        self.windows = Windows(train, config.context, config.stride)
+        self.validation = Validation(self.windows, val, config, self.here.device)
         self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
         self.schedule = config.make_schedule(self.steps)
@@ -146,7 +145,7 @@ class Trainer:
         """
         metrics = Metrics(self.out, from_step=self.state.step) if self.out and self.here.is_main else None
         devices = [self.here.device] if self.here.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), _interrupts() as interrupted:
+        with torch.random.fork_rng(devices=devices), interrupts() as interrupted:
             self._restore_order()
             reason = "done"
             while self.state.step < self.steps:
@@ -162,7 +161,7 @@ class Trainer:
                 if self.config.patience and self.state.n_worse >= self.config.patience:
                     reason = "no improvement"
                     break
-                if _is_due(self.state.step, self.config.save_every):
+                if is_due(self.state.step, self.config.save_every):
                     self.save()
             self.save()
         return reason
@@ -197,58 +196,21 @@ class Trainer:
             state.n_averaged += 1
         trained = time.perf_counter() - started
         state.seconds += trained
-        train_loss, val_loss = self._evaluate()
-        if config.order == "book" and train_loss is None:
+        measured = self.validation.measure(state, self.steps, self._judged())
+        if config.order == "book" and measured.train is None:
             return None
         return Row(
             step=state.step,
             epoch=state.step / self.batches.steps_per_epoch,
             tokens=state.n_tokens,
-            train_loss=done.loss if train_loss is None else train_loss,
-            val_loss=val_loss,
-            perplexity=None if val_loss is None else math.exp(min(val_loss, 700)),
+            train_loss=done.loss if measured.train is None else measured.train,
+            val_loss=measured.val,
+            perplexity=None if measured.val is None else math.exp(min(measured.val, 700)),
             lr=lr,
             grad_norm=done.grad_norm,
             tokens_per_s=done.n_tokens / trained,
             seconds=state.seconds,
         )
-
-    def _evaluate(self) -> tuple[float | None, float | None]:
-        """Measure the losses, if it is time to: of training text (the book's way only) and of validation text."""
-        config, state = self.config, self.state
-        state.val_loss = None
-        if config.order == "book":
-            return self._evaluate_as_book() if _is_due(state.step - 1, config.eval_every) else (None, None)
-        if self.val is None or not (_is_due(state.step, config.eval_every) or state.step == self.steps):
-            return None, None
-        module = self.module
-        if self.average and state.n_averaged:
-            module = LanguageModelLoss(self.averaged, self.loss.used)
-        batches = cover(self.val, config.context, batch_size=config.micro_batch_size, limit=config.eval_batches)
-        loss = evaluate(module, batches, dtype=config.dtype, device=self.here.device).loss
-        state.val_loss = loss
-        if state.best_loss is None or loss < state.best_loss:
-            state.best_loss, state.best_step, state.n_worse = loss, state.step, 0
-        else:
-            state.n_worse += 1
-        return None, loss
-
-    def _evaluate_as_book(self) -> tuple[float, float | None]:
-        """Take the first batches of a shuffled pass, and of one over validation text, each with the draws it costs."""
-        config = self.config
-
-        def mean(windows: Windows, indices: list[int]) -> float:
-            size, limit = config.batch_size, config.eval_batches or len(indices)
-            parts = [indices[i : i + size] for i in range(0, len(indices), size)][:limit]
-            return evaluate(self.module, (split(windows[part]) for part in parts), dtype=config.dtype).loss
-
-        train = mean(self.windows, book_permutation(len(self.windows)).tolist())
-        if self.val is None:
-            return train, None
-        draw_base_seed()
-        val = Windows(self.val, config.context, config.stride)
-        self.state.val_loss = mean(val, list(range(len(val))))
-        return train, self.state.val_loss
 
     @property
     def averaged(self) -> GPTModel:
@@ -257,9 +219,13 @@ class Trainer:
         assert isinstance(module, GPTModel)
         return module
 
+    def _judged(self) -> nn.Module:
+        """What is evaluated: the loss of the averaged weights, once there are any."""
+        return LanguageModelLoss(self.averaged, self.loss.used) if self.state.n_averaged else self.module
+
     def _sample(self) -> None:
         config, step = self.config, self.state.step
-        if self.here.is_main and _is_due(step, config.sample_every):
+        if self.here.is_main and is_due(step, config.sample_every):
             text = complete(
                 self.averaged,
                 config.sample_prompt,
@@ -294,29 +260,3 @@ class Trainer:
         elif self.config.order == "book":
             generator = self._generator or torch.Generator().manual_seed(self.config.seed)
             torch.set_rng_state(generator.get_state())
-
-
-def _is_due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
-@contextmanager
-def _interrupts() -> Iterator[Event]:
-    """Turn SIGINT and SIGTERM into an event that the loop looks at between steps; a second signal acts as ever."""
-    event = Event()
-    if current_thread() is not main_thread():
-        yield event
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, _: Any) -> None:
-        event.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in before:
-            signal.signal(number, note)
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

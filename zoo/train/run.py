@@ -21,7 +21,7 @@ from zoo.train.checkpoint import load_model, load_optimizer, read_state, sweep
 from zoo.train.config import TrainConfig
 from zoo.train.corpus import Sources, check_ids, open_corpus, prepare
 from zoo.train.distributed import World
-from zoo.train.layout import AVERAGE, DATA, SETTINGS, SHARDED, list_checkpoints
+from zoo.train.layout import AVERAGE, DATA, SETTINGS, SHARDED, list_checkpoints, weights_of_run
 from zoo.train.loop import Trainer, Watcher
 from zoo.train.lora import LoRA, add_lora
 from zoo.train.sharded import load_sharded
@@ -90,6 +90,9 @@ class Run:
             OutputError: the path exists.
             ZooError: the model or the text cannot be read.
         """
+        # Another run stands for its newest weights, which are others tomorrow.
+        if start.model and (weights := weights_of_run(Path(start.model))):
+            start = dataclasses.replace(start, model=str(weights))
         model, generator = _first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
         content = {

@@ -1,0 +1,191 @@
+"""The commands train, eval and data, as a user calls them."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import zoo
+from zoo.cli.main import main
+
+SMALL = {"context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2, "dropout": 0.1}
+FEW = ["--steps", "6", "--batch-size", "4", "--context", "13", "--eval-every", "3", "--save-every", "2", "--lr", "0.01"]
+
+
+@pytest.fixture
+def run():
+    """Run the command line in this process; gives exit code, stdout and stderr."""
+
+    def call(*arguments, stdin=None):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
+        if done.exception and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A directory with a text and a config."""
+    path = tmp_path_factory.mktemp("files")
+    (path / "text.txt").write_text("Every effort moves you a little forward, and every step moves you too. " * 20)
+    (path / "small.json").write_text(json.dumps(SMALL))
+    return path
+
+
+@pytest.fixture
+def begun(run, files, tmp_path):
+    """A finished run."""
+    out = tmp_path / "run"
+    code, *_ = run("train", files / "text.txt", "--size", files / "small.json", "--out", out, "-q", *FEW)
+    assert code == 0
+    return out
+
+
+def test_training_from_scratch_makes_a_model_that_speaks(run, files, tmp_path):
+    """The run says what it does and how it went, and every command takes its directory for a model."""
+    out = tmp_path / "run"
+    more = ["--sample-every", "6", "--sample-prompt", "Every"]
+    code, text, err = run("train", files / "text.txt", "--size", files / "small.json", "--out", out, *FEW, *more)
+    assert code == 0
+    assert f"{out}: done after step 6 of 6, validation loss" in text
+    assert "6 steps of 4 x 13 tokens" in err
+    assert "sample after step 6: Every" in err
+
+    code, text, _ = run("generate", "--model", out, "-n", 3, "--seed", 1, "Every")
+    assert (code, text[:5]) == (0, "Every")
+    assert 0 == run("convert", "--source", out, "--to", "openai", "--out", tmp_path / "openai")[0]
+    assert 0 == run("inspect", out)[0]
+    assert 0 == run("plot", out)[0]
+    assert (out / "loss.png").stat().st_size > 5000
+
+
+def test_a_finished_run_says_so_and_json_is_for_scripts(run, begun):
+    """--resume of a run at its end changes nothing."""
+    code, text, err = run("train", "--resume", begun, "--json")
+    found = json.loads(text)
+    assert (0, "done", 6, 6) == (code, found["ended"], found["step"], found["steps"])
+    assert found["best_loss"] <= found["val_loss"] or found["val_loss"] is None
+    assert "has done all its 6 steps already" in err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--lr", "0.5"], "lr (was 0.01, now 0.5)"),
+        (["--steps", "9", "--seed", "3"], "steps (was 6, now 9), seed (was 0, now 3)"),
+        (["other.txt", "--model", "x"], "the text, --model"),
+    ],
+)
+def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
+    """The message names each that differs, and how to go on with them."""
+    code, _, err = run("train", "--resume", begun, *more)
+    assert code == 1
+    assert words in err
+    assert f"begin another run with --model {begun}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["TEXT", "--size", "SIZE"], 2, "Missing option '--out'"),
+        (["TEXT", "--out", "new"], 2, "Give either --model, to go on with, or --size"),
+        (["--size", "SIZE", "--out", "new"], 1, "there is no text to train on"),
+        (["none.txt", "--size", "SIZE", "--out", "new"], 1, "none.txt: there is no such file"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "does not fit the model's 23"),
+        (["TEXT", "--size", "SIZE", "--out", "."], 1, "exists already"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 1, "lr must be a number above 0"),
+        (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp goes without average"),
+        (["--resume", "."], 1, "is no run of zoo train"),
+    ],
+)
+def test_calls_that_cannot_be_are_answered(run, files, tmp_path, monkeypatch, arguments, code, words):
+    """One line on stderr, and no directory of a run."""
+    monkeypatch.chdir(tmp_path)
+    named = {"TEXT": files / "text.txt", "SIZE": files / "small.json"}
+    found, out, err = run("train", *(named.get(argument, argument) for argument in arguments))
+    assert (code, "") == (found, out)
+    assert words in err
+    assert code == 2 or len(err.splitlines()) <= 2
+
+
+def test_short_text_gets_the_books_advice(run, files, tmp_path):
+    """Text shorter than a window: more text, a shorter context, or another fraction."""
+    (tmp_path / "short.txt").write_text("Every effort moves you.")
+    size = files / "small.json"
+    code, _, err = run("train", tmp_path / "short.txt", "--size", size, "--out", tmp_path / "run", *FEW)
+    assert code == 1
+    assert "give more text, lower the context length, or change the fraction for validation" in err
+
+
+def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):
+    """`zoo data prepare` writes what train and eval make of text themselves."""
+    out = tmp_path / "text.bin"
+    code, text, _ = run("data", "prepare", files / "text.txt", "--out", out, "--processes", 1)
+    ids = zoo.Tokenizer().encode((files / "text.txt").read_text())
+    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 documents, llm.c's layout\n")
+    nano = tmp_path / "nano.bin"
+    run("data", "prepare", files / "text.txt", "--out", nano, "--layout", "nanogpt", "--json")
+    assert ids == np.fromfile(nano, np.uint16).tolist()
+    losses = []
+    for source, name in ((out, "a"), (files / "text.txt", "b")):
+        more = ["--val", files / "text.txt", "--json"]
+        size = files / "small.json"
+        _, text, _ = run("train", source, "--size", size, "--out", tmp_path / name, *FEW, *more)
+        losses.append(json.loads(text)["val_loss"])
+    assert losses[0] == losses[1] < 11
+
+
+def test_eval_reports_loss_perplexity_and_bits_per_byte(run, begun, files):
+    """The three are the same number in three units; a smaller stride gives each token more context."""
+    code, text, _ = run("eval", "--model", begun, files / "text.txt", "--json")
+    found = json.loads(text)
+    n_bytes = (files / "text.txt").stat().st_size
+    n_tokens = len(zoo.Tokenizer().encode((files / "text.txt").read_text())) - 1
+    assert (0, n_bytes, n_tokens) == (code, found["bytes"], found["tokens"])
+    assert math.isclose(found["perplexity"], math.exp(found["loss"]))
+    assert math.isclose(found["bits_per_byte"], found["loss"] * n_tokens / n_bytes / math.log(2))
+
+    code, text, _ = run("eval", "--model", begun, files / "text.txt", "--stride", 4)
+    assert code == 0
+    assert "nats per token" in text
+    assert "bits per byte" in text
+
+
+def test_eval_reads_stdin_and_refuses_nothing_to_predict(run, begun):
+    """- is stdin; one token predicts nothing."""
+    assert 0 == run("eval", "--model", begun, "-", stdin="Every effort moves you")[0]
+    code, _, err = run("eval", "--model", begun, "-", stdin="x")
+    assert code == 1
+    assert "fewer than two tokens" in err
+
+
+@pytest.mark.parametrize("kind", [[], ["--fsdp"]])
+def test_two_processes_train_what_one_trains(run, files, tmp_path, kind):
+    """Under torchrun, DDP and FSDP2 follow one process to 1e-5, and their run is a model, too."""
+    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "--micro-batch-size", "2"]
+    arguments = ["train", files / "text.txt", *options, "-q", "--out"]
+    assert 0 == run(*arguments, tmp_path / "one")[0]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "zoo"]
+    done = subprocess.run(
+        [*command, *map(str, arguments), str(tmp_path / "two"), *kind],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
+    one, two = ([json.loads(line) for line in text.splitlines()] for text in texts)
+    assert len(one) == len(two) == 6
+    for a, b in zip(one, two, strict=True):
+        assert math.isclose(a["train_loss"], b["train_loss"], abs_tol=1e-5)
+        assert a["tokens"] == b["tokens"]
+    assert math.isclose(one[-1]["val_loss"], two[-1]["val_loss"], abs_tol=1e-4)
+    assert zoo.load(tmp_path / "two").config == zoo.load(tmp_path / "one").config

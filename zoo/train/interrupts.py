@@ -1,0 +1,31 @@
+"""Signals that ask a run to end, turned into something that a loop can look at between steps."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
+from typing import Any
+
+
+@contextmanager
+def interrupts() -> Iterator[Event]:
+    """Give an event that SIGINT and SIGTERM set; a second signal acts as ever. Only the main thread gets signals."""
+    event = Event()
+    if current_thread() is not main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    try:
+        for number in before:
+            signal.signal(number, note)
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
