@@ -56,6 +56,7 @@ def _option(name: str, kind: Any, help: str) -> Callable[[_F], _F]:
 @_option("--start-lr", float, "Learning rate at the start of the warmup.  [default: 0]")
 @_option("--final-lr", float, "Learning rate at the end.  [default: 0]")
 @_option("--weight-decay", float, "Of AdamW.  [default: 0.1]")
+@_option("--betas", (float, float), "Of AdamW.  [default: 0.9 0.95]")
 @_option("--decay", click.Choice(["matrices", "all"]), "What decays.  [default: matrices]")
 @_option("--clip", float, "Largest norm of the gradients; 0 for none.  [default: 1]")
 @_option("--dropout", float, "In training.  [default: the model's]")

@@ -1,6 +1,7 @@
 """Chapter 5 of "Build a Large Language Model (From Scratch)", digit for digit: the figures are those that it prints."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,19 @@ PROMPT = "Every effort moves you"
 
 
 @pytest.fixture
-def tokens():
-    """The chapter's text, split by characters, as tokens."""
+def story():
+    """The chapter's text."""
     directory = Path(os.environ.get("ZOO_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
     file = directory / "the-verdict.txt"
     if not file.is_file():
         pytest.skip("the-verdict.txt is not here; name its directory in ZOO_TEST_DATA")
-    text = file.read_text(encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def tokens(story):
+    """The text, split by characters, as tokens."""
+    text = story.read_text(encoding="utf-8")
     cut = int(0.9 * len(text))
     return [np.array(zoo.Tokenizer().encode(part), np.uint16) for part in (text[:cut], text[cut:])]
 
@@ -63,6 +70,17 @@ def test_the_first_epoch(run):
     _, losses, samples = run(1)
     assert {step: LOG[step] for step in (0, 5)} == losses
     assert samples[0].startswith(f"{PROMPT},,,,,,,,,,,,.")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("run")
+def test_the_chapter_retold_runs(story, tmp_path, monkeypatch):
+    """The Python of docs/book.md runs, with its assertions."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / story.name).write_bytes(story.read_bytes())
+    page = Path(__file__).parents[2] / "docs" / "book.md"
+    code = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    exec(compile("\n".join(code), page, "exec"), {})
 
 
 @pytest.mark.slow

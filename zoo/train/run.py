@@ -102,6 +102,7 @@ class Run:
             "start": start.to_dict(),
         }
         if here.is_main:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_output(path) as temporary:
                 (temporary / DATA).mkdir(parents=True)
                 prepare(sources, model.tokenizer, temporary / DATA)
