@@ -19,6 +19,11 @@ def show_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def printable(text: str) -> str:
+    """Return a text with control characters spelled out: a name in a file shall not steer the terminal."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
     """Print rows under a header, as wide as their longest cells, so that it can be read and cut by scripts.
 
@@ -27,6 +32,7 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequ
         rows: of cells.
         right: columns to align to the right.
     """
+    rows = [[printable(cell) for cell in cells] for cells in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for cells in (header, *rows):
         aligned = [

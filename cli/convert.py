@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE, SIZE_IN_BYTES
-from zoo.cli._show import byte_progress, human_bytes, shape_text, show_json, show_table
+from zoo.cli._show import byte_progress, human_bytes, printable, shape_text, show_json, show_table
 from zoo.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _show_plan(plan: Plan) -> None:
     for name in plan.added():
         click.echo(f"added: {name}")
     for note in plan.notes:
-        click.echo(f"note: {note}")
+        click.echo(printable(f"note: {note}"))
     click.echo(f"{plan.source_format.name} -> {plan.target_format.name}, {human_bytes(plan.nbytes)}, {_kept(plan)}")
 
 
@@ -129,7 +129,7 @@ def _show_report(report: Report) -> None:
     if report.encoding:
         click.echo(f"  stored:  matrices as {report.encoding}")
     for note in report.notes:
-        click.echo(f"  note:    {note}")
+        click.echo(printable(f"  note:    {note}"))
     checked = "read back and equal bit for bit" if report.verified else "not read back"
     memory = f", {human_bytes(report.peak_memory)} of memory" if report.peak_memory is not None else ""
     click.echo(f"  {_kept(report)}; {checked}; {report.seconds:.2f} s{memory}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
-from zoo.cli._show import human_bytes, shape_text, show_json, show_table
+from zoo.cli._show import human_bytes, printable, shape_text, show_json, show_table
 from zoo.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -80,11 +80,11 @@ def _show_summary(summary: dict[str, Any]) -> None:
     click.echo(f"  config:     {config}")
     click.echo(f"  vocabulary: {summary['vocabulary']}")
     if summary["prefix"]:
-        click.echo(f"  prefix:     {summary['prefix']}")
+        click.echo(f"  prefix:     {printable(summary['prefix'])}")
     for key, value in summary["provenance"].items():
-        click.echo(f"  origin:     {key} {value}")
+        click.echo(printable(f"  origin:     {key} {value}"))
     for note in summary["notes"]:
-        click.echo(f"  note:       {note}")
+        click.echo(printable(f"  note:       {note}"))
 
 
 def _cells(measured: Statistics | None) -> list[str]:

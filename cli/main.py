@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import zoo
+from zoo.cli._show import printable
 from zoo.cli.completion import completion
 from zoo.cli.convert import convert
 from zoo.cli.data import data
@@ -28,7 +29,7 @@ class ZooGroup(click.Group):
         try:
             return super().invoke(ctx)
         except ZooError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            raise click.ClickException(printable(" ".join(str(error).split()))) from error
 
 
 @click.group(cls=ZooGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

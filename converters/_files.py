@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
+from zoo.inputs import check_file, check_json
 
+_MAX_AXES = 8
 LFS_MAGIC = b"version https://git-lfs"
 MAX_JSON_BYTES = 100 << 20
 """No index or header of a GPT-2 comes near it; a damaged length must not become an allocation."""
@@ -19,7 +23,9 @@ def map_file(path: Path) -> mmap.mmap:
 
     Raises:
         FormatError: it cannot be opened, is empty, or is a Git LFS pointer.
+        UnsafeFile: it is a link out of its directory.
     """
+    check_file(path)
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -32,20 +38,32 @@ def map_file(path: Path) -> mmap.mmap:
     return data
 
 
+def is_shape(axes: Sequence[Any], itemsize: int = 8) -> bool:
+    """Whether numbers in a file can be the lengths of an array's axes."""
+    if len(axes) > _MAX_AXES or not all(type(length) is int and 0 <= length < 1 << 48 for length in axes):
+        return False
+    # numpy multiplies the lengths that are not 0, even if one is.
+    return math.prod(max(length, 1) for length in axes) * itemsize < 1 << 62
+
+
 def parse_json(text: bytes, path: Path, what: str = "it") -> dict[str, Any]:
     """Parse a JSON object.
 
     Raises:
-        CorruptFile: it is not one, or a key stands twice in it.
+        CorruptFile: it is not one, a key stands twice in it, or there are far too many values.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(dict(pairs)) != len(pairs):
+        made = dict(pairs)
+        if len(made) != len(pairs):
             raise ValueError("a key stands twice")
-        return dict(pairs)
+        return made
 
+    check_json(text, path)
     try:
-        parsed = json.loads(text, object_pairs_hook=unique)
+        parsed = json.loads(text.decode(), object_pairs_hook=unique)
+        if b"\\ud" in text.lower():
+            json.dumps(parsed, ensure_ascii=False).encode()  # fails for half a surrogate pair, which no file can hold
     except (ValueError, RecursionError) as error:
         raise CorruptFile(path, f"{what} is no valid JSON ({error}); copy or download it again") from error
     if not isinstance(parsed, dict):

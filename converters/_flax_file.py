@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.converters._files import map_file
+from zoo.converters._files import is_shape, map_file
 from zoo.converters._msgpack import Extension, bytes_head, decode, encode, extension_head, list_head, map_head
 from zoo.errors import CorruptFile
 from zoo.mapping import Tensors
@@ -88,7 +88,7 @@ def _array(path: Path, name: str, value: Any) -> LazyTensor:
 
 
 def _shape(path: Path, name: str, axes: list[Any]) -> tuple[int, ...]:
-    if len(axes) > 8 or not all(type(axis) is int and 0 <= axis < 1 << 48 for axis in axes):
+    if not is_shape(axes):
         raise CorruptFile(path, f"{name} has an impossible shape; copy or download it again")
     return tuple(axes)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.converters._files import map_file
+from zoo.converters._files import is_shape, map_file
 from zoo.converters._gguf_quants import PLAIN, QUANTS, decoded, nbytes
 from zoo.errors import CorruptFile, FormatError
 from zoo.tensors import Array, LazyTensor
@@ -24,8 +24,8 @@ VERSION = 3
 _READABLE = (2, VERSION)  # 3 only added big-endian files; 1 had shorter numbers, and llama.cpp refuses it too
 ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT
 _MAX_DIMS = 4  # GGML_MAX_DIMS
-_MAX_COUNT = 1 << 16  # of keys and of tensors; a damaged count must not become millions of objects
-_MAX_STRINGS = 1 << 20  # in all arrays together, for the same reason
+_MAX_COUNT = 1 << 15  # of keys and of tensors; a damaged count must not become millions of objects
+_MAX_STRINGS = 1 << 19  # in all arrays together, for the same reason
 
 # enum gguf_type -> numpy's code
 _SCALARS = dict(enumerate(("<u1", "<i1", "<u2", "<i2", "<u4", "<i4", "<f4", "?")))
@@ -190,7 +190,7 @@ def _read_description(cursor: _Cursor) -> tuple[str, str, tuple[int, ...], int]:
         problem = f"tensor {name} is of ggml's type {type_name}; zoo reads {known}: make the file anew in one of them"
         raise FormatError(cursor.path, problem)
     row = shape[-1] if shape else 1
-    if any(length >= 1 << 48 for length in shape) or (type_name in QUANTS and row % QUANTS[type_name].values):
+    if not is_shape(shape) or (type_name in QUANTS and row % QUANTS[type_name].values):
         raise CorruptFile(cursor.path, f"tensor {name} has impossible axes {shape} for its type {type_name}")
     return name, type_name, shape, offset
 

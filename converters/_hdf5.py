@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.converters._files import map_file
+from zoo.converters._files import is_shape, map_file
 from zoo.errors import CorruptFile, MissingPackage, UnsafeFile, ZooError
 from zoo.mapping import Tensors
 from zoo.stream import Progress, ignore_progress, write_at
@@ -24,7 +24,7 @@ from zoo.tensors import DTYPES, Array, LazyTensor
 
 _BFLOAT16 = DTYPES["bfloat16"]
 _MAX_DEPTH = 16  # of groups in groups; Keras needs 6
-_MAX_NAMES = 100_000  # of groups and arrays; Keras Hub needs some 50 for a block
+_MAX_NAMES = 10_000  # of groups and arrays; Keras Hub needs some 50 for a block
 _ALIGNMENT = 64  # of the tensors that are written, so that mapped arrays suit vector instructions
 _ALIGNED_FROM = 512  # bytes; smaller ones follow each other
 
@@ -40,7 +40,10 @@ def read_hdf5(path: Path) -> dict[str, LazyTensor]:
     h5py, data = _h5py(), map_file(path)
     try:
         with h5py.File(path, "r") as file:
-            return {name: _tensor(h5py, path, data, name, array) for name, array in _arrays(h5py, path, file)}
+            tensors = {name: _tensor(h5py, path, data, name, array) for name, array in _arrays(h5py, path, file)}
+        if sum(tensor.nbytes for tensor in tensors.values()) > len(data):
+            raise CorruptFile(path, "its arrays overlap: they have more bytes than the file; copy or download it again")
+        return tensors
     except ZooError:
         raise
     except Exception as error:  # libhdf5 has many words for damage, and h5py many exceptions
@@ -110,8 +113,8 @@ def _tensor(h5py: Any, path: Path, data: mmap, name: str, array: Any) -> LazyTen
     if array.is_virtual or array.external:
         raise UnsafeFile(path, f"the values of {name} are in another file, which is not opened")
     shape, dtype = array.shape, _dtype(array)
-    if dtype is None or shape is None:
-        raise CorruptFile(path, f"{name} has values of a type that zoo does not know ({array.dtype})")
+    if dtype is None or shape is None or not is_shape(shape):
+        raise CorruptFile(path, f"{name} has values of a shape or type that zoo does not know ({shape}, {array.dtype})")
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes > len(data):
         raise CorruptFile(path, f"{name} {shape} would be larger than the file; copy it again")

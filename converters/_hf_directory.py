@@ -11,6 +11,7 @@ from zoo.config_map import ConfigMap
 from zoo.converters._files import read_json, write_json
 from zoo.errors import FormatError
 from zoo.format import Checkpoint
+from zoo.inputs import is_there
 from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
@@ -50,7 +51,7 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
     """
     file = directory / "tokenizer.json"
     found = Vocabulary.read(directory)
-    if found or not file.exists():
+    if found or not is_there(file):
         return found
     theirs = read_json(file)
     model, splitting = theirs.get("model"), theirs.get("pre_tokenizer")

@@ -24,7 +24,9 @@ _RESTART_INTERVAL = 16  # after so many keys one is written without sharing a pr
 
 # Shared prefixes can make a small file unfold into a huge one. No honest index comes near these.
 _MAX_KEY_BYTES = 4096
-_MAX_ALL_KEYS_BYTES = 64 << 20
+_MAX_ALL_KEYS_BYTES = 8 << 20
+_MAX_ENTRIES = 1 << 15
+_MAX_BLOCK_BYTES = 16 << 20  # unpacked
 
 
 def mask_crc(crc: int) -> int:
@@ -44,7 +46,7 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
     _, _, position = _read_handle(footer, 0)
     offset, size, _ = _read_handle(footer, position)
     last: bytes | None = None
-    end = total = 0
+    end = total = count = 0
     for _, handle in _entries(_read_block(data, offset, size)):
         offset, size, _ = _read_handle(handle, 0)
         if offset < end:
@@ -52,9 +54,9 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
             raise Malformed("its blocks overlap")
         end = offset + size
         for key, value in _entries(_read_block(data, offset, size)):
-            total += len(key)
-            if (last is not None and key <= last) or total > _MAX_ALL_KEYS_BYTES:
-                raise Malformed("its keys are not sorted, or too long")
+            total, count = total + len(key), count + 1
+            if (last is not None and key <= last) or total > _MAX_ALL_KEYS_BYTES or count > _MAX_ENTRIES:
+                raise Malformed("its keys are not sorted, too long or too many")
             last = key
             yield key, value
 
@@ -103,6 +105,8 @@ def unsnappy(data: bytes) -> bytes:
         Malformed: it is not compressed that way.
     """
     length, position = read_varint(data, 0)
+    if length > _MAX_BLOCK_BYTES:
+        raise Malformed("a compressed block in it is too large")
     out = bytearray()
     while position < len(data) and len(out) <= length:
         tag, kind = data[position] >> 2, data[position] & 3

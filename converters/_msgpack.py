@@ -14,7 +14,7 @@ from typing import Any
 from zoo.errors import CorruptFile
 
 _MAX_DEPTH = 32  # of maps in maps; transformers' GPT-2 needs 6
-_MAX_VALUES = 1 << 20  # far more than any GPT-2 has; a file of many tiny values must not become gigabytes of objects
+_MAX_VALUES = 1 << 17  # far more than any GPT-2 has; a file of many tiny values must not become gigabytes of objects
 _MAX_TEXT = 4096  # bytes of a name
 
 # First byte -> how many bytes the length behind it takes, or the number itself.

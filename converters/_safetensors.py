@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from zoo.converters._files import MAX_JSON_BYTES, map_file, parse_json
+from zoo.converters._files import MAX_JSON_BYTES, is_shape, map_file, parse_json
 from zoo.errors import CannotHold, CorruptFile
+from zoo.inputs import is_own_file
 from zoo.mapping import Tensors
 from zoo.stream import Progress, ignore_progress, write_at
 from zoo.tensors import DTYPES, Array, LazyTensor
@@ -41,7 +42,7 @@ _ALIGNMENT = 64  # of the first tensor, so that mapped arrays suit vector instru
 
 def is_safetensors(path: Path) -> bool:
     """Whether a file begins as a safetensors file does."""
-    return path.is_file() and _starts_right(path)
+    return is_own_file(path) and _starts_right(path)
 
 
 def _starts_right(path: Path) -> bool:
@@ -112,7 +113,7 @@ def _parse_entry(path: Path, name: str, entry: Any) -> tuple[np.dtype[np.generic
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
         raise CorruptFile(path, f"the header entry of tensor {name} is incomplete") from error
-    if not all(type(number) is int and 0 <= number < 1 << 48 for number in (*shape, begin, end)) or len(shape) > 8:
+    if not is_shape(shape) or not is_shape((begin,)) or not is_shape((end,)):
         raise CorruptFile(path, f"the header entry of tensor {name} has impossible numbers")
     if not isinstance(code, str) or code not in _DTYPES:
         raise CorruptFile(path, f"tensor {name} has dtype {code!r}, which zoo does not know")

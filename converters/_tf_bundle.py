@@ -28,6 +28,7 @@ from zoo.converters._tf_index import (
 )
 from zoo.converters._tf_stored import join, place
 from zoo.errors import CannotHold, CorruptFile, FormatError, UnsafeFile
+from zoo.inputs import is_own_file
 from zoo.stream import Progress, ignore_progress, write_at
 from zoo.tensors import LazyTensor
 
@@ -40,7 +41,7 @@ def is_index(path: Path) -> bool:
     The prefix of a checkpoint, such as dir/model.ckpt, stands for its index.
     """
     file = path if path.suffix == ".index" else _index_of(path)
-    if not file.is_file():
+    if not is_own_file(file):
         return False
     with file.open("rb") as opened:
         if opened.read(len(LFS_MAGIC)) == LFS_MAGIC:
@@ -74,7 +75,7 @@ def _latest(directory: Path) -> Path:
     found = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.){1,200})"', map_file(file), re.MULTILINE)
     if not found:
         raise CorruptFile(file, "does not say which checkpoint it means; give the path of the .index file")
-    name = Path(_unescape(found[1]))
+    name = Path(_unescape(found[1]).replace("\0", "\ufffd"))
     # TensorFlow writes an absolute path when it was given one.
     if name.is_absolute() and name.parent.resolve() == directory.resolve():
         name = Path(name.name)

@@ -17,6 +17,7 @@ from zoo.converters._leveldb_table import mask_crc
 from zoo.converters._protobuf import Malformed, read_varint
 from zoo.converters._tf_index import STRING, Entry, show, slice_key
 from zoo.errors import CorruptFile, FormatError
+from zoo.inputs import check_file
 from zoo.tensors import Array
 
 _DAMAGED = "the file is damaged; copy or download it again"
@@ -120,12 +121,16 @@ def place(index: Path, entries: Mapping[bytes, Entry], paths: Sequence[Path]) ->
             f"has {len(last.shard.data):,} bytes, but tensor {last.name} ends at byte {last.end:,} by the index; "
             "the file is cut short, copy or download it again",
         )
+    if sum(each.entry.size for each in stored.values()) > sum(len(shard.data) for shard in shards):
+        # Read again and again, a small file could fill memory and disk.
+        raise CorruptFile(index, f"its tensors overlap: they have more bytes than its data files; {_DAMAGED}")
     return stored
 
 
 def _open(path: Path) -> Shard:
     if not path.is_file():
         raise FormatError(path, "is missing, but the index beside it needs it; copy or download it too")
+    check_file(path)
     # An empty file, which cannot be mapped, is right where all tensors are empty.
     return Shard(path, np.frombuffer(map_file(path) if path.stat().st_size else b"", np.uint8))
 

@@ -19,9 +19,11 @@ import numpy as np
 from zoo.converters._files import MAX_JSON_BYTES, map_file
 from zoo.converters._torch_legacy import is_torch_legacy, read_torch_legacy
 from zoo.converters._torch_pickle import MAX_PICKLE_BYTES, read_pickle
+from zoo.converters._torch_tree import check_size
 from zoo.converters._torch_write import TreePickler
 from zoo.converters._torch_zip import PICKLE, ZIP_MAGIC, TorchZip, is_torch_zip
 from zoo.errors import CorruptFile, FormatError
+from zoo.inputs import check_file, is_own_file
 from zoo.stream import Progress, ignore_progress
 from zoo.tensors import chunks
 
@@ -38,7 +40,7 @@ _UNIX = 3
 
 def is_torch_file(path: Path) -> bool:
     """Whether a file begins as one of torch.save does, in the format of today or that before torch 1.6."""
-    if not path.is_file():
+    if not is_own_file(path):
         return False
     start = _start(path)
     return is_torch_legacy(start) or (start.startswith(ZIP_MAGIC) and is_torch_zip(path))
@@ -72,6 +74,7 @@ def read_torch(path: Path) -> Any:
         if record is None:
             raise CorruptFile(path, f"the record data/{key[:100]} of a tensor is missing; copy or download it again")
         storage.place(record.data, record.crc)
+    check_size(tree, path)
     return tree
 
 
@@ -135,6 +138,7 @@ def _write_record(
 
 
 def _start(path: Path) -> bytes:
+    check_file(path)
     try:
         with path.open("rb") as file:
             return file.read(32)

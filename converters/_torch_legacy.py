@@ -15,6 +15,7 @@ import numpy as np
 from zoo.converters._files import map_file
 from zoo.converters._torch_pickle import MAX_PICKLE_BYTES, read_pickle
 from zoo.converters._torch_storage import DAMAGED, Bytes, Storage
+from zoo.converters._torch_tree import check_size
 from zoo.errors import CorruptFile, FormatError
 
 _MAGIC = 0x1950A86A20F9469CFC6C
@@ -41,6 +42,7 @@ def read_torch_legacy(path: Path) -> Any:
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise CorruptFile(path, f"its tensors and its storages do not belong together; {DAMAGED}")
     _place(path, data, file.tell(), [storages[key] for key in keys])
+    check_size(tree, path)
     return tree
 
 

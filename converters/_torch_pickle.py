@@ -20,7 +20,10 @@ from zoo.errors import CorruptFile, FormatError, UnsafeFile
 from zoo.tensors import LazyTensor
 
 MAX_PICKLE_BYTES = 16 << 20
-"""A GPT-2's has some 50 kB. One byte can make an empty set, which takes 216 in memory: no limit would be a bomb."""
+"""A GPT-2's has some 50 kB."""
+
+_MAX_STEPS = 80_000
+"""Instructions. The largest GPT-2 with its optimizer has 68,000."""
 
 _ONLY_TENSORS = (
     "zoo runs nothing in a file and loads tensors and plain containers only, so save those alone, "
@@ -48,7 +51,7 @@ def read_pickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Storage]]:
         tree = machine.run(file)
     except FormatError:
         raise
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, Warning) as error:
         raise CorruptFile(path, f"its pickle cannot be read ({str(error)[:100]}); {DAMAGED}") from error
     check_tree(tree, path)
     return tree, machine.storages
@@ -78,11 +81,15 @@ class _Machine:
 
     def run(self, file: BinaryIO) -> Any:
         """Follow the instructions up to STOP and return what they built."""
-        for opcode, argument, _ in pickletools.genops(file):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             name = opcode.name
+            if step > _MAX_STEPS:
+                raise ValueError(f"it has more than {_MAX_STEPS:,} instructions")
             if name == "STOP":
                 break
             if name in _PUSH:
+                if isinstance(argument, str):
+                    argument.encode()  # raises ValueError for half a surrogate pair, which no file can hold
                 self.push(argument)
             elif name in _NEW:
                 self.push(_NEW[name]())

@@ -15,7 +15,9 @@ from zoo.errors import CorruptFile, FormatError
 from zoo.tensors import LazyTensor
 
 _MAX_DEPTH = 100  # of containers in containers
-_MAX_NODES = 2 << 20  # counted along every way: containers that share parts can make a short pickle an endless tree
+_MAX_NODES = 1 << 18  # counted along every way: containers that share parts can make a short pickle an endless tree
+
+_REPEATED = 8 << 20  # bytes of tensors beyond those of the file
 
 _SCALARS = (str, int, float, bool, type(None), bytes)
 
@@ -54,6 +56,30 @@ def check_tree(node: Any, path: Path) -> None:
             raise FormatError(path, f"{problem}; save `model.state_dict()`")
 
     walk(node, 0)
+
+
+def check_size(tree: Any, path: Path) -> None:
+    """Refuse tensors that overlap, or repeat their elements along axes of stride 0, so that they fill memory and disk.
+
+    torch.save of an expanded tensor makes such axes too, but small ones.
+
+    Raises:
+        CorruptFile: all tensors together have many more bytes than the file.
+    """
+    tensors: dict[int, LazyTensor] = {}
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, LazyTensor):
+            tensors[id(node)] = node
+        elif isinstance(node, dict | list | tuple):
+            waiting.extend(node.values() if isinstance(node, dict) else node)
+    nbytes, size = sum(tensor.nbytes for tensor in tensors.values()), path.stat().st_size
+    if nbytes > size + _REPEATED:
+        problem = (
+            f"its tensors have {nbytes:,} bytes, but the file {size:,}, so that they repeat its elements too often"
+        )
+        raise CorruptFile(path, f"{problem}; save their .contiguous() copies instead")
 
 
 def check_key(value: Any) -> Any:

@@ -15,6 +15,7 @@ from zoo.converters._hf_directory import has_weights, read_config, read_vocabula
 from zoo.converters._shards import find_weights, read_shards
 from zoo.converters.huggingface import HuggingFace
 from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.inputs import is_there
 from zoo.mapping import Rule, Table, strip_prefix
 
 PROVENANCE_FILE = "zoo_provenance.json"
@@ -73,7 +74,7 @@ class Flax(Format):
             prefix=prefix,
             vocabulary=vocabulary,
             files=(config_file, *files),
-            provenance=read_json(provenance) if provenance.exists() else {},
+            provenance=read_json(provenance) if is_there(provenance) else {},
             notes=tuple(notes),
         )
 

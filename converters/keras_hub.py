@@ -17,6 +17,7 @@ from zoo.converters._hdf5 import read_hdf5, write_hdf5
 from zoo.converters._shards import find_weights, read_shards
 from zoo.errors import CheckpointMismatch, CorruptFile, ZooError
 from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.inputs import is_there
 from zoo.mapping import Rule, Table, Tensors
 from zoo.tensors import LazyTensor
 from zoo.vocabulary import Vocabulary
@@ -92,7 +93,7 @@ class KerasHub(Format):
         directory = weights.parent
         config_file = directory / "config.json"
         metadata_file = directory / "metadata.json"
-        metadata = read_json(metadata_file) if metadata_file.exists() else {}
+        metadata = read_json(metadata_file) if is_there(metadata_file) else {}
         theirs = preset.read_config(config_file)
         theirs[_TOKENS] = metadata.get(_TOKENS, theirs.get("vocabulary_size"))
         found, notes = self.config_map.read(theirs, config_file)
@@ -104,7 +105,7 @@ class KerasHub(Format):
             path,
             found,
             _numbered(weights, tensors),
-            vocabulary=Vocabulary.read(directory / preset.ASSETS, [preset.VOCABULARY_NAMES]),
+            vocabulary=Vocabulary.read(directory / preset.ASSETS, [preset.VOCABULARY_NAMES], directory),
             files=(config_file, *files),
             provenance=provenance,
             notes=tuple(notes),

@@ -15,6 +15,7 @@ from zoo.converters._files import read_json, write_json
 from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
 from zoo.errors import FormatError
 from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.inputs import is_there
 from zoo.mapping import Rule, Table
 from zoo.vocabulary import OPENAI_NAMES, Vocabulary
 
@@ -84,7 +85,7 @@ class OpenAI(Format):
         notes: list[str] = []
         files = bundle_files(prefix)
         hparams = directory / "hparams.json"
-        if hparams.exists():
+        if is_there(hparams):
             config, notes = self.config_map.read(read_json(hparams), hparams)
             files = [*files, hparams]
         elif config is None:
@@ -116,4 +117,4 @@ class OpenAI(Format):
 
 def _read_provenance(directory: Path) -> dict[str, object]:
     file = directory / PROVENANCE_FILE
-    return read_json(file) if file.exists() else {}
+    return read_json(file) if is_there(file) else {}

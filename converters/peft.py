@@ -102,7 +102,8 @@ def _merge(weight: LazyTensor, a: LazyTensor, b: LazyTensor, scaling: float) -> 
     wide = np.promote_types(np.float32, weight.dtype) if weight.dtype != DTYPES["bfloat16"] else np.dtype(np.float32)
 
     def load() -> Array:
-        delta = b.load().astype(wide) @ a.load().astype(wide)
-        return (weight.load().astype(wide) + delta * wide.type(scaling)).astype(weight.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # values may be anything
+            delta = b.load().astype(wide) @ a.load().astype(wide)
+            return (weight.load().astype(wide) + delta * wide.type(scaling)).astype(weight.dtype)
 
     return LazyTensor(weight.shape, weight.dtype, load)

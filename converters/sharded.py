@@ -20,7 +20,7 @@ import numpy as np
 
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
-from zoo.converters._files import inside, map_file, read_json
+from zoo.converters._files import inside, is_shape, map_file, read_json
 from zoo.converters.zoo_file import ZooFile
 from zoo.errors import ConfigError, CorruptFile, FormatError
 from zoo.format import Checkpoint, Format
@@ -107,7 +107,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
     dtype, shape = DTYPES[entry["dtype"]], _lengths(entry["shape"])
     pieces = []
     for file, offset, crc32, starts, lengths in entry["pieces"]:
-        piece = Piece(_lengths(starts), _lengths(lengths), open_file(file), *_lengths([offset, crc32]))
+        piece = Piece(_lengths(starts), _lengths(lengths), open_file(file), *_lengths([offset]), *_lengths([crc32]))
         ends = [start + length for start, length in zip(piece.starts, piece.shape, strict=True)]
         nbytes = math.prod(piece.shape) * dtype.itemsize
         if any(end > length for end, length in zip(ends, shape, strict=True)):
@@ -121,7 +121,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
 
 
 def _lengths(numbers: Any) -> tuple[int, ...]:
-    if not isinstance(numbers, list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
+    if not isinstance(numbers, list) or not is_shape(numbers):
         raise ValueError(f"{numbers!r:.60} should be whole numbers")
     return tuple(numbers)
 

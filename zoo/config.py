@@ -63,7 +63,7 @@ class GPTConfig:
     def __post_init__(self) -> None:
         if self.vocab_rows == 0:
             object.__setattr__(self, "vocab_rows", self.vocab_size)
-        if self.inner_width == 0:
+        if self.inner_width == 0 and type(self.width) is int:
             object.__setattr__(self, "inner_width", 4 * self.width)
         self._check_types()
         self._check_values()

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from zoo.config import GPTConfig
-from zoo.errors import CannotHold, ConfigError, OptionError, UnknownName
+from zoo.errors import CannotHold, ConfigError, FormatError, OptionError, UnknownName
 from zoo.format import Checkpoint, Format, WriteOptions
+from zoo.inputs import follow
 from zoo.mapping import Drop, Tensors, to_theirs
 from zoo.plugins import detect_format, get_format
 from zoo.registry import get_config
@@ -145,10 +146,13 @@ def open_checkpoint(
         FormatError: it is no whole checkpoint of the format.
         ConfigError: it is another model than `size` says.
     """
-    path = weights_of_run(Path(path)) or Path(path)
+    path = follow(weights_of_run(Path(path)) or Path(path))
     expected = get_config(size) if isinstance(size, str) else size
     found = get_format(format) if format else detect_format(path)
-    checkpoint = found.read(path, expected)
+    try:
+        checkpoint = found.read(path, expected)
+    except OSError as error:  # no right to read it, a broken disk
+        raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
     if expected:
         for field in _SIZE_FIELDS:
             is_, asked = getattr(checkpoint.config, field), getattr(expected, field)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import zoo
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.format import Format
+from zoo.inputs import follow
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -137,7 +138,11 @@ def detect_format(path: Path) -> Format:
     """
     if not path.exists():
         raise FormatError(path, "there is no such file or directory")
-    found = [each for each in usable_formats() if each.sniff(path)]
+    path = follow(path)
+    try:
+        found = [each for each in usable_formats() if each.sniff(path)]
+    except OSError as error:  # no right to read it, a broken disk
+        raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
     if len(found) == 1:
         return found[0]
     if found:
@@ -151,6 +156,8 @@ def _why_unknown(path: Path) -> str:
         inside = sorted(child.name for child in path.iterdir())
         listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
         return f"is a directory without a checkpoint that zoo knows (it has {listing}); `zoo formats` shows all formats"
+    if not path.is_file():
+        return "is no file, but a device or a pipe"
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):

@@ -41,7 +41,8 @@ def statistics(tensor: LazyTensor) -> Statistics:
     count, mean, squares = 0, 0.0, 0.0
     low, high, nan, inf = math.inf, -math.inf, 0, 0
     for chunk in chunks(tensor.load()):
-        values = chunk.reshape(-1).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            values = chunk.reshape(-1).astype(np.float64)
         finite = values[np.isfinite(values)]
         nan += int(np.isnan(values).sum())
         inf += int(np.isinf(values).sum())

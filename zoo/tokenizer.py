@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import heapq
 import re
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -27,6 +28,8 @@ MAX_BLANKS: Final = 100_000
 
 # Python's \s and Rust's differ in these four control characters.
 _BLANKS: Final = re.compile(r"[^\S\x1c-\x1f]{3,}")
+_LONG_WORD: Final = 32
+_MAX_SPECIAL: Final = 1 << 18  # letters of all special tokens; they become one regular expression
 LOOKS_SPECIAL: Final = re.compile(r"<.+>|\[[A-Z_]+\]")
 """How special tokens are spelled; one that no merge makes is special."""
 
@@ -176,6 +179,8 @@ def _parts(vocabulary: Vocabulary) -> tuple[_Tables, Encoding]:
     made = set(live)
     unmade = {token: i for token, i in ids.items() if token not in made and LOOKS_SPECIAL.fullmatch(token)}
     special = unmade | {t: i for t, i in ids.items() if t == END_OF_TEXT} | vocabulary.added_tokens
+    if sum(map(len, special)) > _MAX_SPECIAL:
+        raise FormatError(path, f"has {len(special):,} special tokens, too many for a GPT-2; copy the file again")
     bytes_of = {
         i: token.encode("utf-8", "replace") if token in special else token_bytes(token) for token, i in ids.items()
     }
@@ -216,6 +221,8 @@ def _live_merges(vocabulary: Vocabulary) -> list[str]:
 
 def _merged(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
     """What byte-level BPE makes of one word."""
+    if len(token) > _LONG_WORD:
+        return _merged_long(token, rank_of)
     parts = list(token)
     while len(parts) > 1:
         ranks = [rank_of.get(pair, len(rank_of)) for pair in pairwise(parts)]
@@ -225,6 +232,31 @@ def _merged(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
         i = ranks.index(best)
         parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts
+
+
+def _merged_long(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
+    """The same in n log n steps: a file of some kB may hold a word for which n * n would take minutes."""
+    parts = list(token)
+    before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
+    heap: list[tuple[int, int, tuple[str, str]]] = []
+
+    def consider(i: int) -> None:
+        if i >= 0 and after[i] < len(parts) and (rank := rank_of.get(pair := (parts[i], parts[after[i]]))) is not None:
+            heapq.heappush(heap, (rank, i, pair))
+
+    for i in range(len(parts)):
+        consider(i)
+    while heap:
+        _, i, pair = heapq.heappop(heap)
+        j = after[i]
+        if j == len(parts) or (parts[i], parts[j]) != pair:
+            continue  # one of the two has been joined with another one since
+        parts[i], parts[j], after[i] = pair[0] + pair[1], "", after[j]
+        if after[i] < len(parts):
+            before[after[i]] = i
+        consider(before[i])
+        consider(i)
+    return [part for part in parts if part]
 
 
 def _pieces(text: str) -> Iterator[str]:

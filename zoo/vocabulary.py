@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zoo.errors import FormatError
+from zoo.inputs import check_file, check_json, is_there
 
 END_OF_TEXT: Final = "<|endoftext|>"
 GPT2_N_TOKENS: Final = 50257
@@ -32,6 +33,8 @@ GPT2_MERGES: Final = Path(__file__).with_name("data") / "gpt2-merges.bin"
 OPENAI_NAMES: Final = ("encoder.json", "vocab.bpe")
 HF_NAMES: Final = ("vocab.json", "merges.txt")
 ADDED_NAME: Final = "added_tokens.json"
+
+_MAX_MERGE = 1 << 14  # letters of a line
 
 Merges = tuple[tuple[str, str], ...]
 
@@ -97,22 +100,33 @@ class Vocabulary:
 
     @classmethod
     def read(
-        cls, directory: Path | str, known_names: Iterable[tuple[str, str]] = (OPENAI_NAMES, HF_NAMES)
+        cls,
+        directory: Path | str,
+        known_names: Iterable[tuple[str, str]] = (OPENAI_NAMES, HF_NAMES),
+        root: Path | None = None,
     ) -> Vocabulary | None:
         """The vocabulary in a directory, under one of the pairs of file names; None if there is none.
 
+        Args:
+            directory: where the files are.
+            known_names: pairs of names to look for.
+            root: the checkpoint's directory, if it is another one.
+
         Raises:
             FormatError: one file of the two is missing, or one of them is damaged.
+            UnsafeFile: one of them is a link out of the checkpoint.
         """
         for names in known_names:
             encoder, merges, added = (Path(directory) / name for name in (*names, ADDED_NAME))
-            present = [path for path in (encoder, merges) if path.exists()]
+            present = [path for path in (encoder, merges) if is_there(path)]
             if len(present) == 1:
                 missing = merges if present[0] == encoder else encoder
                 raise FormatError(missing, f"is missing beside {present[0].name}; put both there or neither")
             if present:
-                added_bytes = added.read_bytes() if added.exists() else b""
                 paths = (encoder, merges, added)
+                for path in (*present, *([added] if is_there(added) else [])):
+                    check_file(path, Path(directory) if root is None else root)
+                added_bytes = added.read_bytes() if is_there(added) else b""
                 return cls(encoder.read_bytes(), merges.read_bytes(), added_bytes, paths)._checked()
         return None
 
@@ -212,6 +226,7 @@ def _text(data: bytes, path: Path | str) -> str:
 
 def _parse_json(data: bytes, path: Path | str) -> Any:
     text = _text(data, path)
+    check_json(data, path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -237,6 +252,10 @@ def _parse_merges(data: bytes, path: Path) -> Merges:
         pair = line.removesuffix("\r").split(" ")
         if pair == [""] or (number == 1 and line.startswith("#version")):
             continue
+        if len(line) > _MAX_MERGE:
+            raise FormatError(
+                path, f"line {number} has {len(line):,} letters, too many for a token; copy the file again"
+            )
         if len(pair) != 2 or not all(pair):
             raise FormatError(path, f"line {number} is {line[:80]!r}, not two tokens; copy the file again")
         merges.append((pair[0], pair[1]))
