@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from . import guided
 from .cases import READERS, Case, Content, save_case, seeds
 from .mutate import mutate
 from .watch import Broken, Watch
@@ -73,7 +74,7 @@ def fuzz(reader: str, seconds: float, seed: int, findings: Path, most: int = 1 <
             tally.most_memory, tally.slowest = max(tally.most_memory, memory), max(tally.slowest, slowest)
             if how:
                 _, case, _ = make_case(reader, seed, number, valid)
-                _save(findings, reader, seed, number, how, how, case)
+                save_finding(findings, reader, seed, number, how, how, case)
                 number += 1
     tally.inputs, tally.seconds = number, time.monotonic() - begin
     tally.findings = Counter(json.loads(path.read_text())["where"] for path in findings.glob(f"{reader}-*/about.json"))
@@ -120,7 +121,7 @@ def _work(
                 memory, slowest = max(memory, outcome.nbytes), max(slowest, outcome.seconds)
             except Broken as broken:
                 found += 1
-                _save(findings, reader, seed, number, broken.where, str(broken), case)
+                save_finding(findings, reader, seed, number, broken.where, str(broken), case)
             number += 1
         _SLOTS.pack_into(shared, 0, number, accepted, found, time.monotonic(), memory, slowest)
         status = 0
@@ -139,17 +140,18 @@ def limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESS_SPACE, used + _ADDRESS_SPACE))
 
 
-def _save(findings: Path, reader: str, seed: int, number: int, where: str, what: str, case: Case) -> None:
+def save_finding(findings: Path, reader: str, seed: int, number: int, where: str, what: str, case: Case) -> None:
+    """Write an input that broke a promise; of several that broke it at one place, the shortest stays."""
     slug = "".join(c if c.isalnum() else "-" for c in where)[:80]
     folder = findings / f"{reader}-{slug}"
-    if folder.exists() and sum(map(_length, load_names(folder))) <= sum(map(_length, case.values())):
+    if folder.exists() and sum(map(_length, _contents(folder))) <= sum(map(_length, case.values())):
         return  # the one that is there is the shorter one
     save_case(folder / "case", case)
     about = {"reader": reader, "seed": seed, "number": number, "where": where, "what": what[:2000]}
     (folder / "about.json").write_text(json.dumps(about, indent=2))
 
 
-def load_names(folder: Path) -> list[Content]:
+def _contents(folder: Path) -> list[Content]:
     """The contents of a saved finding."""
     from .cases import load_case
 
@@ -171,6 +173,10 @@ def main() -> None:
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))
     options = parser.parse_args()
     options.findings.mkdir(parents=True, exist_ok=True)
+    if options.engine == "atheris":
+        if options.reader == "all":
+            parser.error("--engine atheris fuzzes one --reader")
+        guided.run(options.reader, options.seconds, options.seed, options.findings.resolve())
     for reader in READERS if options.reader == "all" else [options.reader]:
         tally = fuzz(reader, options.seconds, options.seed, options.findings.resolve(), options.inputs)
         print(
