@@ -37,7 +37,10 @@ class Statistics:
 
 
 def statistics(tensor: LazyTensor) -> Statistics:
-    """Read a tensor and describe its values; of byte strings there is nothing to tell. Sums are float64, combined chunk by chunk (Chan et al., 1983)."""
+    """Read a tensor and describe its values; of byte strings there is nothing to tell.
+
+    Sums are float64, combined chunk by chunk (Chan et al., 1983).
+    """
     if tensor.dtype.hasobject:  # TensorFlow's byte strings
         return Statistics(math.nan, math.nan, math.nan, math.nan, 0, 0)
     count, mean, squares = 0, 0.0, 0.0
