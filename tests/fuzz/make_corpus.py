@@ -124,7 +124,8 @@ def write_tensorflow():
         v1.get_variable("global_step", initializer=np.int64(7))
         session.run(v1.global_variables_initializer())
         v1.train.Saver(sharded=True).save(session, str(place / "model.ckpt"), write_meta_graph=False)
-    shutil.copy(CORPUS / "tf" / "openai" / "hparams.json", place)
+    for name in ("hparams.json", "checkpoint"):  # the latter has the path of this directory in it
+        shutil.copy(CORPUS / "tf" / "openai" / name, place)
 
 
 if __name__ == "__main__":

@@ -65,12 +65,6 @@ def _transformers() -> Callable[[Path], Any]:
     return lambda path: GPT2LMHeadModel.from_pretrained(path, local_files_only=True)
 
 
-def _tokenizer() -> Callable[[Path], Any]:
-    from transformers import AutoTokenizer
-
-    return lambda path: AutoTokenizer.from_pretrained(path, local_files_only=True)("ab ba")
-
-
 def _gguf() -> Callable[[Path], Any]:
     from gguf import GGUFReader
     from gguf.quants import dequantize
@@ -115,7 +109,6 @@ PEERS: dict[str, tuple[tuple[str, ...], Callable[[], Callable[[Path], Any]]]] = 
     "safetensors": (("safetensors",), _safetensors),
     "torch": (("torch", "pickle", "legacy"), _torch),
     "transformers": (("shards", "json"), _transformers),
-    "its tokenizer": (("json",), _tokenizer),
     "gguf": (("gguf",), _gguf),
     "h5py": (("hdf5",), _h5py),
     "msgpack": (("flax",), _msgpack),
