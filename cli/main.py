@@ -11,13 +11,16 @@ from zoo.cli._show import printable
 from zoo.cli.completion import completion
 from zoo.cli.convert import convert
 from zoo.cli.data import data
+from zoo.cli.diff import diff
 from zoo.cli.evaluate import evaluate
 from zoo.cli.formats import formats
 from zoo.cli.generate import generate
+from zoo.cli.hash import hash_
 from zoo.cli.inspect import inspect
 from zoo.cli.list import list_
 from zoo.cli.plot import plot
 from zoo.cli.train import train
+from zoo.cli.verify import verify
 from zoo.errors import ZooError
 
 
@@ -45,5 +48,19 @@ def main() -> None:
     """
 
 
-for command in (convert, generate, train, evaluate, data, inspect, list_, formats, plot, completion):
+for command in (
+    convert,
+    generate,
+    train,
+    evaluate,
+    data,
+    inspect,
+    diff,
+    hash_,
+    verify,
+    list_,
+    formats,
+    plot,
+    completion,
+):
     main.add_command(command)

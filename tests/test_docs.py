@@ -30,7 +30,7 @@ def models(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/training.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/training.md", "docs/verify.md"])
 def test_every_zoo_command_of_a_page_runs(models, page):
     """The commands of a page, run in their order as a reader would, succeed; only the size is a smaller one."""
     script = "\n".join(blocks(page, "bash")).replace("--size 355M", "--size test-tiny")
@@ -39,7 +39,7 @@ def test_every_zoo_command_of_a_page_runs(models, page):
     for name in ("gpt2m.safetensors", "gpt2m.pth", "gpt2m-bf16.safetensors"):
         (models / name).unlink(missing_ok=True)
     subprocess.run(["rm", "-rf", "gpt2m-hf", "runs"], cwd=models, check=True)
-    if page == "docs/training.md":  # goes on with a model made on an earlier page
+    if page in ("docs/training.md", "docs/verify.md"):  # goes on with a model made on an earlier page
         zoo.save(zoo.create("test-tiny", seed=1), models / "gpt2m.safetensors")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     assert len(commands) > 3

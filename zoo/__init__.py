@@ -28,6 +28,8 @@ _HOME = {
     "make_plan": "zoo.plan",
     "convert": "zoo.conversion",
     "Report": "zoo.conversion",
+    "content_hash": "zoo.content",
+    "diff": "zoo.difference",
     "Tokenizer": "zoo.tokenizer",
     "GPTModel": "zoo.model",
     "KVCache": "zoo.cache",
@@ -46,8 +48,10 @@ __all__ = [*_HOME, "__version__"]  # noqa: PLE0604 - all strings
 if TYPE_CHECKING:
     from zoo.cache import KVCache as KVCache
     from zoo.config import GPTConfig as GPTConfig
+    from zoo.content import content_hash as content_hash
     from zoo.conversion import Report as Report
     from zoo.conversion import convert as convert
+    from zoo.difference import diff as diff
     from zoo.errors import ZooError as ZooError
     from zoo.format import Checkpoint as Checkpoint
     from zoo.format import Format as Format

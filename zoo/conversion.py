@@ -17,6 +17,7 @@ from blake3 import blake3
 
 import zoo
 from zoo.config import GPTConfig
+from zoo.content import hash_tensors
 from zoo.errors import CheckpointMismatch, OptionError, VerificationFailed
 from zoo.format import Checkpoint
 from zoo.mapping import Drop, Tensors, same_tensor, to_theirs
@@ -155,8 +156,10 @@ def run_plan(
         ZooError: as convert.
     """
     check_redundant(plan.source, plan.drops)
-    with ThreadPoolExecutor(1) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
-        provenance = Provenance(plan, pool.submit(hash_files, plan.source.files))
+    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
+        # Quantising makes other tensors than these, so that their hash would not be that of the output.
+        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
+        provenance = Provenance(plan, pool.submit(hash_files, plan.source.files), content)
         target = replace(plan.target, provenance=provenance)
         options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
         plan.target_format.write(temporary, target, options)
@@ -168,10 +171,10 @@ def run_plan(
 class Provenance(Mapping[str, Any]):
     """Where the weights came from; the same source gives the same record, whenever and wherever it is converted.
 
-    It is a mapping that is whole only when the source's files are hashed: looking into it waits for that.
+    It is a mapping that is whole only when the source's files and tensors are hashed: looking into it waits for that.
     """
 
-    def __init__(self, plan: Plan, hashes: Future[dict[str, str]]) -> None:
+    def __init__(self, plan: Plan, hashes: Future[dict[str, str]], content: Future[str] | None) -> None:
         self._known: dict[str, Any] = {
             "zoo_version": zoo.__version__,
             "source_format": plan.source_format.name,
@@ -181,11 +184,12 @@ class Provenance(Mapping[str, Any]):
         earlier = dict(plan.source.provenance)
         if earlier and len(json.dumps(earlier)) < MAX_HISTORY_BYTES:
             self._known["source_provenance"] = earlier
-        self._hashes = hashes
+        self._hashes, self._content = hashes, content
 
     @cached_property
     def _whole(self) -> dict[str, Any]:
-        return {**self._known, "source_blake3": self._hashes.result()}
+        content = {"content_blake3": self._content.result()} if self._content else {}
+        return {**self._known, **content, "source_blake3": self._hashes.result()}
 
     def __getitem__(self, key: str) -> Any:
         return self._whole[key]

@@ -40,6 +40,8 @@ _BUILTIN = {
     "tf-h5": "zoo.converters.tf_h5:TfH5",
     "peft": "zoo.converters.peft:Peft",
     "sharded": "zoo.converters.sharded:Sharded",
+    "ctranslate2": "zoo.converters.ctranslate2:CTranslate2",
+    "onnx": "zoo.converters.onnx:Onnx",
 }
 
 
@@ -140,9 +142,11 @@ def detect_format(path: Path) -> Format:
         raise FormatError(path, "there is no such file or directory")
     path = follow(path)
     try:
-        found = [each for each in usable_formats() if each.sniff(path)]
+        known = [each for each in usable_formats() if each.sniff(path)]
     except OSError as error:  # no right to read it, a broken disk
         raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
+    # Beside weights that zoo reads, people keep exports that it does not read.
+    found = [each for each in known if each.reads] or known
     if len(found) == 1:
         return found[0]
     if found:
