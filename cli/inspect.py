@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
-from zoo.cli._show import human_bytes, printable, shape_text, show_json, show_table
+from zoo.cli._show import counter, human_bytes, printable, shape_text, show_json, show_table
 from zoo.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -20,16 +20,33 @@ if TYPE_CHECKING:
 @click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model it must be, or a JSON file of a config.")
 @click.option("--stats", is_flag=True, help="Read every tensor: mean, standard deviation, range, NaN and infinity.")
+@click.option("--html", type=PATH, help="Write a page with tables and plots of everything, for a browser.")
+@click.option("--plot", type=PATH, help="Draw norms and values layer by layer: a .png, .pdf or .svg file.")
+@click.option("--force", is_flag=True, help="Replace a page or plot that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(checkpoint: Path, format: str | None, size: str | GPTConfig | None, stats: bool, as_json: bool) -> None:
+def inspect(
+    checkpoint: Path,
+    format: str | None,
+    size: str | GPTConfig | None,
+    stats: bool,
+    html: Path | None,
+    plot: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Show what is in a checkpoint: its format, config, origin and tensors.
 
     \b
     Examples:
       zoo inspect models/124M
       zoo inspect gpt2m.safetensors --stats
+      zoo inspect gpt2m.safetensors --html report.html --plot weights.png
     """
+    if html or plot:
+        _write_report(checkpoint, format, size, html, plot, force=force)
+        return
     from zoo.plan import open_checkpoint
+    from zoo.report import facts
     from zoo.statistics import statistics
 
     found, opened = open_checkpoint(checkpoint, format=format, size=size)
@@ -39,10 +56,7 @@ def inspect(checkpoint: Path, format: str | None, size: str | GPTConfig | None, 
         "format": found.name,
         "config": opened.config.to_dict(),
         "n_parameters": opened.config.n_parameters,
-        "prefix": opened.prefix,
-        "vocabulary": "none" if not opened.vocabulary else "GPT-2's" if opened.vocabulary.is_gpt2 else "its own",
-        "provenance": dict(opened.provenance),
-        "notes": list(opened.notes),
+        **facts(opened),
     }
     if as_json:
         tensors = {
@@ -72,6 +86,35 @@ def inspect(checkpoint: Path, format: str | None, size: str | GPTConfig | None, 
     show_table(header + numbers, rows, right=["size", *numbers])
     # Whether the tensors are those of the config is told last, as an error, so that the table helps to see why.
     found.to_ours(opened)
+
+
+def _write_report(
+    checkpoint: Path,
+    format: str | None,
+    size: str | GPTConfig | None,
+    html: Path | None,
+    plot: Path | None,
+    *,
+    force: bool,
+) -> None:
+    from zoo.output import atomic_output, check_output
+    from zoo.report import make_report
+
+    for out in filter(None, (html, plot)):
+        check_output(out, force=force)
+    with counter("tensors") as on_tensor:
+        report = make_report(checkpoint, format=format, size=size, on_tensor=on_tensor)
+    if html:
+        from zoo.cli._html import page
+
+        with atomic_output(html, force=force) as temporary:
+            temporary.write_text(page(report), encoding="utf-8")
+        click.echo(html)
+    if plot:
+        from zoo.plot.weights import plot_weights
+
+        plot_weights(report, plot, force=force)
+        click.echo(plot)
 
 
 def _show_summary(summary: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def losses(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
 
     Directories that are no runs are left out if there are others, so that `runs/*` may match anything.
     """
-    from zoo.train.plot import plot_losses
+    from zoo.plot.losses import plot_losses
 
     known = [run for run in runs if run.is_file() or (run / "metrics.jsonl").is_file()] or list(runs)
     if out is None:
@@ -76,7 +76,7 @@ def temperature(
 ) -> None:
     """Draw how probable the tokens after PROMPT are at several temperatures and top-k."""
     from zoo.loading import load
-    from zoo.train.plot import plot_temperatures
+    from zoo.plot.temperatures import plot_temperatures
 
     ks = tuple(k or None for k in top_k) or (None,)
     rows = plot_temperatures(

@@ -36,7 +36,7 @@ def test_every_zoo_command_of_a_page_runs(models, page):
     script = "\n".join(blocks(page, "bash")).replace("--size 355M", "--size test-tiny")
     parts = (part for line in script.splitlines() for part in line.split(" && "))
     commands = [part for part in parts if re.match(r"(zoo|echo)\b", part)]
-    for name in ("gpt2m.safetensors", "gpt2m.pth", "gpt2m-bf16.safetensors"):
+    for name in ("gpt2m.safetensors", "gpt2m.pth", "gpt2m-bf16.safetensors", "gpt2m.html", "gpt2m.png"):
         (models / name).unlink(missing_ok=True)
     subprocess.run(["rm", "-rf", "gpt2m-hf", "runs"], cwd=models, check=True)
     if page in ("docs/training.md", "docs/verify.md"):  # goes on with a model made on an earlier page

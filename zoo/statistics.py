@@ -22,6 +22,7 @@ class Statistics:
         max: the largest.
         nan: how many are NaN.
         inf: how many are infinite.
+        norm: Euclidean length of the finite values as one vector.
     """
 
     mean: float
@@ -30,6 +31,7 @@ class Statistics:
     max: float
     nan: int
     inf: int
+    norm: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers by name, None for what is no number, as JSON has no NaN."""
@@ -60,4 +62,24 @@ def statistics(tensor: LazyTensor) -> Statistics:
         count, low, high = total, min(low, float(finite.min())), max(high, float(finite.max()))
     if not count:
         return Statistics(math.nan, math.nan, math.nan, math.nan, nan, inf)
-    return Statistics(mean, math.sqrt(squares / count), low, high, nan, inf)
+    return Statistics(mean, math.sqrt(squares / count), low, high, nan, inf, math.sqrt(squares + count * mean**2))
+
+
+def histogram(tensor: LazyTensor, measured: Statistics, *, bins: int = 41, width: float = 4.0) -> list[int]:
+    """Count a tensor's finite values in equal bins around their mean; what lies further out is in the first and last.
+
+    Args:
+        tensor: to read.
+        measured: what statistics() said of it.
+        bins: how many.
+        width: of all bins to each side of the mean, in standard deviations.
+    """
+    counts = np.zeros(bins, np.int64)
+    if math.isnan(measured.std):
+        return [0] * bins
+    step = 2 * width * (measured.std or 1.0) / bins
+    for chunk in chunks(tensor.load()):
+        values = chunk.reshape(-1).astype(np.float64)
+        places = (values[np.isfinite(values)] - measured.mean) / step + bins / 2
+        counts += np.bincount(np.clip(places, 0, bins - 1).astype(np.int64), minlength=bins)
+    return [int(count) for count in counts]

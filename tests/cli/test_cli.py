@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -212,6 +213,7 @@ def test_inspect_measures_values_and_counts_nan(run, tmp_path):
         "max": 1.0,
         "nan": 1,
         "inf": 1,
+        "norm": math.sqrt(28),
     }
 
 

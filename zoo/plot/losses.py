@@ -1,9 +1,8 @@
-"""Pictures of training and of sampling, drawn with matplotlib (the extra `plot`)."""
+"""Losses of runs, as curves."""
 
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.errors import FormatError, MissingPackage, OptionError
-from zoo.output import atomic_output
+from zoo.errors import FormatError, OptionError
+from zoo.plot.figure import make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-    from zoo.model import GPTModel
-
-SUFFIXES = (".png", ".pdf", ".svg")
 _MANY = 200  # points of a curve; above it, their running mean is drawn over them
 _WINDOW = 50  # of the running mean: a part of this size
 
@@ -106,7 +101,7 @@ def plot_losses(runs: Sequence[str | Path | Run], out: str | Path, *, force: boo
     opened = [run if isinstance(run, Run) else Run.read(run) for run in runs]
     if not opened:
         raise OptionError("there are no runs to plot; give at least one directory of a run")
-    figure, save = _figure(out, 6.4 if len(opened) == 1 else 8.0, 4.2)
+    figure, save = make_figure(out, 6.4 if len(opened) == 1 else 8.0, 4.2)
     axes = figure.subplots()
     sizes = [run.tokens_per_epoch for run in opened]
     by_epoch = min(sizes) > 0 and max(sizes) <= 1.01 * min(sizes)
@@ -168,115 +163,3 @@ def _in_thousands() -> Any:
     formatter = import_module("matplotlib.ticker").EngFormatter(sep="")
     formatter.ENG_PREFIXES = {**formatter.ENG_PREFIXES, 9: "B"}
     return formatter
-
-
-def plot_temperatures(
-    model: GPTModel,
-    prompt: str,
-    out: str | Path,
-    *,
-    temperatures: Sequence[float] = (1.0, 0.1, 5.0),
-    top_k: Sequence[int | None] = (None,),
-    n_tokens: int = 10,
-    force: bool = False,
-) -> list[dict[str, Any]]:
-    """Draw how probable the next tokens are at several temperatures and top_k, into a file.
-
-    Args:
-        model: that predicts.
-        prompt: text before the next token.
-        out: a .png, .pdf or .svg file.
-        temperatures: that the logits are divided by, above 0; one colour each.
-        top_k: how many tokens are kept; None keeps all; one panel each.
-        n_tokens: the most probable ones are drawn.
-        force: whether an existing file may be replaced.
-
-    Returns:
-        one row a token, temperature and top_k that are drawn: {"id", "token", "temperature", "top_k", "probability"}.
-
-    Raises:
-        OptionError: a value is outside its range, or the prompt fits not into the context.
-        OutputError: out exists or cannot be written.
-        MissingPackage: matplotlib is not installed.
-    """
-    figure, save = _figure(out, max(6.4, 0.55 * n_tokens + 2), 0.6 + 2.6 * len(top_k))
-    rows = next_tokens(model, prompt, temperatures=temperatures, top_k=top_k, n_tokens=n_tokens)
-    names = list(dict.fromkeys((row["id"], row["token"]) for row in rows))
-    panels = figure.subplots(len(top_k), sharex=True, squeeze=False)[:, 0]
-    width = 0.8 / len(temperatures)
-    for axes, k in zip(panels, top_k, strict=True):
-        for i, temperature in enumerate(temperatures):
-            heights = [r["probability"] for r in rows if (r["temperature"], r["top_k"]) == (temperature, k)]
-            places = np.arange(len(names)) + (i - (len(temperatures) - 1) / 2) * width
-            axes.bar(places, heights, width, label=f"temperature {temperature:g}")
-        axes.set_ylabel("probability")
-        axes.set_title("all tokens" if k is None else f"top {k}", fontsize="medium", loc="left")
-    panels[0].legend(frameon=False)
-    # "$" would begin a formula; spaces are shown, for " moves" and "moves" are two tokens.
-    labels = [name.replace(" ", "\u2423").replace("\n", "\u21b5").replace("$", r"\$") for _, name in names]
-    panels[-1].set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
-    shown = prompt if len(prompt) <= 60 else f"...{prompt[-57:]}"
-    figure.suptitle(" ".join(f'"{shown}"'.split()).replace("$", r"\$"), fontsize="medium")
-    save(force)
-    return rows
-
-
-def next_tokens(
-    model: GPTModel, prompt: str, *, temperatures: Sequence[float], top_k: Sequence[int | None], n_tokens: int
-) -> list[dict[str, Any]]:
-    """Compute what plot_temperatures draws; arguments, result and errors are its own."""
-    import torch
-
-    from zoo.sampler import Sampling, keep_top_k
-
-    for temperature in temperatures:
-        for k in top_k:
-            Sampling(temperature=temperature, top_k=k)  # checks both
-        if temperature == 0:
-            raise OptionError("temperature 0 has no distribution to draw: it always takes the most probable token")
-    if not temperatures or not top_k or n_tokens < 1:
-        raise OptionError("there is nothing to draw: give at least one temperature, and 1 token")
-    ids = model.tokenizer.encode(prompt) or ([] if model.tokenizer.eos_id is None else [model.tokenizer.eos_id])
-    if not ids or max(ids) >= model.config.vocab_size:
-        raise OptionError("the prompt has no tokens of this model's vocabulary; give another")
-    device = model.tok_emb.weight.device
-    with torch.no_grad():
-        tokens = torch.tensor([ids[-model.config.context_length :]], device=device)
-        logits = model(tokens)[0, -1, : model.config.vocab_size].float().cpu()
-    best = logits.topk(min(n_tokens, len(logits))).indices.tolist()
-    rows = []
-    for k in top_k:
-        for temperature in temperatures:
-            scaled = logits / temperature
-            probs = (scaled if k is None else keep_top_k(scaled, k)).softmax(-1)
-            rows += [
-                {
-                    "id": i,
-                    "token": model.tokenizer.decode([i]),
-                    "temperature": temperature,
-                    "top_k": k,
-                    "probability": float(probs[i]),
-                }
-                for i in best
-            ]
-    return rows
-
-
-def _figure(out: str | Path, width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure, drawn without a screen and without matplotlib's global state, and what writes it to a file."""
-    out = Path(out)
-    if out.suffix not in SUFFIXES:
-        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}, so that its kind is known")
-    try:
-        figure: Figure = import_module("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
-    except ImportError as error:
-        raise MissingPackage("plots need matplotlib; install it with `pip install 'gpt2-zoo[plot]'`") from error
-
-    def save(force: bool) -> None:
-        # Without a date, the same numbers give the same bytes.
-        metadata: dict[str, Any] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[out.suffix]
-        with atomic_output(out, force=force) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # tokens in scripts that the font lacks are drawn as boxes
-            figure.savefig(temporary, dpi=150, metadata=metadata)
-
-    return figure, save

@@ -10,7 +10,8 @@ from small import Scripted, small_model
 import zoo
 from zoo.cli.main import main
 from zoo.errors import FormatError, MissingPackage, OptionError
-from zoo.train.plot import Run, next_tokens, plot_losses, plot_temperatures
+from zoo.plot.losses import Run, plot_losses
+from zoo.plot.temperatures import next_tokens, plot_temperatures
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""Figures as files, without a screen."""
+
+from __future__ import annotations
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import MissingPackage, OptionError
+from zoo.output import atomic_output
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".pdf", ".svg")
+
+
+def make_figure(out: str | Path, width: float, height: float) -> tuple[Figure, Any]:
+    """Return a figure, drawn without a screen and without matplotlib's global state, and what writes it to a file."""
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}, so that its kind is known")
+    try:
+        figure: Figure = import_module("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
+    except ImportError as error:
+        raise MissingPackage("plots need matplotlib; install it with `pip install 'gpt2-zoo[plot]'`") from error
+
+    def save(force: bool) -> None:
+        # Without a date, the same numbers give the same bytes.
+        metadata: dict[str, Any] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[out.suffix]
+        with atomic_output(out, force=force) as temporary, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # tokens in scripts that the font lacks are drawn as boxes
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+
+    return figure, save
