@@ -64,7 +64,7 @@ def fuzz(reader: str, seconds: float, seed: int, findings: Path, most: int = 1 <
     with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as work:
         while (left := seconds - (time.monotonic() - begin)) > 0 and number < most:
             shutil.rmtree(work)
-            _SLOTS.pack_into(shared, 0, number, 0, 0, time.monotonic(), 0, 0.0)
+            _SLOTS.pack_into(shared, 0, number, 0, 0, 0.0, 0, 0.0)  # it begins when everything is imported
             child = os.fork()
             if child == 0:
                 _work(reader, seed, number, min(most, 1 << 60), left, Path(work), shared, findings)
@@ -90,7 +90,7 @@ def _wait(child: int, shared: mmap.mmap, reader: str) -> str:
             return "" if status == 0 else f"died by {signal.Signals(status & 127).name if status & 127 else status}"
         began = _SLOTS.unpack_from(shared)[3]
         # Looks are counted, not seconds: a virtual machine that was stopped for a while finds its clock put forward.
-        last, looks = began, looks + 1 if began == last else 0
+        last, looks = began, looks + 1 if began == last != 0 else 0
         if looks * _LOOK > _HANG:
             os.kill(child, signal.SIGUSR1)  # makes it say where it is
             time.sleep(0.5)
