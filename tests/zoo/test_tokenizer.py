@@ -12,13 +12,14 @@ import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo.errors import FormatError, OptionError
-from zoo.tokenizer import Tokenizer
+from zoo.tokenizer import Tokenizer, _merged, _merged_long
 from zoo.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +267,14 @@ def test_any_merges_encode_as_the_algorithm_says(merges: list[str], text: str) -
     tokenizer = Tokenizer(vocabulary)
     assert tokenizer.encode(text) == bpe(text, vocabulary)
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+@given(merge_lists(), st.text("abc", min_size=1, max_size=60))
+def test_long_words_are_merged_as_short_ones(merges: list[str], word: str) -> None:
+    """The quick way for long words, which a file could fill minutes with, gives what the plain one gives."""
+    ranks = {(left, right): rank for rank, (left, right) in enumerate(map(str.split, merges))}
+    with mock.patch("zoo.tokenizer._LONG_WORD", 1000):
+        assert _merged_long(word, ranks) == _merged(word, ranks)
 
 
 def test_special_and_missing_tokens_of_other_vocabularies() -> None:
