@@ -26,7 +26,9 @@ _QKV = ("W_query", "W_key", "W_value")
 
 def _mask(config: GPTConfig) -> LazyTensor:
     t = config.context_length
-    return LazyTensor((t, t), np.dtype(np.float32), lambda: np.triu(np.ones((t, t), np.float32), k=1))
+    return LazyTensor(
+        (t, t), np.dtype(np.float32), lambda: np.less.outer(np.arange(t), np.arange(t)).astype(np.float32)
+    )
 
 
 def _qkv(kind: str, how: str) -> Rule:

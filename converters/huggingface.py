@@ -31,7 +31,7 @@ _WEIGHTS = (
 
 def _causal_mask(config: GPTConfig) -> LazyTensor:
     t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None])
+    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
 
 
 def _masked_bias(_: GPTConfig) -> LazyTensor:

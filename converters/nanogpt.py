@@ -34,7 +34,7 @@ _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
 def causal_mask(config: GPTConfig) -> LazyTensor:
     """Return the buffer `bias` of an attention layer: ones where one may look, (1, 1, T, T)."""
     t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tril(np.ones((t, t), np.float32))[None, None])
+    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
 
 
 def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
