@@ -71,7 +71,7 @@ class GPTConfig:
     def _check_types(self) -> None:
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), type(field.default)
-            if kind is float and type(value) is int:
+            if kind is float and type(value) is int and abs(value) < 1 << 53:
                 object.__setattr__(self, field.name, float(value))
             elif type(value) is not kind:
                 raise ConfigError(f"{field.name} must be of type {kind.__name__}, not {value!r}")
