@@ -20,7 +20,7 @@ def run(reader: str, seconds: float, seed: int, findings: Path) -> None:
         import zoo.cli.main  # noqa: F401
         from zoo.converters import keras_hub, llmc, megatron, mingpt, peft, sharded, tf_h5  # noqa: F401
 
-        from .cases import pack, seeds, unpack
+        from .cases import Case, pack, seeds, unpack
         from .mutate import mutate
         from .run import save_finding
         from .watch import Broken, Watch
@@ -35,10 +35,13 @@ def run(reader: str, seconds: float, seed: int, findings: Path) -> None:
     known = {name for case in valid.values() for name in case}
     done = 0
 
+    def files(data: bytes) -> Case:
+        # libFuzzer changes names too, and a name may lead anywhere.
+        return {name: content for name, content in unpack(data).items() if name in known}
+
     def check(data: bytes) -> None:
         nonlocal done
-        # libFuzzer changes names too, and a name may lead anywhere.
-        case, done = {name: content for name, content in unpack(data).items() if name in known}, done + 1
+        case, done = files(data), done + 1
         alike = [name for name in formats if set(valid[name]) == set(case)] or list(formats)
         try:
             if case:
@@ -48,7 +51,7 @@ def run(reader: str, seconds: float, seed: int, findings: Path) -> None:
 
     def change(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)
-        case = unpack(data)
+        case = files(data)
         if not case or random.random() < 0.3:
             return atheris.Mutate(data, max_size)
         return pack(mutate(random, reader, case, list(valid.values())))[:max_size]
