@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @click.command(context_settings={"show_default": True})
 @click.argument("prompt", default="")
-@click.option("--model", "-m", help="A checkpoint of any format: file or directory.")
+@click.option("--model", "-m", help="A checkpoint of any format, or the name of a model; stories is in the package.")
 @click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model it must be, or a JSON file of a config.")
 @click.option("--dtype", type=DTYPE, help="Cast the weights to this dtype; without it they keep their own.")
 @click.option("--device", default="cpu", help="Where to run: cpu, cuda, mps.")
 @click.option("--max-new-tokens", "-n", default=64, help="Stop after this many tokens.")
-@click.option("--temperature", "-t", default=1.0, help="Divide the logits by this; 0 takes the most probable token.")
+@click.option("--temperature", "-t", default=0.8, help="Divide the logits by this; 0 takes the most probable token.")
 @click.option("--top-k", type=int, help="Sample from the k most probable tokens only.")
 @click.option("--top-p", default=0.95, help="Sample from the most probable tokens that together reach p; 1 is all.")
 @click.option("--min-p", type=float, help="Leave out tokens less than this fraction as probable as the best.")
@@ -62,11 +62,6 @@ def generate(
       zoo generate -m models/124M --temperature 0 -n 20 "The capital of France is"
       echo "Once upon a time" | zoo generate -m gpt2m.safetensors --samples 3 --seed 1 -
     """
-    if model is None:
-        raise MissingWeights(
-            "there is no model to run; convert a checkpoint with `zoo convert --from openai --source DIR --out "
-            "gpt2.safetensors` and give it, or any other checkpoint (`zoo formats`), as --model PATH"
-        )
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     # Options are checked before seconds go into loading.
     from zoo.decode import Request
@@ -74,7 +69,7 @@ def generate(
     Request(**options)
     from zoo.loading import load
 
-    loaded = load(model, format=format, size=size, dtype=dtype, device=device)
+    loaded = load(model or _default_model(), format=format, size=size, dtype=dtype, device=device)
     if as_json:
         show_json(_collect(loaded, text, n_samples, options))
     elif n_samples == 1:
@@ -82,6 +77,19 @@ def generate(
     else:
         for i, sample in enumerate(_collect(loaded, text, n_samples, options)):
             click.echo(f"--- sample {i + 1}\n{text}{sample['text']}")
+
+
+def _default_model() -> str:
+    """gpt2-small where it is at hand; else the small model of the package, with a word about it."""
+    from zoo.sources import PACKAGED, find_checkpoint
+
+    try:
+        find_checkpoint("gpt2-small")
+        return "gpt2-small"
+    except MissingWeights:
+        how = "zoo convert --from openai --source DIR --out gpt2.safetensors"
+        click.echo(f"note: using the small model {PACKAGED!r}; for GPT-2 itself: `{how}`, then --model", err=True)
+        return PACKAGED
 
 
 def _stream(model: GPTModel, prompt: str, options: dict[str, Any]) -> None:

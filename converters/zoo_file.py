@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
 from zoo.converters._files import parse_json
@@ -18,11 +20,14 @@ from zoo.converters._safetensors import (
     read_safetensors,
     write_safetensors,
 )
-from zoo.errors import ConfigError, FormatError, ZooError
+from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
 from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Rule, Table
+from zoo.mapping import Rule, Table, Tensors
+from zoo.tensors import Array, LazyTensor
 from zoo.vocabulary import Vocabulary
 
+_ROWS = "tok_emb.rows"  # (U,) int32: the ids that rows of tok_emb.weight belong to, where not all are stored
+_MAX_SPREAD = 3  # rows made for each that is stored
 _PARAMETERS = ("tok_emb.weight", "pos_emb.weight")
 _BLOCK = ("norm1", "attn.qkv", "attn.out", "norm2", "mlp.up", "mlp.down")
 _NAMES = (
@@ -62,6 +67,8 @@ class ZooFile(Format):
             found = GPTConfig.from_dict(parse_json(metadata["zoo.config"].encode(), path, "its zoo.config"))
         except ConfigError as error:
             raise FormatError(path, f"its config is impossible: {error}") from error
+        if _ROWS in tensors:
+            tensors["tok_emb.weight"] = _spread(path, found, tensors.pop(_ROWS), tensors.get("tok_emb.weight"))
         own = metadata.get("zoo.vocabulary")
         return Checkpoint(
             path,
@@ -74,10 +81,43 @@ class ZooFile(Format):
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; of GPT-2's own vocabulary only the name is stored."""
+        self._write(path, checkpoint, checkpoint.tensors, options)
+
+    def write_compact(self, path: Path, checkpoint: Checkpoint) -> None:
+        """Write the file without the rows of the embedding that are zero, which reading puts back.
+
+        Such a file is smaller, but its embedding is not mapped: it is made anew when it is loaded.
+        """
+        table = checkpoint.tensors["tok_emb.weight"].load()
+        rows = np.flatnonzero(np.any(table != 0, axis=1)).astype(np.int32)
+        tensors = {**checkpoint.tensors, "tok_emb.weight": LazyTensor.of(table[rows]), _ROWS: LazyTensor.of(rows)}
+        self._write(path, checkpoint, tensors, WriteOptions())
+
+    def _write(self, path: Path, checkpoint: Checkpoint, tensors: Tensors, options: WriteOptions) -> None:
         metadata = {
             "format": "zoo",
             "zoo.config": json.dumps(checkpoint.config.to_dict()),
         }
         if checkpoint.vocabulary:
             metadata["zoo.vocabulary"] = checkpoint.vocabulary.to_json()
-        write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)
+        write_safetensors(path, tensors, metadata, checkpoint.provenance, options.on_bytes)
+
+
+def _spread(path: Path, config: GPTConfig, places: LazyTensor, rows: LazyTensor | None) -> LazyTensor:
+    """The embedding, from those of its rows that are not zero and the ids that they belong to."""
+    if rows is None or len(rows.shape) != 2 or places.shape != rows.shape[:1] or places.dtype != np.int32:
+        raise CorruptFile(path, f"{_ROWS} and tok_emb.weight do not belong together; copy the file again")
+    shape = (config.vocab_rows, rows.shape[1])
+    # A few bytes must not ask for any memory.
+    if not 0 < shape[0] <= _MAX_SPREAD * len(places.load()):
+        raise CorruptFile(path, f"has {rows.shape[0]:,} of {shape[0]:,} rows of tok_emb.weight, too few to be true")
+
+    def load() -> Array:
+        ids = places.load()
+        if ids.min() < 0 or ids.max() >= shape[0]:
+            raise CorruptFile(path, f"{_ROWS} has an id that is outside the vocabulary of {shape[0]:,}")
+        table = np.zeros(shape, rows.dtype)
+        table[ids] = rows.load()
+        return table
+
+    return LazyTensor(shape, rows.dtype, load)

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from zoo.config import GPTConfig
 from zoo.conversion import check_redundant, format_of_suffix
-from zoo.errors import CannotHold, FormatError, MissingWeights, OptionError
+from zoo.errors import CannotHold, OptionError
 from zoo.format import Checkpoint, WriteOptions
 from zoo.mapping import to_theirs
 from zoo.model import GPTModel
 from zoo.output import atomic_output
 from zoo.plan import open_checkpoint, usual_vocabulary
 from zoo.plugins import get_format
-from zoo.registry import resolve_name
 from zoo.tensors import DTYPES, Array, LazyTensor, get_dtype
 from zoo.tokenizer import Tokenizer
 
@@ -36,7 +35,7 @@ def load(
     them, by training say, changes neither the file nor what others see.
 
     Args:
-        source: path of a checkpoint in any format. A registered name such as "gpt2-small" is no path.
+        source: path of a checkpoint in any format, or a registered name: "stories" comes with the package.
         format: name of the format; None recognises it by its content.
         size: the model it must be, by name or config.
         dtype: to cast to, such as "bfloat16"; None keeps the file's, float32 where it has several.
@@ -47,7 +46,7 @@ def load(
         UnknownName: there is no such file, and no such model either.
         ZooError: the checkpoint is damaged, or not what format and size say.
     """
-    found, checkpoint = open_checkpoint(find_weights(source), format=format, size=size)
+    found, checkpoint = open_checkpoint(source, format=format, size=size)
     ours, drops = found.to_ours(checkpoint)
     check_redundant(checkpoint, drops)
     with torch.device("meta"):
@@ -93,25 +92,6 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
     needed = sum(target.nbytes(name, tensor, "") for name, tensor in checkpoint.tensors.items())
     with atomic_output(out, needed=needed, force=force) as temporary:
         target.write(temporary, checkpoint, WriteOptions())
-
-
-def find_weights(source: str | Path) -> Path:
-    """Return the path of a checkpoint that the user named.
-
-    Raises:
-        MissingWeights: it is a registered name, and its weights are not on this machine.
-        UnknownName: it is neither a path that exists nor a registered name.
-    """
-    path = Path(source)
-    if path.exists():
-        return path
-    name = str(source)
-    if isinstance(source, Path) or set(name) & set("/\\") or path.suffix:
-        raise FormatError(path, "there is no such file or directory")
-    raise MissingWeights(
-        f"the weights of {resolve_name(name)} are not on this machine; convert a checkpoint with "
-        f"`zoo convert --from openai --source DIR --size {name} --out {name}.safetensors` and give that file"
-    )
 
 
 def _common_dtype(dtypes: set[np.dtype[np.generic]]) -> np.dtype[np.generic]:

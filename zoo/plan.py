@@ -16,8 +16,8 @@ from zoo.inputs import follow
 from zoo.mapping import Drop, Tensors, to_theirs
 from zoo.plugins import detect_format, get_format
 from zoo.registry import get_config
+from zoo.sources import find_checkpoint
 from zoo.tensors import DTYPES, get_dtype
-from zoo.train.layout import weights_of_run
 from zoo.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 # What --size pins down; the rest (dropout, padding, biases, a tied head) may differ between copies of one model.
@@ -137,7 +137,7 @@ def open_checkpoint(
     """Open a checkpoint of any format without reading its tensors.
 
     Args:
-        path: file or directory; a run of zoo train stands for its newest weights.
+        path: file or directory, or a name; see zoo.sources.find_checkpoint.
         format: its format's name; None recognises it by its content.
         size: the model it must be, by name or config; formats that store no config take it from here.
 
@@ -146,7 +146,7 @@ def open_checkpoint(
         FormatError: it is no whole checkpoint of the format.
         ConfigError: it is another model than `size` says.
     """
-    path = follow(weights_of_run(Path(path)) or Path(path))
+    path = follow(find_checkpoint(path))
     expected = get_config(size) if isinstance(size, str) else size
     found = get_format(format) if format else detect_format(path)
     try:

@@ -76,4 +76,5 @@ register("gpt2-medium", GPTConfig(width=1024, n_heads=16, n_layers=24), aliases=
 register("gpt2-large", GPTConfig(width=1280, n_heads=20, n_layers=36), aliases=("774M",))
 register("gpt2-xl", GPTConfig(width=1600, n_heads=25, n_layers=48), aliases=("1558M", "1.5B"))
 register("distilgpt2", GPTConfig(n_layers=6), aliases=("82M",))
+register("stories", GPTConfig(context_length=512, width=192, n_heads=6, n_layers=8, dropout=0.0))
 register("test-tiny", GPTConfig(context_length=64, width=48, n_heads=3, n_layers=2))

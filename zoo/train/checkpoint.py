@@ -122,7 +122,7 @@ def load_model(path: Path, *, base: str = "") -> GPTModel:
         ZooError: it is damaged, or the base is not there.
     """
     if (path / ADAPTER).is_dir():
-        return load_adapter(load(base), path / ADAPTER)
+        return load_adapter(load(base, dtype="float32"), path / ADAPTER)
     return load(path / MODEL)
 
 

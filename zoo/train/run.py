@@ -17,11 +17,12 @@ from zoo.init import create
 from zoo.loading import load
 from zoo.model import GPTModel
 from zoo.output import atomic_output
+from zoo.sources import find_checkpoint
 from zoo.train.checkpoint import load_model, load_optimizer, read_state, sweep
 from zoo.train.config import TrainConfig
 from zoo.train.corpus import Sources, check_ids, open_corpus, prepare
 from zoo.train.distributed import World
-from zoo.train.layout import AVERAGE, DATA, SETTINGS, SHARDED, list_checkpoints, weights_of_run
+from zoo.train.layout import AVERAGE, DATA, SETTINGS, SHARDED, list_checkpoints
 from zoo.train.loop import Trainer, Watcher
 from zoo.train.lora import LoRA, add_lora
 from zoo.train.sharded import load_sharded
@@ -91,8 +92,8 @@ class Run:
             ZooError: the model or the text cannot be read.
         """
         # Another run stands for its newest weights, which are others tomorrow.
-        if start.model and (weights := weights_of_run(Path(start.model))):
-            start = dataclasses.replace(start, model=str(weights))
+        if start.model:
+            start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
         model, generator = _first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
         content = {
@@ -207,7 +208,8 @@ def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "
 
 def _first_model(start: Start, seed: int) -> tuple[GPTModel, torch.Generator | None]:
     if start.model:
-        model, generator = load(start.model), None
+        # Steps are too small for the eight bits of a bfloat16; files in half precision are trained in float32.
+        model, generator = load(start.model, dtype="float32"), None
     elif start.config is not None:
         generator = torch.Generator().manual_seed(seed)
         model = create(start.config, seed=generator, init=start.init)  # type: ignore[arg-type]
