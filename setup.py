@@ -1,0 +1,16 @@
+"""The one thing that pyproject.toml cannot say: a C library that may fail to build, and then is done without."""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "zoo.engine._kernels",
+            ["zoo/engine/kernels.c"],
+            depends=["zoo/engine/tile.h"],
+            extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
+            extra_link_args=["-pthread", "-lm"],
+            optional=True,
+        )
+    ]
+)

@@ -1,0 +1,213 @@
+"""The decode engine against the torch model: every instruction set, precision, number of threads and way to feed it."""
+
+import copy
+import math
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import SMALL, small_model
+
+import zoo
+from zoo.engine import Engine, is_built
+from zoo.engine.native import library, logsumexp
+from zoo.engine.quantize import Quantized, dequantize, quantize
+from zoo.errors import OptionError, ZooError
+
+pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
+
+WIDE = zoo.GPTConfig(
+    vocab_size=157, vocab_rows=163, context_length=67, width=141, n_heads=3, n_layers=2, inner_width=71, tied=False
+)  # fmt: skip
+CONFIGS = {
+    "tied": SMALL,
+    "untied, padded, odd": WIDE,
+    "without biases, exact gelu": SMALL.replace(bias=False, qkv_bias=False, activation="gelu"),
+}
+
+
+@pytest.fixture(params=["avx512", "avx2", "generic"])
+def isa(request, monkeypatch):
+    """Each instruction set that this machine has."""
+    monkeypatch.setenv("ZOO_ENGINE_ISA", request.param)
+    try:
+        engine_of(small_model(dtype=torch.float32))
+    except OptionError:
+        pytest.skip(f"this machine has no {request.param}")
+    return request.param
+
+
+def weights_of(model):
+    state = model.state_dict()
+    return {name: state[name].numpy() for name in model.config.parameter_shapes()}
+
+
+def engine_of(model, threads=1):
+    return Engine(model.config, weights_of(model), threads=threads)
+
+
+def with_weights(model, change):
+    """An engine whose weights are changed, and the torch model that has the same values in float32."""
+    changed = {name: change(name, weight) for name, weight in weights_of(model).items()}
+    twin = zoo.GPTModel(model.config).eval()
+    plain = {n: dequantize(w) if isinstance(w, Quantized) else w.astype(np.float32) for n, w in changed.items()}
+    twin.load_state_dict({name: torch.tensor(weight) for name, weight in plain.items()})
+    return Engine(model.config, changed, threads=1), twin
+
+
+def expected_logits(model, ids, dtype=torch.float64):
+    with torch.inference_mode():
+        return copy.deepcopy(model).to(dtype)(torch.tensor(ids)[None])[0, :, : model.config.vocab_size].numpy()
+
+
+def some_ids(config, n, seed=5):
+    return np.random.default_rng(seed).integers(0, config.vocab_size, n)
+
+
+def assert_close(model, ids, actual):
+    """As near to the float64 logits as 1e-5 of the largest, or as near as torch's float32 where weights are wild."""
+    expected = expected_logits(model, ids)[-len(actual) :]
+    torch_error = np.abs(expected_logits(model, ids, torch.float32)[-len(actual) :] - expected).max()
+    assert np.abs(expected - actual).max() <= max(1e-5 * np.abs(expected).max(), 2 * torch_error)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_logits_are_those_of_the_torch_model(isa, config):
+    """A prompt, then single steps to the end of the context: float32 logits agree to 1e-5 of the largest."""
+    model = small_model(config, dtype=torch.float32)
+    engine, ids = engine_of(model), some_ids(config, config.context_length)
+    cache = engine.new_cache()
+
+    first = engine.verify(ids[:9], cache)
+    steps = [engine.step([i], cache)[0] for i in ids[9:]]
+
+    assert_close(model, ids, np.stack([*first, *steps]))
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8", "int4"])
+def test_smaller_weights_are_computed_with_exactly(isa, kind):
+    """The engine's logits are those of float32 weights with the rounded values: only the rounding costs quality."""
+
+    def change(name, weight):
+        if kind in ("int8", "int4"):
+            return quantize(weight, kind) if weight.ndim == 2 and name != "pos_emb.weight" else weight
+        return weight.astype(np.float16 if kind == "float16" else ml_dtypes.bfloat16)
+
+    engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), change)
+    ids = some_ids(WIDE, 31)
+    cache = engine.new_cache()
+
+    first = engine.verify(ids[:13], cache)
+    steps = [engine.step([i], cache)[0] for i in ids[13:]]
+
+    assert_close(twin, ids, np.stack([*first, *steps]))
+    assert (np.stack([*first, *steps]) == engine.verify(ids, engine.new_cache())).all()
+
+
+def test_threads_and_batches_change_no_bit(isa):
+    """One thread, three, a prompt at once, token by token, or beside other rows of other lengths: the same bits."""
+    model = small_model(WIDE, dtype=torch.float32)
+    ids = some_ids(WIDE, 40)
+    alone = engine_of(model)
+    expected = alone.verify(ids, alone.new_cache())
+    engine = engine_of(model, threads=3)
+    cache = engine.new_cache(3)
+    for row, length in enumerate((5, 1, 17)):
+        assert (engine.prefill(ids[:length], cache, row) == expected[length - 1]).all()
+
+    for step in range(20):
+        which = [5 + step, 1 + step, 17 + step]
+        assert (engine.step(ids[which], cache) == expected[which]).all()
+    assert [25, 21, 37] == cache.lengths.tolist()
+
+
+def test_a_cache_can_be_cut_and_go_on():
+    """Tokens that were rejected leave no trace."""
+    model = small_model(dtype=torch.float32)
+    engine, ids = engine_of(model), some_ids(SMALL, 20)
+    cache = engine.new_cache()
+    engine.verify(some_ids(SMALL, 22, seed=6), cache)
+    cache.truncate(0)
+    engine.verify(ids[:11], cache)
+    cache.truncate(7)
+
+    assert (engine.verify(ids[7:], cache) == engine.verify(ids, engine.new_cache())[7:]).all()
+
+
+def test_a_long_prompt_is_read_in_parts():
+    """More tokens than one pass takes give the logits of the torch model."""
+    config = SMALL.replace(context_length=701)
+    model = small_model(config, dtype=torch.float32)
+    engine, ids = engine_of(model, threads=2), some_ids(config, 700)
+
+    assert_close(model, ids, engine.prefill(ids, engine.new_cache())[None])
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda e: e.step([97], e.new_cache()), "token ids are 0 to 96"),
+        (lambda e: e.step([-1], e.new_cache()), "token ids are 0 to 96"),
+        (lambda e: e.prefill([], e.new_cache()), "no tokens"),
+        (lambda e: e.prefill(range(24), e.new_cache()), "24 tokens do not fit"),
+        (lambda e: e.prefill([1], e.new_cache(), row=1), "rows 0 to 0"),
+        (lambda e: e.step([1, 2], e.new_cache(3)), "2 tokens, 3 rows"),
+        (lambda e: e.step([1, 2], e.new_cache(3), rows=[1, 1]), "one token for each row"),
+        (lambda e: e.step([1], e.new_cache(3), rows=[3]), "rows 0 to 2"),
+        (lambda e: e.new_cache(room=24), "1 to 23 tokens"),
+        (lambda e: e.new_cache().truncate(1), "cannot be cut to 1"),
+        (lambda e: e.step([1], engine_of(small_model(WIDE, dtype=torch.float32)).new_cache()), "another model"),
+        (lambda e: Engine(SMALL, {}, threads=1), "tok_emb.weight must have the shape"),
+        (lambda e: Engine(SMALL, weights_of(small_model(dtype=torch.float32)), threads=0), "threads must be"),
+    ],
+)
+def test_what_would_read_elsewhere_is_refused(call, problem):
+    """The C side checks nothing, so everything that would lead it out of its arrays is an OptionError before."""
+    with pytest.raises(OptionError, match=problem):
+        call(engine_of(small_model(dtype=torch.float32)))
+
+
+@given(
+    rows=st.integers(1, 7),
+    columns=st.integers(1, 300),
+    kind=st.sampled_from(["int8", "int4"]),
+    seed=st.integers(0, 9),
+    size=st.sampled_from([0, 1e-30, 1, 1e6]),
+)
+def test_quantised_values_are_near(rows, columns, kind, seed, size):
+    """No value is further off than one step of its scale, which is the largest magnitude over 127 or 7."""
+    weight = (np.random.default_rng(seed).normal(size=(rows, columns)) * size).astype(np.float32)
+    error = np.abs(dequantize(quantize(weight, kind)) - weight)
+
+    assert error.shape == weight.shape
+    assert error.max() <= np.abs(weight).max() / (127 if kind == "int8" else 7) * 1.01 + 1e-37
+
+
+def test_a_file_is_opened_in_every_precision(tmp_path):
+    """Engine.open reads a zoo file; quantising moves the logits less with eight bits than with four."""
+    model = small_model(WIDE, dtype=torch.float32)
+    zoo.save(model, tmp_path / "a.safetensors")
+    ids = some_ids(WIDE, 30)
+    expected = expected_logits(model, ids)[-1]
+    error = {}
+    for kind in ({}, {"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantize": "int8"}, {"quantize": "int4"}):
+        engine = Engine.open(tmp_path / "a.safetensors", threads=1, **kind)
+        found = engine.prefill(ids, engine.new_cache())
+        error[next(iter(kind.values()), "float32")] = np.abs(found - expected).max() / np.abs(expected).max()
+
+    assert error["float32"] < 1e-5 < error["float16"] < error["bfloat16"] < 0.1
+    assert error["int8"] < error["int4"] < 1
+
+
+def test_without_the_library_it_says_what_to_do(monkeypatch):
+    """An installation without a compiler has no engine, and says so."""
+    monkeypatch.setenv("ZOO_ENGINE", "off")
+    library.cache_clear()
+    with pytest.raises(ZooError, match="--engine torch"):
+        engine_of(small_model(dtype=torch.float32))
+    assert math.isclose(logsumexp(np.array([1.0, 2.0], np.float32)), math.log(math.e + math.e**2), rel_tol=1e-6)
+    monkeypatch.undo()
+    library.cache_clear()

@@ -1,0 +1,279 @@
+"""The decode engine: a GPT-2 on the CPU at the speed at which its weights can be read, without torch.
+
+Shapes: B rows of a cache, T new tokens, C width, H heads, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from zoo.config import GPTConfig
+from zoo.conversion import check_redundant
+from zoo.engine import native
+from zoo.engine.quantize import Quantized, quantize
+from zoo.errors import OptionError, ZooError
+from zoo.format import Checkpoint
+from zoo.plan import open_checkpoint
+from zoo.tensors import DTYPES, LazyTensor, get_dtype
+
+Floats = NDArray[np.float32]
+KINDS = ("int8", "int4")
+_MOST = 256  # tokens a pass; longer prompts are read in several
+_NATIVE = ("float32", "bfloat16", "float16")
+
+
+class EngineCache:
+    """Keys and values of B rows, float32, each row with a length of its own.
+
+    Attributes:
+        lengths: tokens cached of each row, (B,).
+        room: the most tokens that a row may have.
+    """
+
+    def __init__(self, config: GPTConfig, batch: int, room: int) -> None:
+        depth = -(-config.head_size // 16) * 16
+        shape = (config.n_layers, batch, config.n_heads, -(-room // 16) * 16, depth)
+        self.lengths = np.zeros(batch, np.int32)
+        self.room = room
+        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+
+    def truncate(self, length: int, row: int = 0) -> None:
+        """Forget a row's tokens from `length` on.
+
+        Raises:
+            OptionError: it has fewer.
+        """
+        if not 0 <= length <= self.lengths[row]:
+            raise OptionError(f"row {row} has {self.lengths[row]} tokens; it cannot be cut to {length}")
+        self.lengths[row] = length
+
+
+class Engine:
+    """A model that can be asked for logits. One thread at a time may use it.
+
+    Attributes:
+        config: the architecture.
+        vocabulary: of the checkpoint; None is GPT-2's.
+        nbytes: of the weights that a token reads.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        weights: Mapping[str, NDArray[np.generic] | Quantized],
+        *,
+        threads: int | None = None,
+        vocabulary: Any = None,
+    ) -> None:
+        """Take weights by the names of GPTConfig.parameter_shapes; float32, bfloat16 and float16 are not copied.
+
+        Raises:
+            OptionError: threads is below 1, or ZOO_ENGINE_ISA names instructions that this machine has not.
+            ZooError: zoo was installed without its C library, or there is no memory.
+        """
+        library = native.library()
+        if library is None:
+            raise ZooError(
+                "the native engine was not built here; use `--engine torch`, or install zoo with a C compiler"
+            )
+        threads = default_threads() if threads is None else threads
+        if not 1 <= threads <= 1024:
+            raise OptionError(f"threads must be from 1 to 1024, not {threads}")
+        self.config, self.vocabulary, self._library = config, vocabulary, library
+        self._held: list[Any] = []  # what the C side points to
+        _check_shapes(config, weights)
+        self.nbytes = 0
+        isa = os.environ.get("ZOO_ENGINE_ISA", "")
+        handle = library.zoo_open(self._model(weights), threads, _MOST, isa.encode())
+        if not handle:
+            raise OptionError(
+                f"the engine cannot start with {threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
+            )
+        self._handle = ctypes.c_void_p(handle)
+        self._close = weakref.finalize(self, library.zoo_close, self._handle)
+
+    @classmethod
+    def open(
+        cls,
+        source: str | Path | Checkpoint,
+        *,
+        dtype: str | None = None,
+        quantize: str | None = None,
+        threads: int | None = None,
+        format: str | None = None,
+        size: str | GPTConfig | None = None,
+    ) -> Engine:
+        """Open a checkpoint of any format; a zoo file is mapped.
+
+        Args:
+            source: path, or an open checkpoint that is in zoo's own names.
+            dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several.
+            quantize: "int8" or "int4", for the matrices.
+            threads: None takes the cores this process may use.
+            format: of the file; None recognises it.
+            size: the model it must be.
+
+        Raises:
+            OptionError: dtype or quantize is none of these, or the engine cannot start.
+            ZooError: the checkpoint is damaged, or not what format and size say.
+        """
+        if quantize not in (None, *KINDS):
+            raise OptionError(f"quantize must be int8 or int4, not {quantize!r}")
+        if dtype not in (None, *_NATIVE):
+            raise OptionError(f"the engine computes with weights of {', '.join(_NATIVE)}, not {dtype!r}")
+        if isinstance(source, Checkpoint):
+            checkpoint, tensors = source, source.tensors
+        else:
+            found, checkpoint = open_checkpoint(Path(source), format=format, size=size)
+            tensors, drops = found.to_ours(checkpoint)
+            check_redundant(checkpoint, drops)
+        cast = get_dtype(dtype) if dtype else _usual(tensors)
+        weights = {name: _load(name, tensor, cast, quantize) for name, tensor in tensors.items()}
+        return cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
+
+    def new_cache(self, batch: int = 1, room: int | None = None) -> EngineCache:
+        """Return an empty cache of B rows, for `room` tokens each (the whole context by default)."""
+        room = self.config.context_length if room is None else room
+        if batch < 1 or not 1 <= room <= self.config.context_length:
+            raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
+        return EngineCache(self.config, batch, room)
+
+    def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
+        """Read tokens (T,) into a row of the cache and return the logits behind the last, (V,) float32."""
+        return self._read(ids, cache, row, only_last=True)[0]
+
+    def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
+        """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
+        return self._read(ids, cache, row, only_last=False)
+
+    def step(self, ids: ArrayLike, cache: EngineCache, rows: ArrayLike | None = None) -> Floats:
+        """Read one token (B,) for each row of the cache (or for those in `rows`): logits, (B, V) float32."""
+        tokens = np.asarray(ids, np.int32).reshape(-1)
+        which = np.arange(len(cache.lengths)) if rows is None else np.asarray(rows).reshape(-1)
+        if len(tokens) != len(which) or len(np.unique(which)) != len(which):
+            raise OptionError(f"a step takes one token for each row: {len(tokens)} tokens, {len(which)} rows")
+        parts = [slice(i, i + _MOST) for i in range(0, len(tokens), _MOST)]
+        found = [self._forward(tokens[p], which[p], cache, np.arange(len(tokens[p]))) for p in parts]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _read(self, ids: ArrayLike, cache: EngineCache, row: int, *, only_last: bool) -> Floats:
+        tokens = np.asarray(ids, np.int32).reshape(-1)
+        if not len(tokens):
+            raise OptionError("there are no tokens to read")
+        if not 0 <= row < len(cache.lengths):
+            raise OptionError(f"the cache has rows 0 to {len(cache.lengths) - 1}, not {row}")
+        if cache.lengths[row] + len(tokens) > cache.room:
+            raise OptionError(
+                f"{cache.lengths[row] + len(tokens)} tokens do not fit into a context of {cache.room}; give fewer"
+            )
+        found = []
+        for start in range(0, len(tokens), _MOST):
+            part = tokens[start : start + _MOST]
+            last = start + len(part) == len(tokens)
+            wanted = np.arange(len(part)) if not only_last else np.array([len(part) - 1] * last)
+            found.append(self._forward(part, np.full(len(part), row), cache, wanted))
+        return np.concatenate(found)
+
+    def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any) -> Floats:
+        if not len(ids) or ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise OptionError(f"token ids are 0 to {self.config.vocab_size - 1}, and there must be some")
+        if rows.min() < 0 or rows.max() >= len(cache.lengths):
+            raise OptionError(f"the cache has rows 0 to {len(cache.lengths) - 1}")
+        heads = (self.config.n_layers, len(cache.lengths), self.config.n_heads)
+        if cache.keys.shape[:3] != heads or cache.keys.shape[4] < self.config.head_size:
+            raise OptionError("the cache was made for another model")
+        runs = np.arange(len(ids)) if (rows == rows[0]).all() else np.zeros(len(ids), np.int64)
+        positions = cache.lengths[rows] + runs
+        if positions.max() >= cache.room:
+            raise OptionError(f"{positions.max() + 1} tokens do not fit into a context of {cache.room}; give fewer")
+        logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
+        arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, positions, wanted)]
+        pointers = [a.ctypes.data for a in (*arrays, cache.keys, cache.values, logits)]
+        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3]
+        self._library.zoo_forward(self._handle, ctypes.byref(native.Tokens(*pointers, *sizes)))
+        np.add.at(cache.lengths, rows, 1)
+        return logits[:, : self.config.vocab_size]
+
+    def _model(self, weights: Mapping[str, NDArray[np.generic] | Quantized]) -> native.Model:
+        config = self.config
+        layers = (native.Layer * config.n_layers)()
+        for i, layer in enumerate(layers):
+            block = f"blocks.{i}"
+            layer.norm1, layer.norm2 = self._norm(weights, f"{block}.norm1"), self._norm(weights, f"{block}.norm2")
+            layer.qkv, layer.out = (self._matrix(weights, f"{block}.attn.{name}") for name in ("qkv", "out"))
+            layer.up, layer.down = (self._matrix(weights, f"{block}.mlp.{name}") for name in ("up", "down"))
+        self._held.append(layers)
+        head = self._matrix(weights, "tok_emb" if config.tied else "head")
+        read = self.nbytes
+        tokens, positions = self._matrix(weights, "tok_emb"), self._matrix(weights, "pos_emb")
+        self.nbytes = read  # of the embeddings a token reads one row
+        return native.Model(
+            tokens, positions, head, self._norm(weights, "final_norm"), layers,
+            config.n_layers, config.n_heads, config.width, config.inner_width,
+            config.activation == "gelu", config.norm_eps,
+        )  # fmt: skip
+
+    def _matrix(self, weights: Mapping[str, Any], name: str) -> native.Matrix:
+        weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
+        groups = rows = None
+        if isinstance(weight, Quantized):
+            data, kind, columns = weight.data, weight.kind, weight.columns
+            scales = self._keep(weight.scales)
+            groups, rows = (scales, None) if kind == "int4" else (None, scales)
+            self.nbytes += weight.scales.nbytes
+        else:
+            data, kind, columns = weight, weight.dtype.name, weight.shape[1]
+        self.nbytes += data.nbytes
+        bias = None if bias is None else self._keep(bias.astype(np.float32))
+        return native.Matrix(self._keep(data), groups, rows, bias, len(data), columns, native.TYPES[kind], 0)
+
+    def _norm(self, weights: Mapping[str, Any], name: str) -> native.Norm:
+        bias = weights.get(f"{name}.bias")
+        bias = None if bias is None else self._keep(bias.astype(np.float32))
+        return native.Norm(self._keep(weights[f"{name}.weight"].astype(np.float32)), bias)
+
+    def _keep(self, array: NDArray[np.generic]) -> int:
+        array = np.require(array, requirements=["C", "A"])
+        self._held.append(array)
+        return array.ctypes.data
+
+
+def default_threads() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_built() -> bool:
+    """Whether the C library is there."""
+    return native.library() is not None
+
+
+def _check_shapes(config: GPTConfig, weights: Mapping[str, Any]) -> None:
+    for name, shape in config.parameter_shapes().items():
+        weight = weights.get(name)
+        found = (len(weight.data), weight.columns) if isinstance(weight, Quantized) else getattr(weight, "shape", None)
+        if found != shape:
+            raise OptionError(f"{name} must have the shape {shape}, not {found}")
+
+
+def _usual(tensors: Mapping[str, LazyTensor]) -> np.dtype[np.generic]:
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= {DTYPES[name] for name in _NATIVE} else DTYPES["float32"]
+
+
+def _load(
+    name: str, tensor: LazyTensor, dtype: np.dtype[np.generic], kind: str | None
+) -> NDArray[np.generic] | Quantized:
+    if kind and len(tensor.shape) == 2 and name != "pos_emb.weight":
+        return quantize(tensor.load(), kind)
+    return tensor.astype(dtype).load()

@@ -1,0 +1,351 @@
+/* The decode engine: GPT-2 for a few new tokens at a time over a cache of keys and values.
+ *
+ * A forward pass is a list of phases (a matrix product, the attention of a layer...), each of many small tasks. Every thread
+ * walks the list and takes tasks from an atomic counter, so that a core that is busy with something else takes fewer; a phase
+ * is over when its tasks are done, whoever did them, so that a thread which never woke up holds nobody back. Waiting threads
+ * spin for some microseconds, then sleep. Vector code is in tile.h. No task writes what another of its phase reads. */
+
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#define PAUSE() _mm_pause()
+#else
+#define PAUSE() ((void)0)
+#endif
+
+#define ALWAYS __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+enum { F32, BF16, F16, INT8, INT4 };
+enum { SPIN = 4000, TASK_BYTES = 1 << 16, MAX_PRIVATE = 4, BLOCK_ROWS = 32 };
+
+/* A linear layer or an embedding; the Python side (zoo/engine/native.py) has the same struct. */
+typedef struct {
+    const void *data;
+    const uint16_t *group_scales; /* INT4: bfloat16, one for each 32 columns of a row */
+    const float *row_scales;      /* INT8: one for each row */
+    const float *bias;            /* or NULL */
+    int32_t rows, cols, type, padding;
+} Matrix;
+
+typedef struct { const float *weight, *bias; } Norm;
+typedef struct { Norm norm1, norm2; Matrix qkv, out, up, down; } Layer;
+typedef struct {
+    Matrix tokens, positions, head;
+    Norm final_norm;
+    const Layer *layers;
+    int32_t n_layers, n_heads, width, inner, exact_gelu;
+    float eps;
+} Model;
+
+/* New tokens: `row` says whose cache each goes on with, `position` where. Tokens of one row are neighbours, in order. */
+typedef struct {
+    const int32_t *ids, *row, *position, *wanted; /* wanted: the tokens whose logits are asked for */
+    float *keys, *values, *logits;                /* caches (L, B, H, room, depth); logits (n_wanted, V) */
+    int32_t n, n_wanted, batch, room;
+} Tokens;
+
+typedef struct { const char *data; const uint16_t *scales; size_t stride; int groups, cols; } Rows;
+typedef struct {
+    void (*product)(Rows, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
+    void (*unpack)(Rows, int type, float *out);
+    void (*gelu)(float *x, int n, int exact);
+    void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
+    void (*attend)(const float *q, const float *keys, const float *values, int length, int head, int depth, float *acc, float *out);
+} Kernels;
+
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static inline float from_bf16(uint16_t bits) {
+    union { uint32_t bits; float value; } both = {(uint32_t)bits << 16};
+    return both.value;
+}
+static inline float from_half(uint16_t bits) {
+    union { uint32_t bits; float value; } both = {(uint32_t)(bits & 0x7fff) << 13};
+    return (bits & 0x8000 ? -both.value : both.value) * 0x1p112f;
+}
+
+#define JOIN(a, b) a##_##b
+#if defined(__x86_64__)
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,prefer-vector-width=512")
+#define TILE_AVX512
+#define ISA(name) JOIN(name, avx512)
+#include "tile.h"
+#undef ISA
+#undef TILE_AVX512
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#define TILE_AVX2
+#define ISA(name) JOIN(name, avx2)
+#include "tile.h"
+#undef ISA
+#undef TILE_AVX2
+#pragma GCC pop_options
+#endif
+#define ISA(name) JOIN(name, generic) /* on ARM the compiler makes NEON of it */
+#include "tile.h"
+
+static const Kernels *choose(const char *name) {
+#if defined(__x86_64__)
+    int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    int avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+    if (avx512 && (!*name || !strcmp(name, "avx512"))) return &kernels_avx512;
+    if (avx2 && (!*name || !strcmp(name, "avx2"))) return &kernels_avx2;
+#endif
+    return !*name || !strcmp(name, "generic") ? &kernels_generic : NULL;
+}
+
+/* ---- Threads ---- */
+
+typedef struct { _Alignas(64) atomic_int next; _Alignas(64) atomic_int done; } Phase;
+struct Engine;
+typedef struct { struct Engine *engine; pthread_t thread; int phase, layer, normed; float *normed_rows, *scratch, *temporary; } Worker;
+typedef struct Engine {
+    Model model;
+    Tokens tokens;
+    const Kernels *kernels;
+    int n_threads, n_workers, n_phases, capacity, n_segments;
+    size_t ldc, ldi;
+    float *x, *qkv, *mixed, *hidden, *normed;
+    int32_t *segments;
+    Phase *phases;
+    Worker *workers;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    atomic_int sleepers, epoch, left, closing;
+} Engine;
+
+static void wake(Engine *e) {
+    if (atomic_load(&e->sleepers)) {
+        pthread_mutex_lock(&e->lock);
+        pthread_cond_broadcast(&e->changed);
+        pthread_mutex_unlock(&e->lock);
+    }
+}
+
+/* Wait until *value is `wanted` (or, with `unlike`, no longer is). */
+static void await(Engine *e, atomic_int *value, int wanted, int unlike) {
+    for (int i = 0; i < SPIN; i++) {
+        if ((atomic_load(value) == wanted) != unlike) return;
+        PAUSE();
+    }
+    pthread_mutex_lock(&e->lock);
+    atomic_fetch_add(&e->sleepers, 1); /* before the look at value, as wake looks after its change */
+    while ((atomic_load(value) == wanted) == unlike) pthread_cond_wait(&e->changed, &e->lock);
+    atomic_fetch_sub(&e->sleepers, 1);
+    pthread_mutex_unlock(&e->lock);
+}
+
+typedef void Task(Worker *, int number, const void *argument);
+static void phase(Worker *w, int n, Task *task, const void *argument) {
+    Engine *e = w->engine;
+    Phase *p = &e->phases[w->phase++];
+    for (int i; (i = atomic_fetch_add(&p->next, 1)) < n;) {
+        task(w, i, argument);
+        if (atomic_fetch_add(&p->done, 1) + 1 == n) wake(e);
+    }
+    await(e, &p->done, n, 0);
+}
+
+/* ---- Tasks ---- */
+
+static Rows rows_of(const Matrix *m, int first) {
+    size_t blocks = round_up(m->cols, 128) / 128;
+    size_t stride = m->type == INT4 ? 64 * blocks : (size_t)m->cols * (m->type == F32 ? 4 : m->type == INT8 ? 1 : 2);
+    int groups = m->type == INT4 ? 4 * (int)blocks : 0;
+    int cols = m->type == INT4 ? 128 * (int)blocks : m->cols;
+    return (Rows){(const char *)m->data + first * stride, m->group_scales + (size_t)first * groups, stride, groups, cols};
+}
+
+static void add_row(Engine *e, const Matrix *m, int row, float *scratch, float *x) {
+    e->kernels->unpack(rows_of(m, row), m->type, scratch);
+    float scale = m->type == INT8 ? m->row_scales[row] : 1;
+    for (int i = 0; i < m->cols; i++) x[i] += scratch[i] * scale;
+}
+
+static void embed(Worker *w, int t, const void *unused) {
+    Engine *e = w->engine;
+    float *x = e->x + t * e->ldc;
+    (void)unused;
+    memset(x, 0, 4 * e->ldc);
+    add_row(e, &e->model.tokens, e->tokens.ids[t], w->scratch, x);
+    add_row(e, &e->model.positions, e->tokens.position[t], w->scratch, x);
+}
+
+static void normalise(Worker *w, int t, const void *argument) {
+    Engine *e = w->engine;
+    const Norm *norm = argument;
+    e->kernels->norm(e->x + t * e->ldc, norm->weight, norm->bias, e->model.eps, e->model.width, e->normed + t * e->ldc);
+}
+
+typedef enum { STORE, ADD, GELU } Then;
+typedef struct { const Matrix *matrix; const Norm *norm; const float *x; float *y; size_t ldx, ldy; int n, rows; const int32_t *pick; Then then; } Product;
+
+/* Some rows of a matrix with all activations; with a norm, of few activations each thread makes its own normed copy. */
+static void multiply(Worker *w, int number, const void *argument) {
+    const Product *p = argument;
+    Engine *e = w->engine;
+    const Matrix *m = p->matrix;
+    int first = number * p->rows, last = first + p->rows < m->rows ? first + p->rows : m->rows, count = last - first;
+    const float *x = p->x;
+    if (p->norm) {
+        x = w->normed_rows;
+        for (int t = 0; t < p->n && w->normed != w->phase; t++)
+            e->kernels->norm(p->x + (p->pick ? p->pick[t] : t) * p->ldx, p->norm->weight, p->norm->bias, e->model.eps,
+                             e->model.width, w->normed_rows + t * p->ldx);
+        w->normed = w->phase;
+    }
+    size_t ld = round_up(count, 16);
+    e->kernels->product(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld, w->scratch);
+    for (int t = 0; t < p->n; t++) {
+        float *y = p->y + t * p->ldy + first, *v = w->temporary + t * ld;
+        if (m->type == INT8) for (int r = 0; r < count; r++) v[r] *= m->row_scales[first + r];
+        if (m->bias) for (int r = 0; r < count; r++) v[r] += m->bias[first + r];
+        if (p->then == GELU) e->kernels->gelu(v, count, e->model.exact_gelu);
+        if (p->then == ADD) for (int r = 0; r < count; r++) y[r] += v[r];
+        else memcpy(y, v, 4 * (size_t)count);
+    }
+}
+
+static void run_product(Worker *w, Product p) {
+    const Matrix *m = p.matrix;
+    if (p.norm && p.n > MAX_PRIVATE && !p.pick) {
+        phase(w, p.n, normalise, p.norm);
+        p.norm = NULL, p.x = w->engine->normed;
+    }
+    size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 4), by_size = round_up(TASK_BYTES / rows_of(m, 0).stride + 1, 16);
+    p.rows = p.n > 1 ? BLOCK_ROWS : (int)(even < by_size ? even : by_size);
+    if (p.n == 1 && p.rows > 1024) p.rows = 1024;
+    phase(w, (m->rows + p.rows - 1) / p.rows, multiply, &p);
+}
+
+/* One head of one row: its new keys and values go into the cache, then each new token looks back. */
+static void attention(Worker *w, int number, const void *unused) {
+    Engine *e = w->engine;
+    const Tokens *t = &e->tokens;
+    int c = e->model.width, heads = e->model.n_heads, head = c / heads, h = number % heads, depth = (int)round_up(head, 16);
+    int first = e->segments[number / heads], last = e->segments[number / heads + 1];
+    size_t place = (((size_t)w->layer * t->batch + t->row[first]) * heads + h) * t->room * depth;
+    float *keys = t->keys + place, *values = t->values + place;
+    (void)unused;
+    for (int i = first; i < last; i++) {
+        const float *k = e->qkv + (size_t)i * 3 * c + c + h * head, *v = k + c;
+        int at = t->position[i];
+        for (int d = 0; d < head; d++) keys[((size_t)(at / 16) * depth + d) * 16 + at % 16] = k[d];
+        memcpy(values + (size_t)at * depth, v, 4 * (size_t)head);
+    }
+    for (int i = first; i < last; i++)
+        e->kernels->attend(e->qkv + (size_t)i * 3 * c + h * head, keys, values, t->position[i] + 1, head, depth, w->scratch,
+                           e->mixed + i * e->ldc + h * head);
+}
+
+static void forward(Worker *w) {
+    Engine *e = w->engine;
+    const Model *m = &e->model;
+    int n = e->tokens.n;
+    size_t c = e->ldc, i = e->ldi;
+    w->phase = 0, w->normed = -1;
+    phase(w, n, embed, NULL);
+    for (w->layer = 0; w->layer < m->n_layers; w->layer++) {
+        const Layer *l = &m->layers[w->layer];
+        run_product(w, (Product){&l->qkv, &l->norm1, e->x, e->qkv, c, 3 * (size_t)m->width, n, 0, NULL, STORE});
+        phase(w, e->n_segments * m->n_heads, attention, NULL);
+        run_product(w, (Product){&l->out, NULL, e->mixed, e->x, c, c, n, 0, NULL, ADD});
+        run_product(w, (Product){&l->up, &l->norm2, e->x, e->hidden, c, i, n, 0, NULL, GELU});
+        run_product(w, (Product){&l->down, NULL, e->hidden, e->x, i, c, n, 0, NULL, ADD});
+    }
+    if (e->tokens.n_wanted)
+        run_product(w, (Product){&m->head, &m->final_norm, e->x, e->tokens.logits, c, m->head.rows, e->tokens.n_wanted, 0,
+                                 e->tokens.wanted, STORE});
+}
+
+/* ---- What Python calls ---- */
+
+static void *serve(void *argument) {
+    Worker *w = argument;
+    Engine *e = w->engine;
+    for (int seen = 0; await(e, &e->epoch, seen, 1), !atomic_load(&e->closing);) {
+        seen = atomic_load(&e->epoch);
+        forward(w);
+        atomic_fetch_sub(&e->left, 1);
+        wake(e);
+    }
+    return NULL;
+}
+
+static void *floats(size_t n) {
+    void *memory = aligned_alloc(64, round_up(4 * n + 64, 64));
+    if (memory) memset(memory, 0, 4 * n + 64); /* padding must be zero */
+    return memory;
+}
+
+void zoo_close(Engine *e) {
+    if (!e) return;
+    atomic_store(&e->closing, 1);
+    atomic_fetch_add(&e->epoch, 1);
+    wake(e);
+    for (int i = 0; i < e->n_workers; i++) {
+        Worker *w = &e->workers[i];
+        if (i) pthread_join(w->thread, NULL);
+        free(w->normed_rows), free(w->scratch), free(w->temporary);
+    }
+    free(e->workers), free(e->phases), free(e->segments);
+    free(e->x), free(e->qkv), free(e->mixed), free(e->hidden), free(e->normed);
+    free(e);
+}
+
+/* Prepare for up to `capacity` tokens a pass; the model's arrays must outlive it. NULL: no memory, or no such isa here. */
+Engine *zoo_open(const Model *model, int n_threads, int capacity, const char *isa) {
+    const Kernels *kernels = choose(isa);
+    Engine *e = kernels ? calloc(1, sizeof *e) : NULL;
+    if (!e) return NULL;
+    e->model = *model, e->kernels = kernels, e->n_threads = n_threads, e->capacity = capacity;
+    e->ldc = round_up(model->width, 128), e->ldi = round_up(model->inner, 128);
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->changed, NULL);
+    e->n_phases = 7 * model->n_layers + 3;
+    size_t n = capacity, widest = larger(e->ldi, e->ldc);
+    int ok = (e->phases = aligned_alloc(64, e->n_phases * sizeof(Phase))) && (e->segments = calloc(n + 1, 4)) &&
+             (e->workers = calloc(n_threads, sizeof(Worker))) && (e->x = floats(n * e->ldc)) && (e->normed = floats(n * e->ldc)) &&
+             (e->mixed = floats(n * e->ldc)) && (e->qkv = floats(n * 3 * model->width)) && (e->hidden = floats(n * e->ldi));
+    for (int i = 0; ok && i < n_threads; i++) {
+        Worker *w = &e->workers[i];
+        w->engine = e, e->n_workers = i + 1;
+        ok = (w->normed_rows = floats(n * e->ldc)) && (w->scratch = floats(BLOCK_ROWS * widest)) &&
+             (w->temporary = floats(larger(n * BLOCK_ROWS, 1024)));
+        if (ok && i && pthread_create(&w->thread, NULL, serve, w)) ok = 0, e->n_workers = i;
+    }
+    if (ok) return e;
+    zoo_close(e);
+    return NULL;
+}
+
+/* One pass. The Python side has checked every id, row, position and length. */
+void zoo_forward(Engine *e, const Tokens *tokens) {
+    e->tokens = *tokens;
+    e->n_segments = 0;
+    for (int i = 0; i < tokens->n; i++)
+        if (!i || tokens->row[i] != tokens->row[i - 1]) e->segments[e->n_segments++] = i;
+    e->segments[e->n_segments] = tokens->n;
+    memset(e->phases, 0, e->n_phases * sizeof(Phase));
+    atomic_store(&e->left, e->n_workers - 1);
+    atomic_fetch_add(&e->epoch, 1);
+    wake(e);
+    forward(&e->workers[0]);
+    await(e, &e->left, 0, 0);
+}
+
+/* Natural logarithm of the sum of exponentials, for the log-probability of one token. */
+float zoo_logsumexp(const float *x, int n) {
+    float largest = -INFINITY;
+    double total = 0;
+    for (int i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
+    for (int i = 0; i < n; i++) total += expf(x[i] - largest);
+    return largest + (float)log(total);
+}

@@ -1,0 +1,114 @@
+"""The C library: its structs, and finding and loading it. kernels.c has the same structs, and says what they mean."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_void_p
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+
+TYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+
+
+class Matrix(Structure):
+    """A linear layer or an embedding."""
+
+    _fields_ = [
+        ("data", c_void_p),
+        ("group_scales", c_void_p),
+        ("row_scales", c_void_p),
+        ("bias", c_void_p),
+        ("rows", c_int32),
+        ("cols", c_int32),
+        ("type", c_int32),
+        ("padding", c_int32),
+    ]
+
+
+class Norm(Structure):
+    """A layer norm."""
+
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p)]
+
+
+class Layer(Structure):
+    """A transformer block."""
+
+    _fields_ = [
+        ("norm1", Norm),
+        ("norm2", Norm),
+        ("qkv", Matrix),
+        ("out", Matrix),
+        ("up", Matrix),
+        ("down", Matrix),
+    ]
+
+
+class Model(Structure):
+    """All weights and the sizes."""
+
+    _fields_ = [
+        ("tokens", Matrix),
+        ("positions", Matrix),
+        ("head", Matrix),
+        ("final_norm", Norm),
+        ("layers", POINTER(Layer)),
+        ("n_layers", c_int32),
+        ("n_heads", c_int32),
+        ("width", c_int32),
+        ("inner", c_int32),
+        ("exact_gelu", c_int32),
+        ("eps", c_float),
+    ]
+
+
+class Tokens(Structure):
+    """One pass: new tokens, the caches they go on with, and whose logits are wanted."""
+
+    _fields_ = [
+        ("ids", c_void_p),
+        ("row", c_void_p),
+        ("position", c_void_p),
+        ("wanted", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("logits", c_void_p),
+        ("n", c_int32),
+        ("n_wanted", c_int32),
+        ("batch", c_int32),
+        ("room", c_int32),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the library, or None where zoo was installed without a C compiler (or ZOO_ENGINE=off)."""
+    if os.environ.get("ZOO_ENGINE") == "off":
+        return None
+    paths = [Path(__file__).with_name(f"_kernels{suffix}") for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    try:
+        found = ctypes.CDLL(str(path))
+    except OSError:  # built for another machine
+        return None
+    found.zoo_open.argtypes, found.zoo_open.restype = [POINTER(Model), c_int, c_int, c_char_p], c_void_p
+    found.zoo_forward.argtypes, found.zoo_forward.restype = [c_void_p, POINTER(Tokens)], None
+    found.zoo_close.argtypes, found.zoo_close.restype = [c_void_p], None
+    found.zoo_logsumexp.argtypes, found.zoo_logsumexp.restype = [c_void_p, c_int], c_float
+    return found
+
+
+def logsumexp(logits: np.ndarray) -> float:
+    """Return the natural logarithm of the sum of exponentials of a row of logits, (V,) float32."""
+    found = library()
+    if found is None:
+        largest = logits.max()
+        return float(largest + np.log(np.exp(logits - largest, dtype=np.float64).sum()))
+    logits = np.ascontiguousarray(logits, np.float32)
+    return float(found.zoo_logsumexp(logits.ctypes.data, len(logits)))

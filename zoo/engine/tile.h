@@ -1,0 +1,237 @@
+/* The vector kernels, compiled once for each instruction set: kernels.c includes this file with ISA(name) giving every copy
+ * names of its own. They are written with the compiler's 16-lane vectors, which it splits where registers are narrower.
+ *
+ * A product of a weight row with an activation is always summed in one order (16 lanes along the row, then the
+ * lanes), whatever the number of threads and of activations: no result depends on either. */
+
+typedef float ISA(vector) __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t ISA(words) __attribute__((vector_size(64), aligned(4), may_alias));
+typedef uint16_t ISA(halves) __attribute__((vector_size(32), aligned(2), may_alias));
+typedef int8_t ISA(bytes) __attribute__((vector_size(16), aligned(1), may_alias));
+#define V ISA(vector)
+#define W ISA(words)
+
+static inline ALWAYS V ISA(from_half)(const uint16_t *p) {
+#if defined(TILE_AVX512)
+    return (V)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p));
+#elif defined(TILE_AVX2)
+    union { V whole; __m256 half[2]; } both;
+    both.half[0] = _mm256_cvtph_ps(_mm_loadu_si128((const void *)p));
+    both.half[1] = _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p + 8)));
+    return both.whole;
+#else
+    W bits = __builtin_convertvector(*(const ISA(halves) *)p, W);
+    V magnitude = (V)((bits & 0x7fff) << 13) * 0x1p112f; /* exact, for subnormal numbers too */
+    return (V)((W)magnitude | ((bits & 0x8000) << 16));
+#endif
+}
+
+static inline ALWAYS V ISA(from_bytes)(const char *p) {
+#if defined(TILE_AVX512)
+    return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
+#elif defined(TILE_AVX2)
+    union { V whole; __m256 half[2]; } both;
+    both.half[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
+    both.half[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8))));
+    return both.whole;
+#else
+    return __builtin_convertvector(*(const ISA(bytes) *)p, V);
+#endif
+}
+
+static inline ALWAYS V ISA(from_bf16)(const char *p) {
+#if defined(TILE_AVX512)
+    return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);
+#elif defined(TILE_AVX2)
+    union { V whole; __m256i half[2]; } both;
+    both.half[0] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)p)), 16);
+    both.half[1] = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p + 16))), 16);
+    return both.whole;
+#else
+    return (V)(__builtin_convertvector(*(const ISA(halves) *)p, W) << 16);
+#endif
+}
+
+/* Sixteen weights of a row, from column k + 16 j on. INT8 leaves out the row's scale, which comes in at the end. For INT4 k
+ * is a multiple of 128: of 128 weights, number 16 j + i is nibble j of word i, and each 32 share a scale. */
+static inline ALWAYS V ISA(weights)(const char *row, const uint16_t *scales, int k, int j, int type) {
+    if (type == F32) return *(const V *)(row + 4 * (size_t)(k + 16 * j));
+    if (type == F16) return ISA(from_half)((const uint16_t *)row + k + 16 * j);
+    if (type == BF16) return ISA(from_bf16)(row + 2 * (size_t)(k + 16 * j));
+    if (type == INT8) return ISA(from_bytes)(row + k + 16 * j);
+    W packed = *(const W *)(row + k / 2);
+#if defined(TILE_AVX512)
+    V q = (V)_mm512_permutexvar_ps((__m512i)(packed >> (4 * j)), /* looks at the lowest four bits only */
+                                   _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+#else
+    V q = __builtin_convertvector((packed << (28 - 4 * j)) >> 28, V);
+#endif
+    return q * from_bf16(scales[k / 32 + j / 2]);
+}
+
+/* The odd end of a row from column k on, with zeros behind it; rows of INT4 have none. */
+static __attribute__((noinline)) void ISA(rest)(const char *row, int k, int cols, int type, V *out) {
+    float rest[16] = {0};
+    for (int i = 0; k + i < cols; i++)
+        rest[i] = type == F32    ? ((const float *)row)[k + i]
+                  : type == BF16 ? from_bf16(((const uint16_t *)row)[k + i])
+                  : type == INT8 ? ((const int8_t *)row)[k + i]
+                                 : from_half(((const uint16_t *)row)[k + i]);
+    *out = *(V *)rest;
+}
+
+static inline ALWAYS float ISA(sum)(V v) {
+    float total[16];
+    *(V *)total = v;
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) total[i] += total[i + width];
+    return total[0];
+}
+
+/* y[n * ldy + r] = row r . x[n] for R rows and N activations, both constant. */
+static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y, size_t ldy, int type, int R, int N) {
+    V acc[4][6];
+    int k = 0, whole = w.cols / 16 * 16;
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N; n++) acc[r][n] = (V){0};
+#define STEP(k, weights_of_row) do {                                              \
+        V row[4];                                                                     \
+        UNROLL for (int r = 0; r < R; r++) row[r] = weights_of_row;                   \
+        UNROLL for (int n = 0; n < N; n++) {                                          \
+            V xn = *(const V *)(x + n * ldx + (k));                                   \
+            UNROLL for (int r = 0; r < R; r++) acc[r][n] += row[r] * xn;              \
+        }                                                                             \
+    } while (0)
+#define ROW w.data + r * w.stride, w.scales + r * w.groups
+    if (type == INT4)
+        for (; k < whole; k += 128) UNROLL for (int j = 0; j < 8; j++) STEP(k + 16 * j, ISA(weights)(ROW, k, j, type));
+    for (; k < whole; k += 16) STEP(k, ISA(weights)(ROW, k, 0, type));
+    V rest[4];
+    for (int r = 0; r < R && k < w.cols; r++) ISA(rest)(w.data + r * w.stride, k, w.cols, type, &rest[r]);
+    if (k < w.cols) STEP(k, rest[r]);
+#undef ROW
+#undef STEP
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N; n++) y[n * ldy + r] = ISA(sum)(acc[r][n]);
+}
+
+static inline ALWAYS void ISA(tiles)(Rows w, int rows, const float *x, size_t ldx, float *y, size_t ldy, int type, int N) {
+    for (int r = 0; r < rows;) {
+        int step = rows - r >= 4 ? 4 : 1;
+        if (step == 4) ISA(tile)(w, x, ldx, y + r, ldy, type, 4, N);
+        else ISA(tile)(w, x, ldx, y + r, ldy, type, 1, N);
+        w.data += step * w.stride, w.scales += step * w.groups, r += step;
+    }
+}
+
+/* A row as float32. */
+static void ISA(unpack)(Rows w, int type, float *out) {
+    int k = 0;
+    if (type == INT4)
+        for (; k < w.cols; k += 128)
+            UNROLL for (int j = 0; j < 8; j++) *(V *)(out + k + 16 * j) = ISA(weights)(w.data, w.scales, k, j, type);
+    for (; k + 16 <= w.cols; k += 16) *(V *)(out + k) = ISA(weights)(w.data, w.scales, k, 0, type);
+    if (k < w.cols) ISA(rest)(w.data, k, w.cols, type, (V *)(out + k));
+}
+
+/* y[n * ldy + r] = row r . x[n] for any number of rows and activations. Weights are read once: for several activations they
+ * are unpacked into scratch, which stays in the cache. */
+static void ISA(product)(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
+    if (n == 1) {
+        if (type == F32) ISA(tiles)(w, rows, x, ldx, y, ldy, F32, 1);
+        else if (type == BF16) ISA(tiles)(w, rows, x, ldx, y, ldy, BF16, 1);
+        else if (type == F16) ISA(tiles)(w, rows, x, ldx, y, ldy, F16, 1);
+        else if (type == INT8) ISA(tiles)(w, rows, x, ldx, y, ldy, INT8, 1);
+        else ISA(tiles)(w, rows, x, ldx, y, ldy, INT4, 1);
+        return;
+    }
+    if (type != F32) {
+        size_t stride = round_up(w.cols, 16);
+        for (int r = 0; r < rows; r++, w.data += w.stride, w.scales += w.groups) ISA(unpack)(w, type, scratch + r * stride);
+        w = (Rows){(const char *)scratch, w.scales, 4 * stride, 0, w.cols};
+    }
+    for (int t = 0; t < n;) {
+        int step = n - t >= 6 ? 6 : n - t >= 2 ? 2 : 1;
+        if (step == 6) ISA(tiles)(w, rows, x + t * ldx, ldx, y + t * ldy, ldy, F32, 6);
+        else if (step == 2) ISA(tiles)(w, rows, x + t * ldx, ldx, y + t * ldy, ldy, F32, 2);
+        else ISA(tiles)(w, rows, x + t * ldx, ldx, y + t * ldy, ldy, F32, 1);
+        t += step;
+    }
+}
+
+static inline ALWAYS V ISA(select)(W mask, V yes, V no) { return (V)(((W)yes & mask) | ((W)no & ~mask)); }
+
+/* e to the x, within 2 units in the last place: 2^n times a polynomial of the remainder. */
+static inline ALWAYS V ISA(exp)(V x) {
+    x = ISA(select)(x < -87.0f, (V){0} - 87.0f, x);
+    x = ISA(select)(x > 88.0f, (V){0} + 88.0f, x);
+    V shifted = x * 1.44269504f + 0x1.8p23f, n = shifted - 0x1.8p23f;
+    V r = x - n * 0.693145752f - n * 1.42860677e-6f;
+    V p = r * 1.3888889e-3f + 8.3333333e-3f;
+    p = ((((p * r + 4.1666667e-2f) * r + 1.6666667e-1f) * r + 0.5f) * r + 1.0f) * r + 1.0f;
+    return p * (V)((__builtin_convertvector(n, W) + 127) << 23);
+}
+
+/* GELU in place; its tanh form is x / (1 + exp(-2 u)). x has room for whole vectors. */
+static void ISA(gelu)(float *x, int n, int exact) {
+    if (exact) {
+        for (int i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.707106781f));
+        return;
+    }
+    for (int i = 0; i < n; i += 16) {
+        V v = *(V *)(x + i), u = 0.797884561f * (v + 0.044715f * v * v * v);
+        *(V *)(x + i) = v / (1 + ISA(exp)(-2 * u));
+    }
+}
+
+/* Layer norm with the variance from the centred values; bias may be absent. */
+static void ISA(norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out) {
+    float mean = 0, square = 0;
+    V total = {0};
+    int whole = n / 16 * 16;
+    for (int i = 0; i < whole; i += 16) total += *(const V *)(x + i);
+    for (int i = whole; i < n; i++) mean += x[i];
+    mean = (mean + ISA(sum)(total)) / n;
+    total = (V){0};
+    for (int i = 0; i < whole; i += 16) { V d = *(const V *)(x + i) - mean; total += d * d; }
+    for (int i = whole; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
+    float scale = 1 / sqrtf((square + ISA(sum)(total)) / n + eps);
+    for (int i = 0; i < whole; i += 16)
+        *(V *)(out + i) = (*(const V *)(x + i) - mean) * scale * *(const V *)(weight + i) + (bias ? *(const V *)(bias + i) : (V){0});
+    for (int i = whole; i < n; i++) out[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
+}
+
+/* One head's attention over `length` cached positions, 16 at a time with a running maximum (online softmax). Keys lie as
+ * (blocks of 16 positions, channel, position), values as (position, channel), both padded to `depth` channels. */
+static void ISA(attend)(const float *q, const float *keys, const float *values, int length, int head, int depth, float *acc,
+                        float *out) {
+    const W lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    float largest = -INFINITY, scale = 1 / sqrtf((float)head);
+    V total = {0};
+    for (int d = 0; d < depth; d++) acc[d] = 0;
+    for (int first = 0; first < length; first += 16) {
+        const float *key = keys + (size_t)first * depth;
+        V part[4] = {{0}, {0}, {0}, {0}};
+        int d = 0, count = length - first < 16 ? length - first : 16;
+        for (; d + 4 <= head; d += 4)
+            UNROLL for (int i = 0; i < 4; i++) part[i] += q[d + i] * *(const V *)(key + 16 * (d + i));
+        for (; d < head; d++) part[0] += q[d] * *(const V *)(key + 16 * d);
+        V score = ((part[0] + part[1]) + (part[2] + part[3])) * scale;
+        float before = largest, weight[16];
+        for (int i = 0; i < count; i++) largest = score[i] > largest ? score[i] : largest;
+        V p = ISA(exp)(score - largest);
+        p = ISA(select)(lanes < count, p, (V){0});
+        float kept = first ? ISA(exp)((V){0} + (before - largest))[0] : 0;
+        total = total * kept + p;
+        *(V *)weight = p;
+        for (d = 0; d < depth; d += 16) {
+            V sum = *(V *)(acc + d) * kept;
+            for (int i = 0; i < count; i++) sum += weight[i] * *(const V *)(values + (size_t)(first + i) * depth + d);
+            *(V *)(acc + d) = sum;
+        }
+    }
+    float inverse = 1 / ISA(sum)(total);
+    for (int d = 0; d < head; d++) out[d] = acc[d] * inverse;
+}
+
+static const Kernels ISA(kernels) = {ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend)};
+#undef V
+#undef W
