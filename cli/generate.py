@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,10 +12,13 @@ import click
 from zoo.cli._params import DTYPE, FORMAT, SIZE
 from zoo.cli._show import show_json
 from zoo.config import GPTConfig
-from zoo.errors import MissingWeights
+from zoo.errors import MissingWeights, OptionError
 
 if TYPE_CHECKING:
-    from zoo.model import GPTModel
+    from zoo.request import Token
+
+Run = Callable[..., "Iterator[tuple[int, Token]]"]
+"""generate_batch with everything but n_samples given."""
 
 
 @click.command(context_settings={"show_default": True})
@@ -22,6 +27,14 @@ if TYPE_CHECKING:
 @click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model it must be, or a JSON file of a config.")
 @click.option("--dtype", type=DTYPE, help="Cast the weights to this dtype; without it they keep their own.")
+@click.option("--quantize", type=click.Choice(["int8", "int4"]), help="Round the matrices to this; the engine only.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Of the engine; all cores if not given.")
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "native", "torch"]),
+    default="auto",
+    help="native is the fast one, of the CPU; auto takes it where it can.",
+)
 @click.option("--device", default="cpu", help="Where to run: cpu, cuda, mps.")
 @click.option("--max-new-tokens", "-n", default=64, help="Stop after this many tokens.")
 @click.option("--temperature", "-t", default=0.8, help="Divide the logits by this; 0 takes the most probable token.")
@@ -47,6 +60,9 @@ def generate(
     format: str | None,
     size: str | GPTConfig | None,
     dtype: str | None,
+    quantize: str | None,
+    threads: int | None,
+    engine: str,
     device: str,
     n_samples: int,
     as_json: bool,
@@ -64,18 +80,28 @@ def generate(
     """
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     # Options are checked before seconds go into loading.
-    from zoo.decode import Request
+    from zoo.request import Request
 
-    Request(**options)
-    from zoo.loading import load
+    request = Request(**options)
+    source = model or _default_model()
+    run: Run
+    if _takes_native(engine, device, dtype, quantize, threads):
+        from zoo.engine import Engine
+        from zoo.engine.generation import generate_batch as run_native
 
-    loaded = load(model or _default_model(), format=format, size=size, dtype=dtype, device=device)
-    if as_json:
-        show_json(_collect(loaded, text, n_samples, options))
-    elif n_samples == 1:
-        _stream(loaded, text, options)
+        native = Engine.open(source, dtype=dtype, quantize=quantize, threads=threads, format=format, size=size)
+        run = partial(run_native, native, [text], request)
     else:
-        for i, sample in enumerate(_collect(loaded, text, n_samples, options)):
+        from zoo.generation import generate_batch as run_torch
+        from zoo.loading import load
+
+        run = partial(run_torch, load(source, format=format, size=size, dtype=dtype, device=device), [text], **options)
+    if as_json:
+        show_json(_collect(run, text, n_samples))
+    elif n_samples == 1:
+        _stream(run, text)
+    else:
+        for i, sample in enumerate(_collect(run, text, n_samples)):
             click.echo(f"--- sample {i + 1}\n{text}{sample['text']}")
 
 
@@ -92,22 +118,31 @@ def _default_model() -> str:
         return PACKAGED
 
 
-def _stream(model: GPTModel, prompt: str, options: dict[str, Any]) -> None:
-    from zoo.generation import generate as run
+def _takes_native(engine: str, device: str, dtype: str | None, quantize: str | None, threads: int | None) -> bool:
+    """Whether the native engine runs: it is asked for, or it is built and can do what is asked."""
+    from zoo.engine import is_built
 
+    if engine == "torch" and (quantize or threads):
+        raise OptionError("--quantize and --threads are of the native engine; leave out --engine torch")
+    if engine == "native" or quantize or threads:
+        if device != "cpu":
+            raise OptionError(f"the native engine runs on the CPU, not on {device}; use --engine torch")
+        return True
+    return engine == "auto" and device == "cpu" and dtype != "float64" and is_built()
+
+
+def _stream(run: Run, prompt: str) -> None:
     click.echo(prompt, nl=False)
-    for token in run(model, prompt, **options):
+    for _, token in run(n_samples=1):
         click.echo(token.text, nl=False)
     click.echo()
 
 
-def _collect(model: GPTModel, prompt: str, n_samples: int, options: dict[str, Any]) -> list[dict[str, Any]]:
-    from zoo.generation import generate_batch
-
+def _collect(run: Run, prompt: str, n_samples: int) -> list[dict[str, Any]]:
     samples: list[dict[str, Any]] = [
         {"prompt": prompt, "text": "", "ids": [], "logprobs": [], "finish_reason": None} for _ in range(n_samples)
     ]
-    for i, token in generate_batch(model, [prompt], n_samples=n_samples, **options):
+    for i, token in run(n_samples=n_samples):
         samples[i]["text"] += token.text
         samples[i]["ids"].append(token.id)
         samples[i]["logprobs"].append(token.logprob)

@@ -5,120 +5,17 @@ Shapes: B rows, T tokens of the context, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from numbers import Integral
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from zoo.cache import KVCache
-from zoo.errors import OptionError, ZooError
+from zoo.errors import ZooError
 from zoo.model import GPTModel
-from zoo.sampler import Sampler, Sampling, make_generator, make_sampler, require
-from zoo.stop import TextStream
-
-FinishReason = Literal["length", "eos", "stop", "context"]
-PastContext = Literal["slide", "stop"]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One generated token.
-
-    Attributes:
-        id: the token.
-        text: that it settles; "" while a character is incomplete or a stop string may be coming.
-        logprob: natural logarithm of its probability under the model alone, before penalty, temperature and filters.
-        finish_reason: None, but in the last token of a text: "length" (max_new_tokens are there), "eos", "stop" (a
-            stop string or id) or "context" (the context is full, and past_context is "stop").
-    """
-
-    id: int
-    text: str
-    logprob: float
-    finish_reason: FinishReason | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request(Sampling):
-    """Everything that may be asked of a generation; zoo.generate describes the fields.
-
-    Raises:
-        OptionError: a value is outside its range.
-    """
-
-    max_new_tokens: int = 64
-    stop: str | Sequence[str] = ()
-    stop_ids: Collection[int] = ()
-    ignore_eos: bool = False
-    past_context: PastContext = "slide"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 0, "a whole number from 0 on")
-        for stop in self.stop_strings:
-            if not isinstance(stop, str) or not stop:
-                raise OptionError(f"stop must hold strings that are not empty, not {stop!r}")
-        for stop_id in self.stop_ids:
-            require("stop_ids", stop_id, Integral, lambda n: n >= 0, "whole numbers from 0 on")
-        if self.past_context not in ("slide", "stop"):
-            raise OptionError(f"past_context must be slide or stop, not {self.past_context!r}")
-
-    @property
-    def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings, also where only one was given."""
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-
-class Row:
-    """One text that is being continued.
-
-    Attributes:
-        index: its number among the texts asked for.
-        ids: the prompt's and the new tokens.
-        generator: draws its tokens and nobody else's.
-        finished: whether it has got its last token.
-    """
-
-    def __init__(
-        self, model: GPTModel, request: Request, index: int, prompt: Sequence[int], generator: torch.Generator
-    ) -> None:
-        self.index = index
-        self.ids = list(prompt)
-        self.generator = generator
-        self.finished = False
-        self._n_wanted = len(prompt) + request.max_new_tokens
-        self._n_longest = model.config.context_length if request.past_context == "stop" else self._n_wanted
-        self._eos_id = None if request.ignore_eos else model.tokenizer.eos_id
-        self._stop_ids = frozenset(request.stop_ids)
-        self._stream = TextStream(model.tokenizer, request.stop_strings)
-
-    def take(self, token_id: int, logprob: float) -> Token:
-        """Add a token and say what it means for the text."""
-        self.ids.append(token_id)
-        reason: FinishReason | None = None
-        text = ""
-        if token_id == self._eos_id:
-            reason = "eos"
-        elif token_id in self._stop_ids:
-            reason = "stop"
-        else:
-            text = self._stream.feed(token_id)
-            reason = self._limit()
-        if reason:
-            text += self._stream.finish()
-            self.finished = True
-        return Token(token_id, text, logprob, reason)
-
-    def _limit(self) -> FinishReason | None:
-        if self._stream.stopped:
-            return "stop"
-        if len(self.ids) >= self._n_wanted:
-            return "length"
-        return "context" if len(self.ids) > self._n_longest else None
+from zoo.request import Request, Row, Token
+from zoo.sampler import Sampler, make_generator, make_sampler
 
 
 class Window:
@@ -199,7 +96,7 @@ def decode(
     """
     sample = make_sampler(request)
     rows = [
-        Row(model, request, p * n_samples + s, prompt, _generator(model, request.seed, s))
+        Row(model.config, model.tokenizer, request, p * n_samples + s, prompt, _generator(model, request.seed, s))
         for p, prompt in enumerate(prompts)
         for s in range(n_samples)
         if request.max_new_tokens > 0

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from numbers import Integral
-from operator import index
 from typing import TypedDict, Unpack
 
-from zoo.decode import PastContext, Request, Token, decode
+from zoo.decode import decode
 from zoo.errors import OptionError
 from zoo.model import GPTModel
-from zoo.sampler import require
+from zoo.request import PastContext, Prompt, Request, Token, prompt_ids, require
 
 __all__ = ["Options", "Prompt", "Token", "complete", "complete_batch", "generate", "generate_batch"]
-
-Prompt = str | Sequence[int]
 
 
 class Options(TypedDict, total=False):
@@ -94,7 +91,8 @@ def generate_batch(
     require("n_samples", n_samples, Integral, lambda n: n >= 1, "a whole number of at least 1")
     if isinstance(prompts, str):
         raise OptionError("prompts must be a list; put a single prompt into one")
-    return decode(model, [_prompt_ids(model, prompt, request) for prompt in prompts], request, n_samples)
+    ids = [prompt_ids(model.config, model.tokenizer, prompt, request) for prompt in prompts]
+    return decode(model, ids, request, n_samples)
 
 
 def complete_batch(
@@ -106,21 +104,3 @@ def complete_batch(
     for i, token in tokens:
         texts[i] += token.text
     return texts
-
-
-def _prompt_ids(model: GPTModel, prompt: Prompt, request: Request) -> list[int]:
-    """Return the ids of a prompt that this model can continue."""
-    n_known, longest = model.config.vocab_size, model.config.context_length
-    ids = model.tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]
-    eos_id = model.tokenizer.eos_id
-    if not ids:
-        if eos_id is None or eos_id >= n_known:
-            raise OptionError("the prompt is empty and the model has no <|endoftext|> to start from; give a prompt")
-        ids = [eos_id]
-    for i in ids:
-        if not 0 <= i < n_known:
-            raise OptionError(f"the prompt has token id {i}, but the model's ids are 0 to {n_known - 1}")
-    if request.past_context == "stop" and len(ids) > longest:
-        hint = 'shorten it, or let past_context be "slide"'
-        raise OptionError(f"the prompt has {len(ids)} tokens, but the context only {longest}; {hint}")
-    return ids

@@ -8,79 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from zoo.errors import OptionError
+from zoo.request import Sampling
 
 Sampler = Callable[[Tensor, Sequence[Sequence[int]], Sequence[torch.Generator]], Tensor]
 """(logits (B, V), each row's ids so far, each row's generator) -> the chosen ids, (B,) int64."""
-
-# What a factor may be: further out, a float32 logit times or divided by one can overflow.
-_SMALLEST, _LARGEST = 1e-6, 1e6
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a token is chosen.
-
-    The defaults are top_p 0.95 at temperature 1: of the methods that Holtzman et al., "The Curious Case of Neural Text
-    Degeneration" (2020), ran on GPT-2, its text came nearest to people's in perplexity, variety and repetition.
-
-    Attributes:
-        temperature: logits are divided by it, 1e-6 to 1e6; 0 takes the most probable token (of equals, the lowest id).
-        top_k: keep exactly this many of the most probable tokens (of equals, the lowest ids first), at least 1; more
-            than the vocabulary, or None, keep all.
-        top_p: keep the smallest set of most probable tokens that together reach this probability, above 0 to 1 (of
-            equals, the lowest ids first): a token stays while those before it sum to less. 1 or None keeps all.
-        min_p: keep tokens at least this fraction, 0 to 1, as probable as the most probable one. 0 or None keeps all.
-        repetition_penalty: logits of tokens that already occur (in the prompt, too) are divided by it where positive
-            and multiplied where negative, 1e-6 to 1e6; 1 does nothing. From CTRL (Keskar et al., 2019).
-        seed: of the row's own generator, 0 to 2**63 - 1; None takes fresh entropy.
-
-    Raises:
-        OptionError: a value is outside its range.
-    """
-
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = 0.95
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        factor = f"from {_SMALLEST:g} to {_LARGEST:g}"
-        require("temperature", self.temperature, Real, lambda x: x == 0 or _is_factor(x), f"0, or {factor}")
-        if self.top_k is not None:
-            require("top_k", self.top_k, Integral, lambda x: x >= 1, "a whole number of at least 1, or None")
-        if self.top_p is not None:
-            require("top_p", self.top_p, Real, lambda x: 0 < x <= 1, "above 0 and at most 1, or None")
-        if self.min_p is not None:
-            require("min_p", self.min_p, Real, lambda x: 0 <= x <= 1, "from 0 to 1, or None")
-        require("repetition_penalty", self.repetition_penalty, Real, _is_factor, factor)
-        if self.seed is not None:
-            allowed = "a whole number from 0 to 2**63 - 1, or None"
-            require("seed", self.seed, Integral, lambda x: 0 <= x < 2**63, allowed)
-
-
-def require(name: str, value: object, kind: type[Any], is_valid: Callable[[Any], bool], allowed: str) -> None:
-    """Check one option.
-
-    Raises:
-        OptionError: the value is not of this kind of number, or not valid.
-    """
-    if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
-        raise OptionError(f"{name} must be {allowed}, not {value!r}")
-
-
-def _is_factor(x: float) -> bool:
-    return _SMALLEST <= x <= _LARGEST
 
 
 def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of
 
-from zoo.decode import Request
 from zoo.errors import OptionError
 from zoo.generation import Options, complete, generate, generate_batch
-from zoo.sampler import Sampling, make_generator, make_sampler
+from zoo.request import Request, Sampling
+from zoo.sampler import make_generator, make_sampler
 from zoo.tokenizer import Tokenizer
 
 MODEL = small_model()

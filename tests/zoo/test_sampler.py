@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from zoo.errors import OptionError
+from zoo.request import Sampling
 from zoo.sampler import (
-    Sampling,
     choose,
     keep_min_p,
     keep_top_k,

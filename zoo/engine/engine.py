@@ -132,7 +132,7 @@ class Engine:
         if isinstance(source, Checkpoint):
             checkpoint, tensors = source, source.tensors
         else:
-            found, checkpoint = open_checkpoint(Path(source), format=format, size=size)
+            found, checkpoint = open_checkpoint(source, format=format, size=size)
             tensors, drops = found.to_ours(checkpoint)
             check_redundant(checkpoint, drops)
         cast = get_dtype(dtype) if dtype else _usual(tensors)

@@ -72,7 +72,8 @@ def next_tokens(
     """Compute what plot_temperatures draws; arguments, result and errors are its own."""
     import torch
 
-    from zoo.sampler import Sampling, keep_top_k
+    from zoo.request import Sampling
+    from zoo.sampler import keep_top_k
 
     for temperature in temperatures:
         for k in top_k:

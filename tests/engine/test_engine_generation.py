@@ -1,0 +1,98 @@
+"""Text from the engine: the torch path's greedy tokens, samples of the right distribution, and the command's choice."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from small import SMALL, small_model
+
+import zoo
+from zoo.cli.main import main
+from zoo.engine import Engine, is_built
+from zoo.engine.generation import generate_batch, pick
+from zoo.generation import generate_batch as generate_with_torch
+from zoo.request import Request
+
+pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
+
+
+def engine_of(model):
+    state = model.state_dict()
+    return Engine(model.config, {name: state[name].numpy() for name in model.config.parameter_shapes()}, threads=1)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"bias": False, "qkv_bias": False}, {"activation": "gelu"}])
+def test_greedy_tokens_are_those_of_torch_far_past_the_context(changes):
+    """Three prompts at once, 150 tokens each with a context of 23: ids, log-probabilities and reasons agree."""
+    model = small_model(SMALL.replace(**changes), dtype=torch.float32)
+    prompts, options = [[1, 2, 3], [5], list(range(30))], {"temperature": 0, "max_new_tokens": 150, "ignore_eos": True}
+
+    expected = [(i, t.id, t.finish_reason) for i, t in generate_with_torch(model, prompts, **options)]
+    found = list(generate_batch(engine_of(model), prompts, Request(**options)))
+
+    assert expected == [(i, t.id, t.finish_reason) for i, t in found]
+
+
+def test_log_probabilities_are_those_of_torch():
+    """Each token's is that of the model alone."""
+    model = small_model(dtype=torch.float32)
+    options = {"temperature": 0, "max_new_tokens": 15}
+    expected = [t.logprob for _, t in generate_with_torch(model, [[7, 8]], **options)]
+
+    assert np.allclose(expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], Request(**options))])
+
+
+@pytest.mark.parametrize(
+    "options", [{"top_p": 1.0}, {"top_k": 3, "top_p": None}, {"top_p": 0.7}, {"min_p": 0.2}, {"temperature": 0.5}]
+)
+def test_samples_have_the_distribution_of_the_torch_sampler(options):
+    """Of 4000 draws, each token's share is within four standard deviations of its probability, 0 where filtered."""
+    from zoo.sampler import _filters
+
+    logits = np.array([2.0, 1.0, 1.0, 0.5, -1.0, -3.0], np.float32)
+    request = Request(**options)
+    filtered = torch.tensor(logits) / request.temperature
+    for keep in _filters(request):
+        filtered = keep(filtered)
+    probs = filtered.softmax(-1).tolist()
+    generator = np.random.default_rng(1)
+    draws = [pick(logits, [], request, generator) for _ in range(4000)]
+
+    for token, p in enumerate(probs):
+        assert abs(draws.count(token) / 4000 - p) <= 4 * math.sqrt(p * (1 - p) / 4000)
+
+
+def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):
+    """Greedy text is the same with --engine native and torch, and native imports no torch."""
+    zoo.save(zoo.create("test-tiny", seed=1), tmp_path / "a.safetensors")
+    command = ["generate", "-m", str(tmp_path / "a.safetensors"), "-t", "0", "-n", "20", "Every effort"]
+    texts = [CliRunner().invoke(main, [*command, "--engine", engine]).output for engine in ("native", "torch")]
+    program = (
+        f"import sys; from zoo.cli.main import main\ntry: main({command})\nfinally: assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert texts[0] == texts[1] == done.stdout
+    assert (0, "") == (done.returncode, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--engine", "torch", "--quantize", "int8"], "native engine"),
+        (["--engine", "torch", "--threads", "2"], "native engine"),
+        (["--engine", "native", "--device", "cuda"], "runs on the CPU"),
+        (["--engine", "native", "--dtype", "float64"], "not 'float64'"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_told(tmp_path, options, problem):
+    """Options that contradict each other are one line of error."""
+    zoo.save(zoo.create("test-tiny"), tmp_path / "a.safetensors")
+    result = CliRunner().invoke(main, ["generate", "-m", str(tmp_path / "a.safetensors"), *options, "hi"])
+
+    assert result.exit_code != 0
+    assert problem in f"{result.output} {result.exception}"
