@@ -127,7 +127,7 @@ class Engine:
         """
         if quantize not in (None, *KINDS):
             raise OptionError(f"quantize must be int8 or int4, not {quantize!r}")
-        if dtype not in (None, *_NATIVE):
+        if dtype and get_dtype(dtype).name not in _NATIVE:
             raise OptionError(f"the engine computes with weights of {', '.join(_NATIVE)}, not {dtype!r}")
         if isinstance(source, Checkpoint):
             checkpoint, tensors = source, source.tensors
