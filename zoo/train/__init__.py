@@ -1,4 +1,1 @@
-"""Pieces for a training loop of your own: LoRA, several processes, sharded checkpoints, plots, TensorBoard.
-
-zoo has no training loop and no `zoo train` yet.
-"""
+"""Training: pieces to compose, and the loop and the runs that `zoo train` makes of them. See docs/training.md."""
