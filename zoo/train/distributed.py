@@ -8,6 +8,7 @@ process with the whole batch, however the tokens are shared out.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
 from zoo.model import Block, GPTModel
+
+_SETTLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,9 @@ def world(device: str | torch.device = "cpu") -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
+        # A thread of gloo frees the last collective's tensors after it is reported done, for which it needs Python's
+        # lock. If Python ends first, the process aborts although all went well, so the thread is given time.
+        time.sleep(_SETTLE_SECONDS)
 
 
 def exchange(module: nn.Module, *, on: bool) -> Any:
