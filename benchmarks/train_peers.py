@@ -6,6 +6,7 @@ A contender is a generator: every next() does one optimizer step on the next bat
 from __future__ import annotations
 
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -153,7 +154,7 @@ def transformers(settings: Settings, step: Callable[[float | None], None]) -> No
             step(0.0)
 
     arguments = hf.TrainingArguments(
-        "unused",
+        tempfile.mkdtemp(),  # it makes its directory even if nothing is to be saved
         per_device_train_batch_size=settings.batch,
         max_steps=10**6,
         learning_rate=4e-4,

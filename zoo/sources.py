@@ -26,6 +26,8 @@ def find_checkpoint(source: str | Path) -> Path:
     path, name = Path(source), str(source)
     if path.exists():
         return weights_of_run(path) or path
+    if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files that begin so
+        return path
     if set(name) & set("/\\") or path.suffix or (isinstance(source, Path) and not is_registered(name)):
         raise FormatError(path, "there is no such file or directory")
     if name == PACKAGED:
