@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 
@@ -167,20 +168,25 @@ def test_eval_reads_stdin_and_refuses_nothing_to_predict(run, begun):
     assert "fewer than two tokens" in err
 
 
+def spread(*arguments):
+    """Run zoo in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "zoo"]
+    done = subprocess.run(
+        [*command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("kind", [[], ["--fsdp"]])
 def test_two_processes_train_what_one_trains(run, files, tmp_path, kind):
     """Under torchrun, DDP and FSDP2 follow one process to 1e-5, and their run is a model, too."""
     options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "--micro-batch-size", "2"]
     arguments = ["train", files / "text.txt", *options, "-q", "--out"]
     assert 0 == run(*arguments, tmp_path / "one")[0]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "zoo"]
-    done = subprocess.run(
-        [*command, *map(str, arguments), str(tmp_path / "two"), *kind],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    spread(*arguments, tmp_path / "two", *kind)
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
     one, two = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert len(one) == len(two) == 6
@@ -189,3 +195,28 @@ def test_two_processes_train_what_one_trains(run, files, tmp_path, kind):
         assert a["tokens"] == b["tokens"]
     assert math.isclose(one[-1]["val_loss"], two[-1]["val_loss"], abs_tol=1e-4)
     assert zoo.load(tmp_path / "two").config == zoo.load(tmp_path / "one").config
+
+
+def losses(path):
+    """The training loss of each step of a run."""
+    return [json.loads(line)["train_loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", [[], ["--fsdp"]])
+def test_a_run_resumes_on_another_number_of_processes(run, files, tmp_path, kind):
+    """Begun by two and finished by one, or the other way round, it follows one process to 1e-5."""
+    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "--keep", "9"]
+    arguments = ["train", files / "text.txt", *options, "-q", "--out"]
+    assert 0 == run(*arguments, tmp_path / "straight")[0]
+    expected = [
+        json.loads(line)["train_loss"] for line in (tmp_path / "straight/metrics.jsonl").read_text().splitlines()
+    ]
+    spread(*arguments, tmp_path / "two", *kind)
+    shutil.rmtree(tmp_path / "two/checkpoints/step-00000006")
+    assert 0 == run("train", "--resume", tmp_path / "two", "-q")[0]
+    for name in ("step-00000006", "step-00000004"):  # what one process wrote, two go on from
+        shutil.rmtree(tmp_path / "two/checkpoints" / name)
+    assert 0 == run("train", "--resume", tmp_path / "two", "-q")[0]
+    shutil.rmtree(tmp_path / "two/checkpoints/step-00000006")
+    spread("train", "--resume", tmp_path / "two", "-q")
+    assert expected == pytest.approx(losses(tmp_path / "two"), abs=1e-5)

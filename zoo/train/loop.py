@@ -109,7 +109,8 @@ class Trainer:
         self._adjust()
         used = self._used(train)
         self.loss = LanguageModelLoss(self.model, used)
-        self.module = self.here.wrap(self.loss, fsdp=fsdp, compile=compile)
+        # One process alone has nothing to share out; its checkpoints stay of the kind that several can read.
+        self.module = self.here.wrap(self.loss, fsdp=fsdp and self.here.size > 1, compile=compile)
         self.optimizer = make_optimizer(
             self.module, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay, betas=config.betas
         )
