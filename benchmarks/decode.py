@@ -5,7 +5,8 @@
 The source is any checkpoint; the peers get it through zoo's own converters, and all have the same threads and prompt.
 In every round each contender decodes once and a probe reads memory, so that a busy moment falls on all alike. Printed:
 the median of tokens/s; for peers the median of the rounds' ratios to zoo's engine of the same precision; for zoo the
-bytes of weights that a token reads times tokens/s, as a share of the probe. Peers that are not installed are left out.
+bytes of weights that it reads in a second, beside what the probe reads. The probe is numpy's sum, which need not be the
+fastest way to read. Peers that are not installed are left out.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ def measure(source: Path, threads: int, rounds: int, n: int) -> dict[str, Any]:
     for name, found in speeds.items():
         rows[name] = {"tokens_per_s": statistics.median(found)}
         if name in nbytes:
-            rows[name]["of_bandwidth"] = statistics.median(found) * nbytes[name] / bandwidth
+            rows[name]["bytes_per_s"] = statistics.median(found) * nbytes[name]
         else:
             ratios = [ours / theirs for ours, theirs in zip(speeds[beside[name]], found, strict=True)]
             rows[name]["zoo_is_faster"] = statistics.median(ratios)
@@ -153,9 +154,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(found, indent=2))
         return
-    print(f"{found['threads']} threads, {found['bandwidth'] / 1e9:.1f} GB/s read")
+    print(f"{found['threads']} threads, {found['bandwidth'] / 1e9:.1f} GB/s read by the probe")
     for name, row in found["contenders"].items():
-        share = f"{row['of_bandwidth']:.0%} of the bandwidth" if "of_bandwidth" in row else ""
+        share = f"{row['bytes_per_s'] / 1e9:.1f} GB/s of weights" if "bytes_per_s" in row else ""
         ratio = f"zoo is {row['zoo_is_faster']:.2f} times as fast" if "zoo_is_faster" in row else ""
         print(f"{name:22} {row['tokens_per_s']:7.1f} tokens/s  {share}{ratio}")
 
