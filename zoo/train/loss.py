@@ -84,7 +84,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_weight: Tensor | None = (
+            None  # not zeros, to which the first chunk would be added: it is as large as the head
+        )
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), _CHUNK):
                 part = slice(start, start + _CHUNK)
@@ -94,9 +96,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 gradient = gradient.to(dtype) if wants_hidden or wants_weight else gradient
                 if grad_hidden is not None:
                     grad_hidden[part] = gradient @ narrow
-                if grad_weight is not None and dtype == grad_weight.dtype:
+                if not wants_weight:
+                    continue
+                if grad_weight is None:
+                    grad_weight = (gradient.T @ states).to(weight.dtype)
+                elif dtype == grad_weight.dtype:
                     grad_weight.addmm_(gradient.T, states)
-                elif grad_weight is not None:
+                else:
                     grad_weight += gradient.T @ states
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
