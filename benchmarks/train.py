@@ -130,10 +130,11 @@ def measure(contenders: list[Contender], rounds: int, settings: dict[str, Any]) 
         contender.step()
         contender.seconds.clear()
     peaks = []
-    for _ in range(rounds):
-        for contender in contenders:
-            contender.step()
+    for i in range(rounds):
+        # Each begins a round in turn: whoever comes after the probe finds its threads still spinning.
         peaks.append(matmul_peak(torch.bfloat16 if settings["bf16"] else torch.float32))
+        for contender in contenders[i % len(contenders) :] + contenders[: i % len(contenders)]:
+            contender.step()
     peak, needed = max(peaks), flops_a_step(settings["context"], settings["batch"])
     rows = {}
     for contender in contenders:
