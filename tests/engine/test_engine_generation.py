@@ -74,7 +74,8 @@ def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):
     program = (
         f"import sys; from zoo.cli.main import main\ntry: main({command})\nfinally: assert 'torch' not in sys.modules"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    # Elsewhere: -c looks for zoo in the working directory first, where the source tree has no library.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
 
     assert texts[0] == texts[1] == done.stdout
     assert (0, "") == (done.returncode, done.stderr)
