@@ -4,6 +4,7 @@ import torch
 
 from zoo.config import GPTConfig
 from zoo.model import GPTModel
+from zoo.request import Request
 
 SMALL = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.3)
 """V 97, T 23, C 30, H 5, D 6, I 120."""
@@ -37,6 +38,14 @@ def ids_of(tokens):
 def text_of(tokens):
     """The texts of some tokens, joined."""
     return "".join(token.text for token in tokens)
+
+
+def varied(n):
+    """Prompts of 1 to 40 ids (the context is 23), each with options of its own; some end at an id."""
+    for i in range(n):
+        sampling = {"temperature": 0} if i % 3 == 0 else {"seed": 100 + i, "top_k": 5 + i, "top_p": 0.9}
+        request = Request(max_new_tokens=1 + i * 7 % 29, stop_ids=[i, i + 1, i + 2], **sampling)
+        yield random_ids(1 + i * 11 % 40, seed=i).tolist(), request
 
 
 class Scripted(GPTModel):

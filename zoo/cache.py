@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -73,10 +75,22 @@ class KVCache:
             self.values[layer].scatter_(2, index, values)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def keep(self, rows: Tensor) -> None:
-        """Keep only some rows, in this order.
+    def first(self, n: int) -> KVCache:
+        """Return the first n rows as a cache that shares this one's memory."""
+        part = copy(self)
+        part.keys, part.values, part.lengths = self.keys[:, :n], self.values[:, :n], self.lengths[:n]
+        return part
+
+    def put_rows(self, rows: Tensor, other: KVCache, sources: Tensor) -> None:
+        """Put copies of another cache's rows (or of this one's) into rows of this one.
 
         Args:
-            rows: indices, (B_kept,) int64.
+            rows: indices, (n,) int64.
+            other: has no longer rows than this one has room for.
+            sources: their indices in it, (n,) int64.
         """
-        self.keys, self.values, self.lengths = self.keys[:, rows], self.values[:, rows], self.lengths[rows]
+        lengths = other.lengths[sources]
+        end = int(lengths.max())
+        self.keys[:, rows, :, :end] = other.keys[:, sources, :, :end]
+        self.values[:, rows, :, :end] = other.values[:, sources, :, :end]
+        self.lengths[rows] = lengths

@@ -1,12 +1,13 @@
-"""The decode loop, the only one: several rows at a time, each leaving when it is finished.
+"""The decode loop, the only one: several rows at a time, each leaving when it is finished and making room for the next.
 
 Shapes: B rows, T tokens of the context, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from zoo.cache import KVCache
 from zoo.errors import ZooError
 from zoo.model import GPTModel
-from zoo.request import Request, Row, Token
-from zoo.sampler import Sampler, make_generator, make_sampler
+from zoo.request import Row, Token
+from zoo.sampler import make_sampler
+
+_ROOM = 64  # a cache grows by whole multiples of so many tokens
 
 
 class Window:
@@ -24,15 +27,12 @@ class Window:
     every key and value).
     """
 
-    def __init__(self, model: GPTModel, max_new_tokens: int, n_samples: int) -> None:
-        """Prepare for rows in groups of n_samples that begin with the same prompt."""
+    def __init__(self, model: GPTModel) -> None:
         weight = model.tok_emb.weight
         self._model, self._dtype, self._device = model, weight.dtype, weight.device
         self._size = model.config.context_length
-        self._max_new_tokens = max_new_tokens
-        self._n_samples = n_samples
-        self._cache: KVCache | None = None
-        self._cached: list[Row] = []  # in the order of the cache's rows
+        self._cache = self._new_cache(1, 1)
+        self._cached: list[Row] = []  # in the order of the cache's first rows
 
     @torch.inference_mode()
     def logits(self, rows: list[Row]) -> Tensor:
@@ -41,81 +41,95 @@ class Window:
         Raises:
             ZooError: some are not finite.
         """
+        self._forget()
+        places = {row: i for i, row in enumerate(rows)}
+        past = [row for row in rows if len(row.ids) > self._size]
+        known = {*self._cached, *past}
+        new = [row for row in rows if row not in known]
+        weight = self._model.tok_emb.weight
+        logits = weight.new_empty(len(rows), len(weight))
         with _evaluating(self._model):
-            logits = self._prefill(rows) if self._cache is None else self._step(self._cache, rows)
+            for part, compute in ((self._cached, self._step), (past, self._look_back), (new, self._prefill)):
+                if part:
+                    logits[[places[row] for row in part]] = compute(part)
         logits = logits[:, : self._model.config.vocab_size].float()
         if not logits.isfinite().all():
             raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
         return logits
 
+    def _step(self, rows: list[Row]) -> Tensor:
+        """One pass for the new token of every cached row."""
+        cache = self._cache if len(rows) == len(self._cache.lengths) else self._cache.first(len(rows))
+        return self._model(self._tensor([row.ids[-1:] for row in rows]), cache)[:, -1]
+
+    def _look_back(self, rows: list[Row]) -> Tensor:
+        """One pass over the windows of rows that are longer than the context."""
+        ids = self._tensor([row.ids[-self._size :] for row in rows])  # (B, T)
+        return self._model(ids, last=self._tensor([self._size - 1] * len(rows)))
+
     def _prefill(self, rows: list[Row]) -> Tensor:
-        prompts = [row.ids[-self._size :] for row in rows[:: self._n_samples]]
+        """One pass over the prompts of rows that begin; rows that begin with the same prompt are copies."""
+        prompts = list(dict.fromkeys(tuple(row.ids) for row in rows))
         longest = max(map(len, prompts))
-        room = min(self._size, longest + self._max_new_tokens)
-        cache = KVCache(self._model.config, len(prompts), room, dtype=self._dtype, device=self._device)
-        ids = self._tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])  # (B, T)
-        logits: Tensor = self._model(ids, cache, self._tensor([len(prompt) - 1 for prompt in prompts]))
-        if self._n_samples > 1:  # each prompt was read once; its samples start from copies
-            copies = self._tensor(range(len(prompts))).repeat_interleave(self._n_samples)
-            cache.keep(copies)
-            logits = logits[copies]
-        self._cache, self._cached = cache, rows
-        return logits
+        read = self._new_cache(len(prompts), longest)
+        ids = self._tensor([prompt + (0,) * (longest - len(prompt)) for prompt in prompts])  # (B, T)
+        logits: Tensor = self._model(ids, read, self._tensor([len(prompt) - 1 for prompt in prompts]))
+        copies = self._tensor([prompts.index(tuple(row.ids)) for row in rows])
+        first, n = len(self._cached), len(self._cached) + len(rows)
+        self._make_room(n, max(row.n_wanted for row in rows))
+        self._cache.put_rows(self._tensor(range(first, n)), read, copies)
+        self._cached += rows
+        return logits[copies]
 
-    def _step(self, cache: KVCache, rows: list[Row]) -> Tensor:
-        self._drop(cache)
-        inside = [i for i, row in enumerate(rows) if len(row.ids) <= self._size]
-        past = [i for i, row in enumerate(rows) if len(row.ids) > self._size]
-        weight = self._model.tok_emb.weight
-        logits = weight.new_empty(len(rows), len(weight))
-        if inside:
-            logits[inside] = self._model(self._tensor([rows[i].ids[-1:] for i in inside]), cache)[:, -1]
-        if past:
-            ids = self._tensor([rows[i].ids[-self._size :] for i in past])  # (B, T)
-            logits[past] = self._model(ids, last=self._tensor([self._size - 1] * len(past)))
-        return logits
+    def _forget(self) -> None:
+        """Let go of the rows that are finished or have outgrown the context; the last ones take their places."""
+        for i in reversed(range(len(self._cached))):
+            if self._cached[i].finished or len(self._cached[i].ids) > self._size:
+                last = self._cached.pop()
+                if i < len(self._cached):
+                    self._cached[i] = last
+                    self._cache.put_rows(self._tensor([i]), self._cache, self._tensor([len(self._cached)]))
 
-    def _drop(self, cache: KVCache) -> None:
-        """Let go of the rows that are finished or have outgrown the context."""
-        kept = [i for i, row in enumerate(self._cached) if not row.finished and len(row.ids) <= self._size]
-        if len(kept) < len(self._cached):
-            cache.keep(self._tensor(kept))
-            self._cached = [self._cached[i] for i in kept]
+    def _make_room(self, n: int, tokens: int) -> None:
+        room = min(self._size, -(-tokens // _ROOM) * _ROOM)
+        old, kept = self._cache, self._tensor(range(len(self._cached)))
+        if n > len(old.lengths) or room > old.capacity:
+            self._cache = self._new_cache(max(n, len(old.lengths)), max(room, old.capacity))
+            if len(kept):
+                self._cache.put_rows(kept, old, kept)
+
+    def _new_cache(self, n: int, room: int) -> KVCache:
+        return KVCache(self._model.config, n, room, dtype=self._dtype, device=self._device)
 
     def _tensor(self, values: Sequence[int] | Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor(values, dtype=torch.int64, device=self._device)
 
 
-def decode(
-    model: GPTModel, prompts: Sequence[Sequence[int]], request: Request, n_samples: int
-) -> Iterator[tuple[int, Token]]:
-    """Continue every prompt n_samples times, all at once, and yield the tokens as they come.
+def decode(model: GPTModel, rows: Iterable[Row], n_slots: int) -> Iterator[tuple[int, Token]]:
+    """Continue rows, at most n_slots of them at once, and yield the tokens as they come.
 
     Yields:
-        the number of the text, its prompt's number * n_samples + its sample's number, and its next token.
+        a row's index and its next token.
     """
-    sample = make_sampler(request)
-    rows = [
-        Row(model.config, model.tokenizer, request, p * n_samples + s, prompt, _generator(model, request.seed, s))
-        for p, prompt in enumerate(prompts)
-        for s in range(n_samples)
-        if request.max_new_tokens > 0
-    ]
-    window = Window(model, request.max_new_tokens, n_samples)
-    while rows:
-        for row, (token_id, logprob) in zip(rows, _pick(sample, window.logits(rows), rows), strict=True):
+    waiting = (row for row in rows if row.request.max_new_tokens)
+    live: list[Row] = []
+    window = Window(model)
+    while live := [*live, *islice(waiting, n_slots - len(live))]:
+        for row, (token_id, logprob) in zip(live, _pick(window.logits(live), live), strict=True):
             yield row.index, row.take(token_id, logprob)
-        rows = [row for row in rows if not row.finished]
-
-
-def _generator(model: GPTModel, seed: int | None, sample: int) -> torch.Generator:
-    return make_generator(None if seed is None else seed + sample, model.tok_emb.weight.device)
+        live = [row for row in live if not row.finished]
 
 
 @torch.inference_mode()
-def _pick(sample: Sampler, logits: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
-    """Choose each row's next token: its id and log-probability."""
-    ids = sample(logits, [row.ids for row in rows], [row.generator for row in rows])
+def _pick(logits: Tensor, rows: list[Row]) -> list[tuple[int, float]]:
+    """Choose each row's next token: its id and log-probability. Rows that ask for the same are sampled together."""
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(id(row.request), []).append(i)
+    ids = torch.empty(len(rows), dtype=torch.int64, device=logits.device)
+    for group in groups.values():
+        sample = make_sampler(rows[group[0]].request)
+        ids[group] = sample(logits[group], [rows[i].ids for i in group], [rows[i].generator for i in group])
     logprobs = logits.log_softmax(-1).gather(1, ids[:, None])[:, 0]
     return list(zip(ids.tolist(), logprobs.tolist(), strict=True))
 

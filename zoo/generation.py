@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from numbers import Integral
 from typing import TypedDict, Unpack
 
 from zoo.decode import decode
 from zoo.errors import OptionError
 from zoo.model import GPTModel
-from zoo.request import PastContext, Prompt, Request, Token, prompt_ids, require
+from zoo.request import PastContext, Prompt, Request, Row, Token, prompt_ids, require
+from zoo.sampler import make_generator
 
-__all__ = ["Options", "Prompt", "Token", "complete", "complete_batch", "generate", "generate_batch"]
+__all__ = ["Options", "Prompt", "Token", "complete", "complete_batch", "generate", "generate_batch", "generate_many"]
 
 
 class Options(TypedDict, total=False):
@@ -92,7 +93,43 @@ def generate_batch(
     if isinstance(prompts, str):
         raise OptionError("prompts must be a list; put a single prompt into one")
     ids = [prompt_ids(model.config, model.tokenizer, prompt, request) for prompt in prompts]
-    return decode(model, ids, request, n_samples)
+    rows = [
+        _row(model, request, p * n_samples + s, prompt, None if request.seed is None else request.seed + s)
+        for p, prompt in enumerate(ids)
+        for s in range(n_samples)
+    ]
+    return decode(model, rows, len(rows))
+
+
+def generate_many(
+    model: GPTModel, items: Iterable[tuple[Prompt, Request]], *, batch: int = 16
+) -> Iterator[tuple[int, Token]]:
+    """Continue any number of prompts, `batch` at a time; where a text ends, the next prompt takes its place at once.
+
+    Args:
+        model: as in generate.
+        items: prompts, each with what is asked for it; one is taken when there is a place for it.
+        batch: texts that share one pass over the weights.
+
+    Returns:
+        an iterator of (i, token), as they come: i is the item's number, from 0 on. Each text is the one that its
+        item gets alone, up to the rounding of matrix products of another height.
+
+    Raises:
+        OptionError: batch is below 1; or, while iterating, a prompt cannot be continued.
+        ZooError: as generate.
+    """
+    require("batch", batch, Integral, lambda n: n >= 1, "a whole number of at least 1")
+    rows = (
+        _row(model, request, i, prompt_ids(model.config, model.tokenizer, prompt, request), request.seed)
+        for i, (prompt, request) in enumerate(items)
+    )
+    return decode(model, rows, batch)
+
+
+def _row(model: GPTModel, request: Request, index: int, prompt: Sequence[int], seed: int | None) -> Row:
+    generator = make_generator(seed, model.tok_emb.weight.device)
+    return Row(model.config, model.tokenizer, request, index, prompt, generator)
 
 
 def complete_batch(

@@ -115,6 +115,12 @@ class Request(Sampling):
     def __post_init__(self) -> None:
         super().__post_init__()
         require("max_new_tokens", self.max_new_tokens, Integral, lambda n: n >= 0, "a whole number from 0 on")
+        if not isinstance(self.stop, Sequence):
+            raise OptionError(f"stop must be a string or several, not {self.stop!r}")
+        if not isinstance(self.stop_ids, Collection):
+            raise OptionError(f"stop_ids must be several token ids, not {self.stop_ids!r}")
+        if not isinstance(self.ignore_eos, bool):
+            raise OptionError(f"ignore_eos must be true or false, not {self.ignore_eos!r}")
         for stop in self.stop_strings:
             if not isinstance(stop, str) or not stop:
                 raise OptionError(f"stop must hold strings that are not empty, not {stop!r}")
@@ -134,9 +140,11 @@ class Row:
 
     Attributes:
         index: its number among the texts asked for.
+        request: what is asked of it.
         ids: the prompt's and the new tokens.
         generator: draws its tokens and nobody else's.
         finished: whether it has got its last token.
+        n_wanted: the most ids that it can come to have.
     """
 
     def __init__(
@@ -148,12 +156,12 @@ class Row:
         prompt: Sequence[int],
         generator: Any,
     ) -> None:
-        self.index = index
+        self.index, self.request = index, request
         self.ids = list(prompt)
         self.generator = generator
         self.finished = False
-        self._n_wanted = len(prompt) + request.max_new_tokens
-        self._n_longest = config.context_length if request.past_context == "stop" else self._n_wanted
+        self.n_wanted = len(prompt) + request.max_new_tokens
+        self._n_longest = config.context_length if request.past_context == "stop" else self.n_wanted
         self._eos_id = None if request.ignore_eos else tokenizer.eos_id
         self._stop_ids = frozenset(request.stop_ids)
         self._stream = TextStream(tokenizer, request.stop_strings)
@@ -178,7 +186,7 @@ class Row:
     def _limit(self) -> FinishReason | None:
         if self._stream.stopped:
             return "stop"
-        if len(self.ids) >= self._n_wanted:
+        if len(self.ids) >= self.n_wanted:
             return "length"
         return "context" if len(self.ids) > self._n_longest else None
 

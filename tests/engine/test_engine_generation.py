@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from small import SMALL, small_model
+from small import SMALL, random_ids, small_model, varied
 
 import zoo
 from zoo.cli.main import main
 from zoo.engine import Engine, is_built
-from zoo.engine.generation import generate_batch, pick
+from zoo.engine.generation import generate_batch, generate_many, pick
 from zoo.generation import generate_batch as generate_with_torch
 from zoo.request import Request
 
@@ -44,6 +44,48 @@ def test_log_probabilities_are_those_of_torch():
     expected = [t.logprob for _, t in generate_with_torch(model, [[7, 8]], **options)]
 
     assert np.allclose(expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], Request(**options))])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 40])
+def test_many_are_alone_to_the_bit(batch):
+    """Each of 30 texts, and each log-probability, is what its prompt gives alone; greedy ones are torch's."""
+    model = small_model(dtype=torch.float32)
+    engine, got = engine_of(model), [[] for _ in range(30)]
+    for i, token in generate_many(engine, varied(30), batch=batch):
+        got[i].append(token)
+
+    for (prompt, request), tokens in zip(varied(30), got, strict=True):
+        assert [t for _, t in generate_batch(engine, [prompt], request)] == tokens
+        if request.temperature == 0:
+            options = {"temperature": 0, "max_new_tokens": request.max_new_tokens, "stop_ids": request.stop_ids}
+            assert [t.id for _, t in generate_with_torch(model, [prompt], **options)] == [t.id for t in tokens]
+
+
+def test_one_pass_serves_all(monkeypatch):
+    """While prompts are left, every pass continues or begins a text in each place: no weights are read for fewer."""
+    engine, passes = engine_of(small_model(dtype=torch.float32)), []
+    plain = engine._forward
+    monkeypatch.setattr(
+        engine, "_forward", lambda ids, rows, *rest: passes.append(set(rows)) or plain(ids, rows, *rest)
+    )
+    items = (([i + 1, 2], Request(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
+    n_tokens = len(list(generate_many(engine, items, batch=4)))
+
+    assert sum(map(len, passes)) == n_tokens == sum(3 + i % 4 for i in range(20))
+    assert all(len(rows) == 4 for rows in passes[: 3 * n_tokens // 16])
+    assert len(passes) <= n_tokens // 4 + 6
+
+
+def test_a_cache_grows_and_keeps_what_it_has():
+    """Rows go on after the cache has got more room as they would have in a larger one."""
+    engine, ids = engine_of(small_model(dtype=torch.float32)), random_ids(23).numpy()
+    cache, expected = engine.new_cache(3, 5), engine.verify(ids, engine.new_cache())
+    engine.prefill(ids[:5], cache, 2)
+    cache.grow(23)
+    cache.grow(9)
+
+    assert (engine.verify(ids[5:], cache, 2) == expected[5:]).all()
+    assert (engine.verify(ids, cache, 0) == expected).all()
 
 
 @pytest.mark.parametrize(

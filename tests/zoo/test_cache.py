@@ -68,25 +68,19 @@ def test_unequal_rows_take_several_tokens():
 
 
 @torch.no_grad()
-def test_keep():
-    """Rows can be dropped, reordered and copied; what stays decodes as before."""
+def test_rows_are_copied():
+    """Rows put into another cache, twice or in another order, decode there as before, whatever was there."""
     ids, cache = random_ids(3, 7), new_cache(3)
     MODEL(ids, cache, torch.tensor([6, 2, 4]))
-    cache.keep(torch.tensor([2, 0, 2]))
-    got = MODEL(torch.tensor([[11], [12], [13]]), cache)[:, 0]
-    rows = ([*ids[2, :5].tolist(), 11], [*ids[0].tolist(), 12], [*ids[2, :5].tolist(), 13])
+    other = new_cache(4, 9)
+    MODEL(random_ids(4, 8, seed=9), other)
+    other.put_rows(torch.tensor([2, 0, 1]), cache, torch.tensor([0, 2, 2]))
+    got = MODEL(torch.tensor([[11], [12], [13]]), other.first(3))[:, 0]
+    rows = ([*ids[2, :5].tolist(), 11], [*ids[2, :5].tolist(), 12], [*ids[0].tolist(), 13])
     for row, expected_ids in enumerate(rows):
         torch.testing.assert_close(got[row], MODEL(torch.tensor([expected_ids]))[0, -1], **TIGHT)
 
-
-def test_shapes_and_capacity():
-    """A cache has the asked-for room, at most the context."""
-    cache = new_cache(3, 11)
-
-    assert (2, 3, 5, 11, 6) == cache.keys.shape == cache.values.shape
-    assert cache.capacity == 11
-    assert 23 == new_cache(1, 999).capacity == new_cache().capacity
-    assert torch.float64 == cache.keys.dtype
+    assert [6, 6, 8, 8] == other.lengths.tolist()
 
 
 @torch.no_grad()

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of
+from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of, varied
 
 from zoo.errors import OptionError, ZooError
-from zoo.generation import complete, complete_batch, generate, generate_batch
+from zoo.generation import Options, complete, complete_batch, generate, generate_batch, generate_many
+from zoo.request import Request
 
 MODEL = small_model()
 CONTEXT = SMALL.context_length
@@ -167,6 +168,63 @@ class TestBatch:
         """No prompts, no tokens."""
         assert list(generate_batch(MODEL, [])) == []
         assert complete_batch(MODEL, [], n_samples=4) == []
+
+
+class TestMany:
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+    @pytest.mark.parametrize("batch", [1, 2, 5, 40])
+    def test_many_are_alone(self, batch, dtype):
+        """Each of 30 texts is what its prompt gives alone with its options, however many share a pass."""
+        model = small_model(dtype=dtype)
+        got = by_text(generate_many(model, varied(30), batch=batch), 30)
+
+        for (prompt, request), tokens in zip(varied(30), got, strict=True):
+            (alone,) = by_text(generate_many(model, [(prompt, request)], batch=1), 1)
+            options = {name: getattr(request, name) for name in Options.__annotations__}
+            assert ids_of(generate(model, prompt, **options)) == ids_of(alone) == ids_of(tokens)
+            assert [t.logprob for t in alone] == pytest.approx([t.logprob for t in tokens], abs=1e-5)
+            assert alone[-1].finish_reason == tokens[-1].finish_reason
+
+    def test_a_prompt_is_taken_when_there_is_a_place(self):
+        """No more than `batch` prompts are under way, and in the end all have been."""
+        taken, ended = [], []
+        items = ((taken.append(i) or [i + 1], Request(max_new_tokens=2 + i % 5, seed=i)) for i in range(12))
+        for i, token in generate_many(MODEL, items, batch=3):
+            assert len(taken) - len(ended) <= 3
+            ended += [i] if token.finish_reason else []
+
+        assert list(range(12)) == taken == sorted(ended)
+
+    def test_every_pass_is_full(self):
+        """While prompts are left, each pass of single tokens has every place taken, and no pass has more."""
+        seen = []
+        items = (([i + 1], Request(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
+        with MODEL.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape))):
+            n_tokens = len(list(generate_many(MODEL, items, batch=4)))
+
+        assert sum(rows for rows, _ in seen) == n_tokens == sum(3 + i % 4 for i in range(20))
+        assert len(seen) < n_tokens / 4 + 20 + 6  # a prompt's own pass, and the last rows alone
+
+    def test_memory_does_not_grow_with_the_prompts(self):
+        """The cache has a row for each place and room for the longest text that came, rounded up to 64 tokens."""
+        model, caches = small_model(SMALL.replace(context_length=200)), []
+        items = (([5], Request(max_new_tokens=70 if i == 9 else 2)) for i in range(50))
+        with model.register_forward_pre_hook(lambda _, args: caches.append(args[1].keys.shape)):
+            list(generate_many(model, items, batch=3))
+
+        assert {64, 128, 1} == {shape[3] for shape in caches}  # 1 is of the prompts' own passes
+        assert max(shape[1] for shape in caches) == 3
+
+    def test_a_bad_prompt_is_an_error_when_it_comes(self):
+        """What came before it is yielded; a batch below 1 is refused by the call."""
+        items = [([1], Request(max_new_tokens=2, seed=1)), ([500], Request())]
+        tokens = generate_many(MODEL, items, batch=1)
+
+        assert [next(tokens)[0], next(tokens)[0]] == [0, 0]
+        with pytest.raises(OptionError, match="token id 500"):
+            next(tokens)
+        with pytest.raises(OptionError, match="batch must be a whole number of at least 1, not 0"):
+            generate_many(MODEL, [], batch=0)
 
 
 class TestSeed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from zoo.config import GPTConfig
 from zoo.conversion import check_redundant
 from zoo.engine import native
+from zoo.engine.cache import EngineCache
 from zoo.engine.quantize import Quantized, quantize
 from zoo.errors import OptionError, ZooError
 from zoo.format import Checkpoint
@@ -28,32 +29,6 @@ Floats = NDArray[np.float32]
 KINDS = ("int8", "int4")
 _MOST = 256  # tokens a pass; longer prompts are read in several
 _NATIVE = ("float32", "bfloat16", "float16")
-
-
-class EngineCache:
-    """Keys and values of B rows, float32, each row with a length of its own.
-
-    Attributes:
-        lengths: tokens cached of each row, (B,).
-        room: the most tokens that a row may have.
-    """
-
-    def __init__(self, config: GPTConfig, batch: int, room: int) -> None:
-        depth = -(-config.head_size // 16) * 16
-        shape = (config.n_layers, batch, config.n_heads, -(-room // 16) * 16, depth)
-        self.lengths = np.zeros(batch, np.int32)
-        self.room = room
-        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-
-    def truncate(self, length: int, row: int = 0) -> None:
-        """Forget a row's tokens from `length` on.
-
-        Raises:
-            OptionError: it has fewer.
-        """
-        if not 0 <= length <= self.lengths[row]:
-            raise OptionError(f"row {row} has {self.lengths[row]} tokens; it cannot be cut to {length}")
-        self.lengths[row] = length
 
 
 class Engine:
@@ -148,11 +123,12 @@ class Engine:
 
     def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache and return the logits behind the last, (V,) float32."""
-        return self._read(ids, cache, row, only_last=True)[0]
+        return self.extend([ids], cache, [row])[0]
 
     def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
-        return self._read(ids, cache, row, only_last=False)
+        tokens = np.asarray(ids, np.int32).reshape(-1)
+        return self._read(tokens, np.full(len(tokens), row), cache, np.ones(len(tokens), bool))
 
     def step(self, ids: ArrayLike, cache: EngineCache, rows: ArrayLike | None = None) -> Floats:
         """Read one token (B,) for each row of the cache (or for those in `rows`): logits, (B, V) float32."""
@@ -160,42 +136,58 @@ class Engine:
         which = np.arange(len(cache.lengths)) if rows is None else np.asarray(rows).reshape(-1)
         if len(tokens) != len(which) or len(np.unique(which)) != len(which):
             raise OptionError(f"a step takes one token for each row: {len(tokens)} tokens, {len(which)} rows")
-        parts = [slice(i, i + _MOST) for i in range(0, len(tokens), _MOST)]
-        found = [self._forward(tokens[p], which[p], cache, np.arange(len(tokens[p]))) for p in parts]
+        return self._read(tokens, which, cache, np.ones(len(tokens), bool))
+
+    def extend(self, ids: Sequence[ArrayLike], cache: EngineCache, rows: Sequence[int]) -> Floats:
+        """Read any number of tokens into each of some rows, with one pass over the weights for every 256 tokens.
+
+        Args:
+            ids: B lists of tokens.
+            cache: that they go on with.
+            rows: of the cache, one for each list.
+
+        Returns:
+            the logits behind the last token of each list, (B, V) float32.
+        """
+        parts = [np.asarray(part, np.int32).reshape(-1) for part in ids]
+        counts = [len(part) for part in parts]
+        if not counts or 0 in counts:
+            raise OptionError("there are no tokens to read")
+        if len(counts) != len(rows) or len(set(rows)) != len(rows):
+            raise OptionError(f"each list of tokens goes into a row of its own: {len(counts)} lists, rows {rows}")
+        wanted = np.zeros(sum(counts), bool)
+        wanted[np.cumsum(counts) - 1] = True
+        return self._read(np.concatenate(parts), np.repeat(rows, counts), cache, wanted)
+
+    def _read(self, ids: NDArray[np.int32], rows: Any, cache: EngineCache, wanted: NDArray[np.bool_]) -> Floats:
+        """The logits behind the tokens that are wanted; those of one row are neighbours, in order."""
+        self._check(ids, rows, cache)
+        parts = [slice(i, i + _MOST) for i in range(0, len(ids), _MOST)]
+        found = [self._forward(ids[p], rows[p], cache, np.flatnonzero(wanted[p])) for p in parts]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _read(self, ids: ArrayLike, cache: EngineCache, row: int, *, only_last: bool) -> Floats:
-        tokens = np.asarray(ids, np.int32).reshape(-1)
-        if not len(tokens):
+    def _check(self, ids: NDArray[np.int32], rows: Any, cache: EngineCache) -> None:
+        """Refuse what would lead the C side out of its arrays."""
+        if not len(ids):
             raise OptionError("there are no tokens to read")
-        if not 0 <= row < len(cache.lengths):
-            raise OptionError(f"the cache has rows 0 to {len(cache.lengths) - 1}, not {row}")
-        if cache.lengths[row] + len(tokens) > cache.room:
-            raise OptionError(
-                f"{cache.lengths[row] + len(tokens)} tokens do not fit into a context of {cache.room}; give fewer"
-            )
-        found = []
-        for start in range(0, len(tokens), _MOST):
-            part = tokens[start : start + _MOST]
-            last = start + len(part) == len(tokens)
-            wanted = np.arange(len(part)) if not only_last else np.array([len(part) - 1] * last)
-            found.append(self._forward(part, np.full(len(part), row), cache, wanted))
-        return np.concatenate(found)
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise OptionError(f"token ids are 0 to {self.config.vocab_size - 1}")
+        batch = len(cache.lengths)
+        if rows.min() < 0 or rows.max() >= batch:
+            raise OptionError(f"the cache has rows 0 to {batch - 1}, not {rows.min()} to {rows.max()}")
+        if cache.keys.shape[:3] != (self.config.n_layers, batch, self.config.n_heads) or (
+            cache.keys.shape[4] < self.config.head_size
+        ):
+            raise OptionError("the cache was made for another model")
+        longest = (cache.lengths + np.bincount(rows, minlength=batch)).max()
+        if longest > cache.room:
+            raise OptionError(f"{longest} tokens do not fit into a context of {cache.room}; give fewer")
 
     def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any) -> Floats:
-        if not len(ids) or ids.min() < 0 or ids.max() >= self.config.vocab_size:
-            raise OptionError(f"token ids are 0 to {self.config.vocab_size - 1}, and there must be some")
-        if rows.min() < 0 or rows.max() >= len(cache.lengths):
-            raise OptionError(f"the cache has rows 0 to {len(cache.lengths) - 1}")
-        heads = (self.config.n_layers, len(cache.lengths), self.config.n_heads)
-        if cache.keys.shape[:3] != heads or cache.keys.shape[4] < self.config.head_size:
-            raise OptionError("the cache was made for another model")
-        runs = np.arange(len(ids)) if (rows == rows[0]).all() else np.zeros(len(ids), np.int64)
-        positions = cache.lengths[rows] + runs
-        if positions.max() >= cache.room:
-            raise OptionError(f"{positions.max() + 1} tokens do not fit into a context of {cache.room}; give fewer")
+        first = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row's tokens
+        nth = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows)))
         logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
-        arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, positions, wanted)]
+        arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, cache.lengths[rows] + nth, wanted)]
         pointers = [a.ctypes.data for a in (*arrays, cache.keys, cache.values, logits)]
         sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3]
         self._library.zoo_forward(self._handle, ctypes.byref(native.Tokens(*pointers, *sizes)))

@@ -6,19 +6,21 @@ every time, but not the torch model's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.engine.engine import Engine, EngineCache
+from zoo.engine.cache import EngineCache
+from zoo.engine.engine import Engine
 from zoo.engine.native import logsumexp
 from zoo.errors import ZooError
 from zoo.request import Prompt, Request, Row, Token, prompt_ids, require
 from zoo.tokenizer import Tokenizer
 
 Logits = NDArray[np.float32]
+_ROOM = 64  # a cache grows by whole multiples of so many tokens
 
 
 def generate_batch(
@@ -48,35 +50,68 @@ def generate_batch(
         for p, prompt in enumerate(ids)
         for s, seed in enumerate(seeds)
     ]
-    return _decode(engine, rows, request) if request.max_new_tokens else iter(())
+    return _decode(engine, rows, len(rows))
 
 
-def _decode(engine: Engine, rows: list[Row], request: Request) -> Iterator[tuple[int, Token]]:
-    size = engine.config.context_length
-    room = min(size, max(len(row.ids) for row in rows) + request.max_new_tokens)
-    cache = engine.new_cache(len(rows), room)
-    while rows:
-        for row, logits in zip(rows, _logits(engine, cache, rows), strict=True):
+def generate_many(
+    engine: Engine, items: Iterable[tuple[Prompt, Request]], *, batch: int = 16
+) -> Iterator[tuple[int, Token]]:
+    """Continue any number of prompts, `batch` at a time; where a text ends, the next prompt takes its place at once.
+
+    Args:
+        engine: the model.
+        items: prompts, each with what is asked for it; one is taken when there is a place for it.
+        batch: texts that share one pass over the weights.
+
+    Returns:
+        an iterator of (i, token), as they come: i is the item's number, from 0 on. Each text is what its item gives
+        alone, to the bit.
+
+    Raises:
+        OptionError: batch is below 1; or, while iterating, a prompt cannot be continued.
+        ZooError: while iterating, the logits are not finite.
+    """
+    require("batch", batch, Integral, lambda n: n >= 1, "a whole number of at least 1")
+    tokenizer = Tokenizer(engine.vocabulary)
+    rows = (
+        Row(engine.config, tokenizer, request, i, prompt_ids(engine.config, tokenizer, prompt, request), rng)
+        for i, (prompt, request) in enumerate(items)
+        for rng in [np.random.default_rng(request.seed)]
+    )
+    return _decode(engine, rows, batch)
+
+
+def _decode(engine: Engine, rows: Iterable[Row], n_slots: int) -> Iterator[tuple[int, Token]]:
+    """Continue rows in a fixed number of slots, each a row of the cache."""
+    waiting = (row for row in rows if row.request.max_new_tokens)
+    slots: dict[int, Row] = {}
+    cache = engine.new_cache(max(n_slots, 1), 1)
+    while True:
+        for slot in range(n_slots):
+            if slot not in slots and (row := next(waiting, None)):
+                slots[slot] = row
+                cache.grow(min(engine.config.context_length, -(-row.n_wanted // _ROOM) * _ROOM))
+        if not slots:
+            return
+        for (slot, row), logits in zip(list(slots.items()), _logits(engine, cache, slots), strict=True):
             if not np.isfinite(logits).all():
                 raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
-            chosen = pick(logits, row.ids, request, row.generator)
+            chosen = pick(logits, row.ids, row.request, row.generator)
             yield row.index, row.take(chosen, float(logits[chosen]) - logsumexp(logits))
-        rows = [row for row in rows if not row.finished]
+            if row.finished:
+                cache.truncate(0, slot)
+                del slots[slot]
 
 
-def _logits(engine: Engine, cache: EngineCache, rows: list[Row]) -> list[Logits]:
-    """The logits behind each row's last token: one step for all, but a new or sliding row reads its whole window."""
+def _logits(engine: Engine, cache: EngineCache, slots: dict[int, Row]) -> Logits:
+    """The logits behind each row's last token, from one pass for all: a new or sliding row reads its whole window."""
     size = engine.config.context_length
-    found: dict[int, Logits] = {}
-    stepping = [row for row in rows if cache.lengths[row.index] and len(row.ids) <= size]
-    if stepping:
-        numbers = [row.index for row in stepping]
-        found.update(zip(numbers, engine.step([row.ids[-1] for row in stepping], cache, numbers), strict=True))
-    for row in rows:
-        if row.index not in found:
-            cache.truncate(0, row.index)
-            found[row.index] = engine.prefill(row.ids[-size:], cache, row.index)
-    return [found[row.index] for row in rows]
+    parts = []
+    for slot, row in slots.items():
+        if len(row.ids) > size:
+            cache.truncate(0, slot)
+        parts.append(row.ids[-1:] if cache.lengths[slot] else row.ids[-size:])
+    return engine.extend(parts, cache, list(slots))
 
 
 def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.random.Generator) -> int:
