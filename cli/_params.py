@@ -61,6 +61,16 @@ class ModelSize(_Name):
             self.fail(str(error), param, ctx)
 
 
+class ModelName(_Name):
+    """A registered model."""
+
+    name = "model"
+
+    def names(self) -> list[str]:
+        """All registered names and aliases."""
+        return ModelSize().names()
+
+
 class DtypeName(_Name):
     """A dtype, or an encoding of some format."""
 
@@ -90,6 +100,7 @@ class SizeInBytes(click.ParamType[Any]):
 
 FORMAT = FormatName()
 SIZE = ModelSize()
+MODEL = ModelName()
 DTYPE = DtypeName()
 SIZE_IN_BYTES = SizeInBytes()
 PATH = click.Path(path_type=Path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--source", type=PATH, required=True, help="Checkpoint to read: a file or a directory.")
+@click.option("--source", type=PATH, help="Checkpoint to read: a file, a directory; without it --size is downloaded.")
 @click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model it must be (355M, gpt2-medium, ...), or a JSON file of a config.")
 @click.option("--out", type=PATH, help="File or directory to write.")
@@ -26,19 +28,21 @@ if TYPE_CHECKING:
 @click.option(
     "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
 )
+@click.option("--keep-source", is_flag=True, help="Keep what was downloaded in the cache (zoo cache list shows it).")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the plan, as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 def convert(
-    source: Path,
+    source: Path | None,
     format: str | None,
     size: str | GPTConfig | None,
     out: Path | None,
     to: str | None,
     dtype: str | None,
     max_shard_size: int | None,
+    keep_source: bool,
     verify: bool,
     force: bool,
     dry_run: bool,
@@ -51,7 +55,8 @@ def convert(
 
     \b
     Examples:
-      zoo convert --from openai --source models/355M --size 355M --out gpt2m.safetensors
+      zoo convert --from openai --size 355M --out gpt2m.safetensors
+      zoo convert --source models/355M --size 355M --out gpt2m.safetensors
       zoo convert --source gpt2m.safetensors --to huggingface --out gpt2m-hf
       zoo convert --source gpt2m-hf --out gpt2m.pth --dry-run
     """
@@ -61,28 +66,50 @@ def convert(
 
     if out is None and not (dry_run and to):
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
-    if dry_run:
-        target = to or format_of_suffix(out or Path())
-        plan = make_plan(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
-        show_json(plan.to_dict()) if as_json else _show_plan(plan)
-        return
-    with byte_progress(quiet=quiet or as_json) as on_progress:
-        report = run(
-            source,
-            out or Path(),
-            to=to,
-            format=format,
-            size=size,
-            dtype=dtype,
-            max_shard_bytes=max_shard_size,
-            verify=verify,
-            force=force,
-            on_progress=on_progress,
-        )
+    target = to or format_of_suffix(out or Path())
+    with _checkpoint(source, format, size, out, force, keep_source) as (path, found):
+        if dry_run:
+            plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
+            show_json(plan.to_dict()) if as_json else _show_plan(plan)
+            return
+        with byte_progress(quiet=quiet or as_json) as on_progress:
+            report = run(
+                path,
+                out or Path(),
+                to=target,
+                format=found,
+                size=size,
+                dtype=dtype,
+                max_shard_bytes=max_shard_size,
+                verify=verify,
+                force=force,
+                on_progress=on_progress,
+            )
     if as_json:
         show_json(report.to_dict())
     elif not quiet:
         _show_report(report)
+
+
+@contextmanager
+def _checkpoint(
+    source: Path | None, format: str | None, size: str | GPTConfig | None, out: Path | None, force: bool, keep: bool
+) -> Iterator[tuple[Path, str | None]]:
+    """The checkpoint to read and its format: the one named, or the published one of this size."""
+    if source is not None:
+        from zoo.sources import find_checkpoint
+
+        yield find_checkpoint(source), format
+        return
+    if not isinstance(size, str):
+        raise click.UsageError("give the checkpoint with --source, or a model to download with --size.")
+    from zoo.download.models import published
+    from zoo.output import check_output
+
+    if out is not None:
+        check_output(out, force=force)  # before something large is downloaded
+    with published(size, format, keep=keep) as found:
+        yield found
 
 
 def _show_plan(plan: Plan) -> None:

@@ -12,7 +12,7 @@ import click
 from zoo.cli._params import DTYPE, FORMAT, SIZE
 from zoo.cli._show import show_json
 from zoo.config import GPTConfig
-from zoo.errors import MissingWeights, OptionError
+from zoo.errors import OptionError
 
 if TYPE_CHECKING:
     from zoo.request import Token
@@ -107,15 +107,13 @@ def generate(
 
 def _default_model() -> str:
     """gpt2-small where it is at hand; else the small model of the package, with a word about it."""
-    from zoo.sources import PACKAGED, find_checkpoint
+    from zoo.download.cache import Cache
+    from zoo.sources import PACKAGED
 
-    try:
-        find_checkpoint("gpt2-small")
+    if Cache().find("gpt2-small"):
         return "gpt2-small"
-    except MissingWeights:
-        how = "zoo convert --from openai --source DIR --out gpt2.safetensors"
-        click.echo(f"note: using the small model {PACKAGED!r}; for GPT-2 itself: `{how}`, then --model", err=True)
-        return PACKAGED
+    click.echo(f"note: using the small model {PACKAGED!r}; for GPT-2 itself: --model gpt2-small (498 MB)", err=True)
+    return PACKAGED
 
 
 def _takes_native(engine: str, device: str, dtype: str | None, quantize: str | None, threads: int | None) -> bool:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import click
 
 import zoo
-from zoo.cli._show import printable
+import zoo.progress
+from zoo.cli._show import byte_progress, printable
+from zoo.cli.cache import cache
 from zoo.cli.completion import completion
 from zoo.cli.convert import convert
 from zoo.cli.data import data
 from zoo.cli.diff import diff
+from zoo.cli.download import download
 from zoo.cli.evaluate import evaluate
 from zoo.cli.formats import formats
 from zoo.cli.generate import generate
@@ -29,6 +33,7 @@ class ZooGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
+        zoo.progress.show = partial(byte_progress, quiet=False)
         try:
             return super().invoke(ctx)
         except ZooError as error:
@@ -58,6 +63,8 @@ for command in (
     diff,
     hash_,
     verify,
+    download,
+    cache,
     list_,
     formats,
     plot,

@@ -5,6 +5,7 @@
       ConfigError (ValueError)     a config field is wrong or two of them disagree
       OptionError (ValueError)     an argument of a call is out of its range
       MissingWeights (LookupError) the model is known, its weights are not on this machine
+      DownloadError (OSError)      a file could not be fetched, or what came is not the right one
       MissingPackage (ImportError) an optional package is needed for this
       FormatError (ValueError)     a file is not what it says it is; .path
         CorruptFile                checksums, lengths or offsets contradict each other
@@ -55,6 +56,10 @@ class OptionError(ZooError, ValueError):
 
 class MissingWeights(ZooError, LookupError):
     """The model is known, but its weights are not on this machine."""
+
+
+class DownloadError(ZooError, OSError):
+    """A file cannot be fetched, or what the servers send is not the right one; what came so far is kept."""
 
 
 class MissingPackage(ZooError, ImportError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from zoo.errors import FormatError, MissingWeights
-from zoo.registry import is_registered, resolve_name
+from zoo.errors import FormatError
+from zoo.registry import is_registered
 from zoo.train.layout import weights_of_run
 
 PACKAGED = "stories"
@@ -16,14 +17,20 @@ def find_checkpoint(source: str | Path) -> Path:
     """Return the path of a checkpoint that the user named.
 
     Args:
-        source: a path, where a run of zoo train stands for its newest weights; or the name of a registered model.
+        source: a path, where a run of zoo train stands for its newest weights; the name of a registered model, or the
+            https address of a file, which are downloaded if they are not in the cache.
 
     Raises:
-        MissingWeights: it is a registered name, and its weights are not on this machine.
+        MissingWeights: no source is known for a registered model, or it is not here and ZOO_OFFLINE is set.
+        DownloadError: it cannot be downloaded.
         FormatError: there is no such path.
         UnknownName: it is neither a path that exists nor a registered name.
     """
     path, name = Path(source), str(source)
+    if address := re.fullmatch(r"(https?):/{1,2}([^/].*)", name):  # Path makes one slash of two
+        from zoo.download.models import get_url
+
+        return get_url(f"{address[1]}://{address[2]}")
     if path.exists():
         return weights_of_run(path) or path
     if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files that begin so
@@ -32,7 +39,6 @@ def find_checkpoint(source: str | Path) -> Path:
         raise FormatError(path, "there is no such file or directory")
     if name == PACKAGED:
         return Path(__file__).parent / "data" / f"{PACKAGED}.safetensors"
-    raise MissingWeights(
-        f"the weights of {resolve_name(name)} are not on this machine; convert a checkpoint with "
-        f"`zoo convert --from openai --source DIR --size {name} --out {name}.safetensors` and give that file"
-    )
+    from zoo.download.models import get_model
+
+    return get_model(name)

@@ -1,0 +1,160 @@
+"""zoo cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo.cli._params import FORMAT, MODEL, PATH
+from zoo.cli._show import human_bytes, show_json, show_table
+from zoo.errors import MissingWeights
+
+if TYPE_CHECKING:
+    from zoo.download.cache import Cache, Entry
+
+
+@click.group()
+def cache() -> None:
+    """Look at the downloaded models, check them, remove them.
+
+    The cache is where ZOO_CACHE says, or in the system's place for caches. A model in it is a zoo file, converted once
+    and mapped into memory by whoever uses it; several users may share it read-only.
+    """
+
+
+@cache.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def list_(as_json: bool) -> None:
+    """Show what is in the cache.
+
+    \b
+    Examples:
+      zoo cache list
+      zoo cache list --json
+    """
+    from zoo.download.cache import Cache
+
+    found = Cache()
+    entries, unfinished = found.entries(), found.unfinished()
+    if as_json:
+        models = [{**vars(entry), "path": str(entry.path)} for entry in entries]
+        kept = [{"path": str(path), "size": _size(path)} for path in unfinished]
+        show_json({"cache": str(found.root), "models": models, "sources": kept})
+        return
+    if not entries and not unfinished:
+        click.echo(f"{found.root} is empty; `zoo download gpt2-small` fills it")
+        return
+    rows = [[entry.name, human_bytes(entry.size), entry.origin.get("format", ""), entry.sha256] for entry in entries]
+    rows += [[path.name, human_bytes(_size(path)), "files of a download", ""] for path in unfinished]
+    show_table(["model", "size", "from", "SHA-256"], rows, right=["size"])
+
+
+@cache.command()
+@click.argument("model", required=False)
+def path(model: str | None) -> None:
+    """Print the cache's directory, or the file of MODEL in it.
+
+    \b
+    Examples:
+      zoo cache path
+      zoo cache path gpt2-small
+    """
+    from zoo.download.cache import Cache
+
+    click.echo(_entry(Cache(), model).path if model else Cache().root)
+
+
+@cache.command()
+@click.argument("models", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.pass_context
+def verify(ctx: click.Context, models: tuple[str, ...], as_json: bool) -> None:
+    """Read MODELS, or all, and compare their SHA-256 with the recorded one; exit with 1 if one differs.
+
+    \b
+    Examples:
+      zoo cache verify
+    """
+    from zoo.download.cache import Cache, damage
+
+    found = Cache()
+    entries = [_entry(found, model) for model in models] if models else found.entries()
+    problems = {entry.name: damage(entry) for entry in entries}
+    if as_json:
+        show_json(problems)
+    else:
+        for name, problem in problems.items():
+            click.echo(f"{name}: {f'{problem}; remove it with `zoo cache rm {name}`' if problem else 'whole'}")
+    ctx.exit(int(any(problems.values())))
+
+
+@cache.command()
+@click.argument("models", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Remove all models and all files of downloads.")
+@click.option("--unfinished", is_flag=True, help="Remove the files of downloads that did not end, or were kept.")
+@click.option("--forget", is_flag=True, help="Forget the hashes of the MODELS' files too: others are accepted then.")
+def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool) -> None:
+    """Remove MODELS from the cache.
+
+    The hashes of what was downloaded are kept, so that another download gives the same files, or is refused.
+
+    \b
+    Examples:
+      zoo cache rm gpt2-xl
+      zoo cache rm --unfinished
+    """
+    from zoo.download.cache import Cache
+
+    if not (models or everything or unfinished):
+        raise click.UsageError("name the models to remove, or give --all or --unfinished")
+    found = Cache()
+    entries = found.entries() if everything else [_entry(found, model) for model in models if not forget]
+    if forget:
+        for model in models:
+            found.forget_hashes(_name(model))
+        entries += [entry for model in models if (entry := found.find(_name(model))) and entry not in entries]
+    freed = 0
+    for entry in entries:
+        found.remove(entry)
+        freed += entry.size
+    for directory in found.unfinished() if everything or unfinished else []:
+        freed += _size(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+    click.echo(f"removed {human_bytes(freed)}")
+
+
+@cache.command()
+@click.argument("model", type=MODEL)
+@click.argument("source", type=PATH)
+@click.option("--from", "format", type=FORMAT, help="Format of SOURCE; recognised by its content if not given.")
+def add(model: str, source: Path, format: str | None) -> None:
+    """Convert SOURCE, a checkpoint of MODEL, into the cache: a download brought from another machine.
+
+    \b
+    Examples:
+      zoo cache add gpt2-small /media/stick/124M
+    """
+    from zoo.download.models import add_model
+
+    click.echo(add_model(model, source, format))
+
+
+def _entry(found: Cache, model: str) -> Entry:
+    entry = found.find(_name(model))
+    if entry is None:
+        raise MissingWeights(f"{model} is not in the cache {found.root}; `zoo cache list` shows what is")
+    return entry
+
+
+def _name(model: str) -> str:
+    """The name under which a model, or a URL, is in the cache."""
+    from zoo.registry import is_registered, resolve_name
+
+    return resolve_name(model) if is_registered(model) else model
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
