@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from functools import partial
 from typing import Any
 
@@ -23,6 +25,7 @@ from zoo.cli.hash import hash_
 from zoo.cli.inspect import inspect
 from zoo.cli.list import list_
 from zoo.cli.plot import plot
+from zoo.cli.push import push
 from zoo.cli.train import train
 from zoo.cli.verify import verify
 from zoo.errors import ZooError
@@ -33,6 +36,8 @@ class ZooGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
+        if not sys.stderr.isatty():
+            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         zoo.progress.show = partial(byte_progress, quiet=False)
         try:
             return super().invoke(ctx)
@@ -65,6 +70,7 @@ for command in (
     verify,
     download,
     cache,
+    push,
     list_,
     formats,
     plot,

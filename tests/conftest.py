@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+
 import pytest
 import torch
 from hypothesis import settings
@@ -10,6 +13,11 @@ from hypothesis import settings
 settings.register_profile("zoo", deadline=None, derandomize=True)
 settings.load_profile("zoo")
 torch.set_num_threads(1)
+
+# Nothing leaves this machine, and nobody's cache is used; tests of downloads say otherwise for themselves.
+os.environ["ZOO_OFFLINE"] = "1"
+os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-test-cache-")
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -186,6 +186,16 @@ def stall(most, seconds):
     return fault
 
 
+def pause(seconds):
+    """Answer late."""
+
+    def fault(handler):
+        time.sleep(seconds)
+        return False
+
+    return fault
+
+
 def trickle(handler):
     """The body comes byte by byte, for ever."""
     content = content_of(handler)

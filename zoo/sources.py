@@ -17,8 +17,9 @@ def find_checkpoint(source: str | Path) -> Path:
     """Return the path of a checkpoint that the user named.
 
     Args:
-        source: a path, where a run of zoo train stands for its newest weights; the name of a registered model, or the
-            https address of a file, which are downloaded if they are not in the cache.
+        source: a path, where a run of zoo train stands for its newest weights; the name of a registered model; the
+            https address of a file; or hf:org/name@revision, a repository of the Hugging Face Hub. What is not in the
+            cache is downloaded.
 
     Raises:
         MissingWeights: no source is known for a registered model, or it is not here and ZOO_OFFLINE is set.
@@ -27,6 +28,11 @@ def find_checkpoint(source: str | Path) -> Path:
         UnknownName: it is neither a path that exists nor a registered name.
     """
     path, name = Path(source), str(source)
+    if name.startswith("hf:"):
+        from zoo.download.models import is_offline
+        from zoo.hub import fetch
+
+        return fetch(name.removeprefix("hf:"), offline=is_offline())
     if address := re.fullmatch(r"(https?):/{1,2}([^/].*)", name):  # Path makes one slash of two
         from zoo.download.models import get_url
 

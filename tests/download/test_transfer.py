@@ -19,7 +19,8 @@ from zoo.download.sources import RemoteFile
 from zoo.download.transfer import fetch
 from zoo.errors import DownloadError, OutputError
 
-CONTENT = random.Random(5).randbytes(1_234_567)
+SIZE = 1_234_567
+CONTENT = random.Random(5).randbytes(SIZE)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -35,7 +36,7 @@ def server():
         yield running
 
 
-def remote(server, *, size=len(CONTENT), sha256=SHA256, places=("a",)):
+def remote(server, *, size=SIZE, sha256=SHA256, places=("a",)):
     return RemoteFile("weights.bin", tuple(f"{server.url}{place}/weights.bin" for place in places), size, sha256)
 
 

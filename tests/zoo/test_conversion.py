@@ -306,7 +306,9 @@ def test_progress_counts_up_to_all_bytes_of_each_phase(source, tmp_path):
 
 def test_a_name_without_weights_says_how_to_get_them():
     """Loading a registered name is no substitute for a file: the error names a way to get one."""
-    with pytest.raises(MissingWeights, match=r"weights of gpt2-medium are not on this machine.*zoo convert"):
+    with pytest.raises(
+        MissingWeights, match=r"weights of gpt2-medium are not on this machine.*zoo download gpt2-medium --to DIR"
+    ):
         zoo.load("355M")
     with pytest.raises(UnknownName, match="did you mean gpt2-small"):
         zoo.load("gpt2-smal")
