@@ -115,9 +115,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(key.replace("_", "-"), str(value))
         self.end_headers()
 
-    def answer(self, value):
+    def answer(self, value, status=200):
         body = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -168,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
             asked = json.loads(self.body)
             name = f"{asked.get('organization') or 'ada'}/{asked['name']}"
             if name in self.owner.repositories:
-                self.fail(409)
+                self.answer({"url": f"{self.owner.url}/{name}", "id": name, "name": name}, status=409)
                 return
             self.owner.put(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=bool(asked.get("private")))
             self.answer({"url": f"{self.owner.url}/{name}", "id": name, "name": name})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from zoo.errors import DownloadError, MissingPackage, MissingWeights, OptionError
+from zoo.errors import DownloadError, MissingPackage, MissingWeights, OptionError, ZooError
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.pth", "*.pt", "*.bin")
 """Patterns of files with weights; of a repository those of the first pattern that it has are downloaded."""
@@ -39,11 +41,9 @@ def fetch(name: str, *, offline: bool = False) -> Path:
         raise OptionError(f"hf:{name} is no repository; write hf:org/name or hf:org/name@revision")
     offline = offline or hub.constants.HF_HUB_OFFLINE
     options = {"repo_id": repository, "revision": revision or None, "library_name": "zoo", "local_files_only": offline}
-    try:
+    with explained(repository, revision):
         patterns = None if offline else _wanted(hub.list_repo_files(repository, revision=revision or None))
         directory = Path(hub.snapshot_download(**options, allow_patterns=patterns))
-    except Exception as error:
-        raise explain(error, repository, revision) from error
     weights = [path for path in directory.iterdir() if any(path.match(pattern) for pattern in WEIGHTS)]
     return directory if (directory / "config.json").exists() or len(weights) != 1 else weights[0]
 
@@ -63,11 +63,29 @@ def load_library() -> Any:
     return found
 
 
-def explain(error: Exception, repository: str, revision: str = "") -> Exception:
-    """Return what to raise for an error of huggingface_hub: a sentence that says what to do; bugs stay as they are."""
+@contextmanager
+def explained(repository: str, revision: str = "") -> Iterator[None]:
+    """Turn what huggingface_hub raises inside into sentences that say what to do; bugs stay as they are.
+
+    Raises:
+        DownloadError: the server refuses, or cannot be reached.
+        MissingWeights: there is no network, and the Hub's cache has no such thing.
+        OptionError: the name is none the Hub would take.
+    """
+    try:
+        yield
+    except ZooError:
+        raise
+    except Exception as error:
+        found = _explain(error, f"hf:{repository}{f'@{revision}' if revision else ''}")
+        if found is None:
+            raise
+        raise found from error
+
+
+def _explain(error: BaseException, where: str) -> ZooError | None:
     from huggingface_hub import errors
 
-    where = f"hf:{repository}{f'@{revision}' if revision else ''}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return DownloadError(f"{where} is gated: ask for access on its page, and log in with `hf auth login`")
@@ -85,7 +103,8 @@ def explain(error: Exception, repository: str, revision: str = "") -> Exception:
         return DownloadError(f"{where}: the server answers HTTP {status}; {_HINTS.get(status, 'try again later')}")
     if isinstance(error, errors.HfHubHTTPError | OSError) or type(error).__module__.startswith("httpx"):
         return DownloadError(f"{where}: {error}")
-    return error
+    # An upload that fails is a RuntimeError around the reason.
+    return _explain(error.__cause__, where) if error.__cause__ else None
 
 
 _HINTS = {

@@ -12,8 +12,8 @@ import zoo
 from zoo.content import content_hash
 from zoo.conversion import Report, convert
 from zoo.download.cache import hash_file
-from zoo.errors import DownloadError, OptionError, OutputError, ZooError
-from zoo.hub import explain, load_library
+from zoo.errors import OptionError
+from zoo.hub import explained, load_library
 from zoo.output import atomic_output
 from zoo.plan import open_checkpoint
 from zoo.progress import OnProgress
@@ -77,7 +77,7 @@ def push(
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as directory:
         path = Path(directory) / "repository"
         made = prepare(source, path, repository, license=license, dtype=dtype, on_progress=on_progress)
-        try:
+        with explained(repository):
             api.create_repo(repository, private=private, exist_ok=True)
             if not update and (present := set(api.list_repo_files(repository)) - _OWN):
                 raise OptionError(f"{repository} has files already, {min(present)} for one; replace them with --update")
@@ -89,10 +89,6 @@ def push(
                 revision=revision,
                 commit_message=message or f"{Path(str(source)).name}, by zoo {zoo.__version__}",
             )
-        except ZooError:
-            raise
-        except Exception as error:
-            raise _explain_push(error, repository) from error
     return Pushed(repository, commit.commit_url, made.content_blake3, made.files)
 
 
@@ -177,13 +173,3 @@ The hash of the model itself, whatever format it is in (`zoo hash hf:{repository
 def _table(header: tuple[str, str], rows: dict[str, str]) -> str:
     lines = [f"| {header[0]} | {header[1]} |", "|---|---|", *(f"| {key} | `{value}` |" for key, value in rows.items())]
     return "\n".join(lines)
-
-
-def _explain_push(error: Exception, repository: str) -> Exception:
-    """As zoo.hub.explain, with what is particular to writing."""
-    found = explain(error, repository)
-    if isinstance(found, OutputError) or found is not error:
-        return found
-    if isinstance(error, ConnectionError):
-        return DownloadError(f"hf:{repository}: {error}")
-    return found

@@ -17,6 +17,8 @@ from zoo.sources import find_checkpoint
 hub = pytest.importorskip("huggingface_hub")
 import huggingface_hub.constants  # noqa: E402
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's upload, in httpx
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
