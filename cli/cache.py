@@ -22,6 +22,12 @@ def cache() -> None:
 
     The cache is where ZOO_CACHE says, or in the system's place for caches. A model in it is a zoo file, converted once
     and mapped into memory by whoever uses it; several users may share it read-only.
+
+    \b
+    Examples:
+      zoo cache list
+      zoo cache verify
+      zoo cache rm gpt2-xl
     """
 
 

@@ -64,6 +64,8 @@ def convert(
     from zoo.conversion import format_of_suffix
     from zoo.plan import make_plan
 
+    if source is None and size is None:
+        raise click.UsageError("Missing option '--source', or '--size' of a model to download.")
     if out is None and not (dry_run and to):
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
     target = to or format_of_suffix(out or Path())
@@ -102,7 +104,7 @@ def _checkpoint(
         yield find_checkpoint(source), format
         return
     if not isinstance(size, str):
-        raise click.UsageError("give the checkpoint with --source, or a model to download with --size.")
+        raise click.UsageError("Missing option '--source': --size is no model that could be downloaded.")
     from zoo.download.models import published
     from zoo.output import check_output
 

@@ -170,7 +170,9 @@ class Handler(BaseHTTPRequestHandler):
             if name in self.owner.repositories:
                 self.answer({"url": f"{self.owner.url}/{name}", "id": name, "name": name}, status=409)
                 return
-            self.owner.put(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=bool(asked.get("private")))
+            self.owner.put(
+                name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=asked.get("visibility") == "private"
+            )
             self.answer({"url": f"{self.owner.url}/{name}", "id": name, "name": name})
 
     def branch(self, name, revision):

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import platform
+import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zoo.errors import OutputError
 
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""In the names of temporaries: a process's number means nothing on another machine that has the disk too."""
+
 
 @contextmanager
 def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterator[Path]:
     """Give a temporary path beside `path` to write a file or directory to; it takes the name when the block ends well.
 
-    After any error, an interrupt too, the temporary is gone and what stood at `path` is untouched. Nothing is synced
-    to the disk, as cp does not: after a power failure look at the output before the source is deleted.
+    After any error, an interrupt too, the temporary is gone and what stood at `path` is untouched. What a process left
+    that was killed is removed by the next one that writes the same path. Nothing is synced to the disk, as cp does
+    not: after a power failure look at the output before the source is deleted.
 
     Args:
         path: the final name. Its suffix is kept on the temporary one.
@@ -28,8 +36,9 @@ def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterat
     Raises:
         OutputError: the path exists, its directory does not, or the disk is full or not writable.
     """
+    _tidy(path)
     check_output(path, force=force)
-    temporary = path.with_name(f".{secrets.token_hex(4)}.tmp.{path.name}")
+    temporary = path.with_name(f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp.{path.name}")
     try:
         free = shutil.disk_usage(path.parent).free
         if needed > free:
@@ -65,7 +74,8 @@ def as_output_error(error: OSError, path: Path) -> OutputError:
 
 def _replace(new: Path, path: Path) -> None:
     """Rename over a file in one step; a directory is moved aside first and put back if the rename fails."""
-    if not path.is_dir() or path.is_symlink():
+    directories = new.is_dir() or (path.is_dir() and not path.is_symlink())
+    if not (directories and os.path.lexists(path)):
         os.replace(new, path)
         return
     aside = path.with_name(f"{new.name}.old")
@@ -76,6 +86,30 @@ def _replace(new: Path, path: Path) -> None:
         os.rename(aside, path)
         raise
     _remove(aside)
+
+
+def _tidy(path: Path) -> None:
+    """Remove what killed processes of this machine left; an output that one had just moved aside is put back."""
+    for left in path.parent.glob(f".{_HOST}-*.tmp.{glob.escape(path.name)}*"):
+        name = re.fullmatch(rf"\.{_HOST}-(\d+)-[0-9a-f]+\.tmp\.{re.escape(path.name)}(\.old)?", left.name)
+        if name and not _is_running(int(name[1])):
+            if name[2] and not path.exists():
+                with suppress(OSError):
+                    os.rename(left, path)
+            else:
+                _remove(left)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # where signal 0 is no question
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _remove(path: Path) -> None:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from disk import largest_file
 
 import zoo
 from zoo.errors import OptionError, OutputError, TrainingError, ZooError
@@ -203,25 +205,23 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(text, tmp_path):
     assert zoo.load(list_checkpoints(tmp_path / "run")[-1] / "model.safetensors")
 
 
-def test_a_full_disk_leaves_the_checkpoints_there_were(text, tmp_path, monkeypatch):
-    """The error names the path; nothing half written stays."""
-    path = tmp_path / "run"
-    trainer = begin(path, text)
-
-    def no_space(*arguments, **options):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.4, 0.7, 0.9999])
+def test_a_full_disk_leaves_the_checkpoints_there_were(straight, text, tmp_path, share):
+    """Full at any share of a file: one sentence, nothing half written; with room again the run ends bit-identical."""
+    path, limits = tmp_path / "run", ExitStack()
+    largest = max(each.stat().st_size for each in list_checkpoints(straight)[0].iterdir())
 
     def fill(row):
         if row["step"] == 4:
-            monkeypatch.setattr("zoo.train.checkpoint.write_safetensors", no_space)
+            limits.enter_context(largest_file(int(share * largest)))
 
-    trainer.watcher = Watcher(on_row=fill)
-    with pytest.raises(OutputError, match="the disk is full"):
-        trainer.run()
+    with limits, pytest.raises(OutputError, match="was not written"):
+        begin(path, text, on_row=fill).run()
     assert [3] == [int(each.name[5:]) for each in list_checkpoints(path)]
     assert not list((path / "checkpoints").glob(".*"))
-    monkeypatch.undo()
+
     assert "done" == resume(path)[0].run()
+    assert (last_bytes(straight), rows(straight)) == (last_bytes(path), rows(path))
 
 
 @pytest.mark.parametrize(

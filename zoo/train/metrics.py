@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any, TypedDict
 
+from zoo.output import as_output_error, atomic_output
+
 COLUMNS = (
     "step", "epoch", "tokens", "train_loss", "val_loss", "perplexity", "lr", "grad_norm", "tokens_per_s", "seconds"
 )  # fmt: skip
@@ -48,19 +50,27 @@ class Metrics:
         """Open the files, and cut off what comes after a step.
 
         Raises:
-            OSError: they cannot be written.
+            OutputError: they cannot be written.
         """
         self._json, self._csv = run / "metrics.jsonl", run / "metrics.csv"
         rows = [row for row in _read(self._json) if row["step"] <= from_step]
-        self._json.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        self._csv.write_text(_line(COLUMNS) + "".join(_line(_cells(row)) for row in rows), encoding="utf-8")
+        with atomic_output(self._json, force=True) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        with atomic_output(self._csv, force=True) as temporary:
+            temporary.write_text(_line(COLUMNS) + "".join(_line(_cells(row)) for row in rows), encoding="utf-8")
 
     def write(self, row: Row) -> None:
-        """Append a row; it is on its way to the disk when this returns."""
-        with self._json.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-        with self._csv.open("a", encoding="utf-8") as file:
-            file.write(_line(_cells(row)))
+        """Append a row; it is on its way to the disk when this returns.
+
+        Raises:
+            OutputError: the disk is full, or the files cannot be written.
+        """
+        for path, line in ((self._json, json.dumps(row) + "\n"), (self._csv, _line(_cells(row)))):
+            try:
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(line)
+            except OSError as error:
+                raise as_output_error(error, path) from error
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
