@@ -38,6 +38,7 @@ class ZooGroup(click.Group):
         """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # one line says what went wrong
         zoo.progress.show = partial(byte_progress, quiet=False)
         try:
             return super().invoke(ctx)

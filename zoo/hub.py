@@ -42,7 +42,14 @@ def fetch(name: str, *, offline: bool = False) -> Path:
     offline = offline or hub.constants.HF_HUB_OFFLINE
     options = {"repo_id": repository, "revision": revision or None, "library_name": "zoo", "local_files_only": offline}
     with explained(repository, revision):
-        patterns = None if offline else _wanted(hub.list_repo_files(repository, revision=revision or None))
+        patterns = None
+        if not offline:
+            try:
+                patterns = _wanted(hub.list_repo_files(repository, revision=revision or None))
+            except Exception as error:
+                if not _is_unreachable(error):
+                    raise
+                options["local_files_only"] = True
         directory = Path(hub.snapshot_download(**options, allow_patterns=patterns))
     weights = [path for path in directory.iterdir() if any(path.match(pattern) for pattern in WEIGHTS)]
     return directory if (directory / "config.json").exists() or len(weights) != 1 else weights[0]
@@ -101,10 +108,15 @@ def _explain(error: BaseException, where: str) -> ZooError | None:
         return OptionError(f"{where} is no name of a repository: {error}")
     if status is not None:
         return DownloadError(f"{where}: the server answers HTTP {status}; {_HINTS.get(status, 'try again later')}")
-    if isinstance(error, errors.HfHubHTTPError | OSError) or type(error).__module__.startswith("httpx"):
+    if isinstance(error, errors.HfHubHTTPError | OSError) or _is_unreachable(error):
         return DownloadError(f"{where}: {error}")
     # An upload that fails is a RuntimeError around the reason.
     return _explain(error.__cause__, where) if error.__cause__ else None
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    """Whether a request never got an answer; the library of requests has had several names."""
+    return type(error).__module__.startswith("httpx") or isinstance(error, ConnectionError)
 
 
 _HINTS = {

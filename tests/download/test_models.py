@@ -94,7 +94,7 @@ def test_another_file_than_the_first_time_is_refused(bucket, published):
         content = bytearray(published[0]["hparams.json"])
         bucket.files[f"{place}/hparams.json"] = bytes(content) + b"\n"
 
-    with pytest.raises(DownloadError, match=r"hparams\.json cannot be downloaded.*a/hparams.*b/hparams"):
+    with pytest.raises(DownloadError, match=r"hparams\.json' cannot be downloaded.*a/hparams.*b/hparams"):
         get_model("test-tiny")
     assert Cache().find("test-tiny") is None
 

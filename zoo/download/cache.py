@@ -122,7 +122,7 @@ class Cache:
 
     def unfinished(self) -> list[Path]:
         """Return the directories of downloads that did not end, or were kept."""
-        return sorted(self.root.glob("sources/*"))
+        return sorted({file.parent for file in self.root.glob("sources/*/*") if file.stat().st_size})
 
     def source(self, key: str) -> Path:
         """Return the directory for files on their way."""

@@ -15,12 +15,12 @@ class Hasher:
 
     def __init__(self, path: Path) -> None:
         self._digest = hashlib.sha256()
-        self._pieces: queue.Queue[bytes | bytearray | None] = queue.Queue(16)
+        self._pieces: queue.Queue[bytes | None] = queue.Queue(16)
         self._path, self._length = path, path.stat().st_size
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
-    def update(self, piece: bytes | bytearray) -> None:
+    def update(self, piece: bytes) -> None:
         """Add bytes behind all others."""
         self._pieces.put(piece)
 

@@ -58,7 +58,7 @@ class Part:
             new.write_text(json.dumps({"url": self._url, "validator": validator, "total": total}), encoding="utf-8")
             os.replace(new, self._notes)
 
-    def append(self, piece: bytes | bytearray) -> None:
+    def append(self, piece: bytes) -> None:
         """Add bytes at the end; they are in the file, not in a buffer, when this returns."""
         assert self._file is not None
         self._file.write(piece)

@@ -73,7 +73,7 @@ def fetch(
             raise as_output_error(error, target) from error
         else:
             return found
-    raise DownloadError(f"{file.name} cannot be downloaded: {'; '.join(reasons)}")
+    raise DownloadError(f"the file {file.name!r} cannot be downloaded: {'; '.join(reasons)}")
 
 
 class _Transfer:
@@ -169,14 +169,15 @@ class _Transfer:
     def _receive_rest(self, total: int) -> None:
         """Ask for one range after the other on several connections, and append them in order."""
         size, position, began, begun = _FIRST, self.part.size, time.monotonic(), self.part.size
-        waiting: deque[Future[bytearray]] = deque()
+        waiting: deque[Future[list[bytes]]] = deque()
         with self._pool() as pool:
             while self.part.size < total:
                 while position < total and len(waiting) < 2 * CONNECTIONS:
                     stop = min(position + size, total)
                     waiting.append(pool.submit(self._range, position, stop))
                     position = stop
-                self._append(waiting.popleft().result())
+                for piece in waiting.popleft().result():
+                    self._append(piece)
                 # As much as a connection gets in half a second: a killed process loses a few seconds at any rate.
                 rate = (self.part.size - begun) / (time.monotonic() - began) / CONNECTIONS
                 size = max(_FIRST, min(int(rate / 2), _LARGEST))
@@ -193,26 +194,27 @@ class _Transfer:
             finally:
                 self.stopped.clear()
 
-    def _range(self, start: int, stop: int) -> bytearray:
-        data = bytearray()
-        patience = _Patience()
-        while len(data) < stop - start:
-            had = len(data)
+    def _range(self, start: int, stop: int) -> list[bytes]:
+        pieces: list[bytes] = []
+        position, patience = start, _Patience()
+        while position < stop:
+            had = position
             try:
-                with self.client.get(self.url, start + had, stop, self.part.validator) as answer:
-                    if answer.start != start + had or answer.total != self.total:
+                with self.client.get(self.url, position, stop, self.part.validator) as answer:
+                    if answer.start != position or answer.total != self.total:
                         raise ChangedError
                     for piece in answer.pieces():
-                        data += piece
+                        pieces.append(piece)
+                        position += len(piece)
                         if self.stopped.is_set():
                             raise InterruptedTransferError("another part failed")
             except InterruptedTransferError as error:
                 if self.stopped.is_set():
                     raise
-                patience.endure(error, len(data) - had)
-        return data
+                patience.endure(error, position - had)
+        return pieces
 
-    def _append(self, piece: bytes | bytearray) -> None:
+    def _append(self, piece: bytes) -> None:
         self.part.append(piece)
         self.hasher.update(piece)
         if self.on_bytes:
