@@ -7,7 +7,7 @@ import pytest
 
 import zoo
 
-HEAVY = ("torch", "tensorflow", "transformers", "rich", "tiktoken", "matplotlib", "h5py", "huggingface_hub")
+HEAVY = ("torch", "tensorflow", "transformers", "rich", "tiktoken", "matplotlib", "h5py", "huggingface_hub", "requests")
 
 
 def modules_after(program, *arguments):
