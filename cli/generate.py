@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,6 +16,7 @@ from zoo.config import GPTConfig
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
+    from zoo.engine.speculate import Counts
     from zoo.request import Token
 
 Run = Callable[..., "Iterator[tuple[int, Token]]"]
@@ -53,6 +55,9 @@ Run = Callable[..., "Iterator[tuple[int, Token]]"]
 )
 @click.option("--seed", type=int, help="The same seed gives the same text.")
 @click.option("--samples", "n_samples", default=1, help="How many texts.")
+@click.option("--speculate", type=click.Choice(["ngram"]), help="Faster: guess what followed the last words before.")
+@click.option("--draft", help="Faster: guess with this smaller model of the same vocabulary, a checkpoint or a name.")
+@click.option("--speculate-tokens", type=click.IntRange(1, 255), help="Guesses a pass.  [default: 8; a draft's 4]")
 @click.option("--json", "as_json", is_flag=True, help="Print texts, token ids and log-probabilities as JSON.")
 def generate(
     prompt: str,
@@ -65,6 +70,9 @@ def generate(
     engine: str,
     device: str,
     n_samples: int,
+    speculate: Literal["ngram"] | None,
+    draft: str | None,
+    speculate_tokens: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -76,33 +84,60 @@ def generate(
     Examples:
       zoo generate --model gpt2m.safetensors "Every effort moves you"
       zoo generate -m models/124M --temperature 0 -n 20 "The capital of France is"
+      zoo generate -m gpt2-xl.safetensors --draft gpt2.safetensors --quantize int8 "Once"
       echo "Once upon a time" | zoo generate -m gpt2m.safetensors --samples 3 --seed 1 -
     """
+    if speculate and draft:
+        raise click.UsageError("Give one of --speculate and --draft.")
+    if speculate_tokens and not (speculate or draft):
+        raise click.UsageError("--speculate-tokens belongs to --speculate and --draft.")
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     # Options are checked before seconds go into loading.
     from zoo.request import Request
 
     request = Request(**options)
     source = model or _default_model()
+    counts: list[Counts] = []
     run: Run
-    if _takes_native(engine, device, dtype, quantize, threads):
+    if _takes_native(engine, device, dtype, quantize, threads, speculates=bool(speculate or draft)):
         from zoo.engine import Engine
         from zoo.engine.generation import generate_batch as run_native
 
-        native = Engine.open(source, dtype=dtype, quantize=quantize, threads=threads, format=format, size=size)
+        opened = partial(Engine.open, dtype=dtype, quantize=quantize, threads=threads)
+        native = opened(source, format=format, size=size)
         run = partial(run_native, native, [text], request)
+        if speculate or draft:
+            from zoo.engine.speculate import generate_batch as run_guessing
+
+            guesser: Engine | Literal["ngram"] = opened(draft) if draft else "ngram"
+            run = partial(
+                run_guessing, native, [text], request, draft=guesser, n_tokens=speculate_tokens, counts=counts
+            )
     else:
         from zoo.generation import generate_batch as run_torch
         from zoo.loading import load
 
         run = partial(run_torch, load(source, format=format, size=size, dtype=dtype, device=device), [text], **options)
     if as_json:
-        show_json(_collect(run, text, n_samples))
+        samples = _collect(run, text, n_samples)
+        for sample, count in zip(samples, counts, strict=False):  # there are none without guesses
+            sample["speculation"] = {**asdict(count), "acceptance_rate": count.rate}
+        show_json(samples)
     elif n_samples == 1:
         _stream(run, text)
     else:
         for i, sample in enumerate(_collect(run, text, n_samples)):
             click.echo(f"--- sample {i + 1}\n{text}{sample['text']}")
+    if counts and not as_json:
+        click.echo(_summary(counts), err=True)
+
+
+def _summary(counts: list[Counts]) -> str:
+    accepted, proposed, tokens, passes = (
+        sum(getattr(each, name) for each in counts) for name in ("accepted", "proposed", "tokens", "passes")
+    )
+    share = f" ({accepted / proposed:.0%})" if proposed else ""
+    return f"{accepted} of {proposed} guesses accepted{share}, {tokens} tokens in {passes} passes"
 
 
 def _default_model() -> str:
@@ -116,13 +151,17 @@ def _default_model() -> str:
     return PACKAGED
 
 
-def _takes_native(engine: str, device: str, dtype: str | None, quantize: str | None, threads: int | None) -> bool:
+def _takes_native(
+    engine: str, device: str, dtype: str | None, quantize: str | None, threads: int | None, *, speculates: bool
+) -> bool:
     """Whether the native engine runs: it is asked for, or it is built and can do what is asked."""
     from zoo.engine import is_built
 
-    if engine == "torch" and (quantize or threads):
-        raise OptionError("--quantize and --threads are of the native engine; leave out --engine torch")
-    if engine == "native" or quantize or threads:
+    if engine == "torch" and (quantize or threads or speculates):
+        raise OptionError(
+            "--quantize, --threads, --speculate and --draft are of the native engine; leave out --engine torch"
+        )
+    if engine == "native" or quantize or threads or speculates:
         if device != "cpu":
             raise OptionError(f"the native engine runs on the CPU, not on {device}; use --engine torch")
         return True

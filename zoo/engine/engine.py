@@ -125,10 +125,13 @@ class Engine:
         """Read tokens (T,) into a row of the cache and return the logits behind the last, (V,) float32."""
         return self.extend([ids], cache, [row])[0]
 
-    def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
-        """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
+    def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0, *, last: int | None = None) -> Floats:
+        """Read tokens (T,) into a row of the cache and return logits (T, V) float32, behind each or the last few."""
         tokens = np.asarray(ids, np.int32).reshape(-1)
-        return self._read(tokens, np.full(len(tokens), row), cache, np.ones(len(tokens), bool))
+        wanted = np.ones(len(tokens), bool)
+        if last is not None:
+            wanted[:-last] = False
+        return self._read(tokens, np.full(len(tokens), row), cache, wanted)
 
     def step(self, ids: ArrayLike, cache: EngineCache, rows: ArrayLike | None = None) -> Floats:
         """Read one token (B,) for each row of the cache (or for those in `rows`): logits, (B, V) float32."""

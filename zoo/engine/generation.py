@@ -12,6 +12,7 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.config import GPTConfig
 from zoo.engine.cache import EngineCache
 from zoo.engine.engine import Engine
 from zoo.engine.native import logsumexp
@@ -90,12 +91,11 @@ def _decode(engine: Engine, rows: Iterable[Row], n_slots: int) -> Iterator[tuple
         for slot in range(n_slots):
             if slot not in slots and (row := next(waiting, None)):
                 slots[slot] = row
-                cache.grow(min(engine.config.context_length, -(-row.n_wanted // _ROOM) * _ROOM))
+                cache.grow(room_for(engine.config, row))
         if not slots:
             return
         for (slot, row), logits in zip(list(slots.items()), _logits(engine, cache, slots), strict=True):
-            if not np.isfinite(logits).all():
-                raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
+            check_finite(logits)
             chosen = pick(logits, row.ids, row.request, row.generator)
             yield row.index, row.take(chosen, float(logits[chosen]) - logsumexp(logits))
             if row.finished:
@@ -114,15 +114,51 @@ def _logits(engine: Engine, cache: EngineCache, slots: dict[int, Row]) -> Logits
     return engine.extend(parts, cache, list(slots))
 
 
+def check_finite(logits: Logits) -> None:
+    """Refuse logits among which no choice can be made.
+
+    Raises:
+        ZooError: some are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
+
+
+def room_for(config: GPTConfig, row: Row) -> int:
+    """How many tokens a cache needs for a row, in whole steps of its growth."""
+    return min(config.context_length, -(-row.n_wanted // _ROOM) * _ROOM)
+
+
 def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.random.Generator) -> int:
     """Choose a token; the filters, their order and what they do with equals are those of zoo.sampler."""
-    if request.repetition_penalty != 1:
-        used = np.unique(ids)
-        logits = logits.copy()
-        old = logits[used]
-        logits[used] = np.where(old < 0, old * request.repetition_penalty, old / request.repetition_penalty)
+    logits = _penalise(logits, ids, request)
     if request.temperature == 0:
         return int(logits.argmax())
+    order, probs = _filter(logits, request)
+    total = probs.cumsum()
+    return int(order[min(np.searchsorted(total, generator.random() * total[-1], side="right"), len(probs) - 1)])
+
+
+def distribution(logits: Logits, ids: Sequence[int], request: Request) -> NDArray[np.float64]:
+    """Return the probabilities with which pick chooses, (V,); the temperature is not 0."""
+    order, kept = _filter(_penalise(logits, ids, request), request)
+    probs = np.zeros(len(logits))
+    probs[order[: len(kept)]] = kept / kept.sum()
+    return probs
+
+
+def _penalise(logits: Logits, ids: Sequence[int], request: Request) -> Logits:
+    if request.repetition_penalty == 1:
+        return logits
+    used = np.unique(ids)
+    logits = logits.copy()
+    old = logits[used]
+    logits[used] = np.where(old < 0, old * request.repetition_penalty, old / request.repetition_penalty)
+    return logits
+
+
+def _filter(logits: Logits, request: Request) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Tokens, the most probable first, and the weights of those that the filters keep."""
     order = np.argsort(-logits, kind="stable")[: request.top_k]
     probs = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / request.temperature)
     probs /= probs.sum()
@@ -131,5 +167,4 @@ def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.ran
         probs = probs / probs.sum()
     if request.min_p:
         probs = probs[probs >= request.min_p * probs[0]]
-    total = probs.cumsum()
-    return int(order[min(np.searchsorted(total, generator.random() * total[-1], side="right"), len(probs) - 1)])
+    return order, probs
