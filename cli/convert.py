@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--size", type=SIZE, help="The model it must be (355M, gpt2-medium, ...), or a JSON file of a config.")
 @click.option("--out", type=PATH, help="File or directory to write.")
 @click.option("--to", type=FORMAT, help="Format to write; known from the suffix of --out if not given.")
-@click.option("--dtype", type=DTYPE, help="Cast to this dtype, or quantise to an encoding of the target such as q8_0.")
+@click.option("--dtype", type=DTYPE, help="Cast to this dtype, or quantise to one of the target's: int4, q8_0, ...")
 @click.option(
     "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
 )
@@ -59,6 +59,7 @@ def convert(
       zoo convert --source models/355M --size 355M --out gpt2m.safetensors
       zoo convert --source gpt2m.safetensors --to huggingface --out gpt2m-hf
       zoo convert --source gpt2m-hf --out gpt2m.pth --dry-run
+      zoo convert --source gpt2m.safetensors --out gpt2m-int4.safetensors --dtype int4
     """
     from zoo.conversion import convert as run
     from zoo.conversion import format_of_suffix

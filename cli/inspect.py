@@ -62,8 +62,8 @@ def inspect(
         tensors = {
             name: {
                 "shape": list(tensor.shape),
-                "dtype": str(tensor.dtype),
-                "bytes": tensor.nbytes,
+                "dtype": tensor.stored_as,
+                "bytes": tensor.stored_nbytes,
                 **(measured[name].to_dict() if stats else {}),
             }
             for name, tensor in opened.tensors.items()
@@ -75,8 +75,8 @@ def inspect(
         [
             name,
             shape_text(tensor.shape),
-            str(tensor.dtype),
-            human_bytes(tensor.nbytes),
+            tensor.stored_as,
+            human_bytes(tensor.stored_nbytes),
             *_cells(measured.get(name)),
         ]
         for name, tensor in opened.tensors.items()

@@ -13,6 +13,7 @@ import numpy as np
 from zoo.config import GPTConfig
 from zoo.config_map import ConfigMap
 from zoo.converters._files import parse_json
+from zoo.converters._quantised import ENCODING, packed, quantised, unpacked
 from zoo.converters._safetensors import (
     is_safetensors,
     read_metadata,
@@ -20,6 +21,7 @@ from zoo.converters._safetensors import (
     read_safetensors,
     write_safetensors,
 )
+from zoo.engine.quantize import KINDS
 from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
 from zoo.format import Checkpoint, Format, WriteOptions
 from zoo.mapping import Rule, Table, Tensors
@@ -43,11 +45,14 @@ class ZooFile(Format):
     """zoo's own file."""
 
     name = "zoo"
-    summary = "zoo's own: one safetensors file with config, vocabulary and provenance; memory-mapped on loading"
+    summary = (
+        "zoo's own: one safetensors file with config, vocabulary and provenance; memory-mapped, quantised on request"
+    )
     table = Table(tuple(Rule(name, name) for name in _NAMES))
     config_map = ConfigMap(fields=())
     suffixes = (".safetensors",)
     dtypes = ("float32", "float16", "bfloat16", "float64")
+    encodings = KINDS
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a safetensors file with zoo's metadata."""
@@ -69,6 +74,10 @@ class ZooFile(Format):
             raise FormatError(path, f"its config is impossible: {error}") from error
         if _ROWS in tensors:
             tensors["tok_emb.weight"] = _spread(path, found, tensors.pop(_ROWS), tensors.get("tok_emb.weight"))
+        notes = []
+        if kind := metadata.get(ENCODING):
+            tensors = unpacked(tensors, kind, found, path)
+            notes.append(f"its matrices are {kind}: the engine runs them so, everything else reads them as float32")
         own = metadata.get("zoo.vocabulary")
         return Checkpoint(
             path,
@@ -77,11 +86,20 @@ class ZooFile(Format):
             vocabulary=Vocabulary.from_json(own, path) if own else None,
             files=(path,),
             provenance=read_provenance(path, metadata),
+            notes=tuple(notes),
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; of GPT-2's own vocabulary only the name is stored."""
         self._write(path, checkpoint, checkpoint.tensors, options)
+
+    def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
+        """Return what quantising leaves of a tensor: matrices in float32, others as they are."""
+        return quantised(name, tensor, encoding)
+
+    def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:
+        """Return the bytes of a tensor in the file, scales included."""
+        return quantised(name, tensor, encoding).stored_nbytes if encoding else tensor.nbytes
 
     def write_compact(self, path: Path, checkpoint: Checkpoint) -> None:
         """Write the file without the rows of the embedding that are zero, which reading puts back.
@@ -100,6 +118,9 @@ class ZooFile(Format):
         }
         if checkpoint.vocabulary:
             metadata["zoo.vocabulary"] = checkpoint.vocabulary.to_json()
+        if options.encoding:
+            metadata[ENCODING] = options.encoding
+            tensors = packed(tensors, options.encoding)
         write_safetensors(path, tensors, metadata, checkpoint.provenance, options.on_bytes)
 
 

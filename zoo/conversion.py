@@ -107,7 +107,7 @@ def convert(
         to: the target format; None takes the one that out's suffix means.
         format: of the source; None recognises it by its content.
         size: the model the source must be, by name or config.
-        dtype: to cast to, or one of the target's encodings, such as "q8_0"; None keeps every tensor's own.
+        dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
@@ -181,6 +181,8 @@ class Provenance(Mapping[str, Any]):
         }
         if casts := plan.casts():
             self._known["cast"] = casts
+        if plan.options.encoding:
+            self._known["encoding"] = plan.options.encoding
         earlier = dict(plan.source.provenance)
         if earlier and len(json.dumps(earlier)) < MAX_HISTORY_BYTES:
             self._known["source_provenance"] = earlier

@@ -63,10 +63,20 @@ class LazyTensor:
         """Size of the values in bytes."""
         return self.size * self.dtype.itemsize
 
-    @classmethod
-    def of(cls, array: Array) -> LazyTensor:
+    @property
+    def stored_as(self) -> str:
+        """What its values are in the file, for people: the dtype, or a way of quantising."""
+        return str(self.dtype)
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Size in the file in bytes."""
+        return self.nbytes
+
+    @staticmethod
+    def of(array: Array) -> LazyTensor:
         """Wrap an array that is already in memory."""
-        return cls(array.shape, array.dtype, lambda: array)
+        return LazyTensor(array.shape, array.dtype, lambda: array)
 
     def astype(self, dtype: np.dtype[np.generic]) -> LazyTensor:
         """Return the same tensor cast (round to nearest even) to dtype when it is loaded."""

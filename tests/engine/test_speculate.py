@@ -3,6 +3,7 @@
 import json
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -247,13 +248,14 @@ def test_a_draft_whose_logits_are_not_finite_is_told(target):
         list(generate_batch(target, [[1]], Request(), draft=engine_of(model)))
 
 
-def test_verify_gives_the_last_logits_only(target):
-    """`last` leaves out the others, and changes none of those it keeps."""
-    ids = random_ids(20).numpy()
-    expected = target.verify(ids, target.new_cache())
+def test_extend_gives_as_many_logits_as_are_asked_for(target):
+    """`last` adds those of the tokens before the last, of each list, and changes none."""
+    first, second = random_ids(20).numpy(), random_ids(3, seed=4).numpy()
+    expected = [target.verify(ids, target.new_cache()) for ids in (first, second)]
 
-    for last in (1, 3, 20):
-        assert (expected[-last:] == target.verify(ids, target.new_cache(), last=last)).all()
+    for last in (1, 2, 3, 4):
+        found = target.extend([first, second], target.new_cache(2), [0, 1], last=last)
+        assert (np.concatenate([part[-last:] for part in expected]) == found).all()
 
 
 @pytest.mark.parametrize("how", [["--speculate", "ngram"], ["--draft", "{draft}", "--speculate-tokens", "3"]])

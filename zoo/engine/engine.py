@@ -19,14 +19,13 @@ from zoo.config import GPTConfig
 from zoo.conversion import check_redundant
 from zoo.engine import native
 from zoo.engine.cache import EngineCache
-from zoo.engine.quantize import Quantized, quantize
+from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, is_quantizable, quantize
 from zoo.errors import OptionError, ZooError
 from zoo.format import Checkpoint
 from zoo.plan import open_checkpoint
 from zoo.tensors import DTYPES, LazyTensor, get_dtype
 
 Floats = NDArray[np.float32]
-KINDS = ("int8", "int4")
 _MOST = 256  # tokens a pass; longer prompts are read in several
 _NATIVE = ("float32", "bfloat16", "float16")
 
@@ -86,11 +85,12 @@ class Engine:
         format: str | None = None,
         size: str | GPTConfig | None = None,
     ) -> Engine:
-        """Open a checkpoint of any format; a zoo file is mapped.
+        """Open a checkpoint of any format; a zoo file is mapped, and run as it is if it is quantised.
 
         Args:
             source: path, or an open checkpoint that is in zoo's own names.
-            dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several.
+            dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several. Of a
+                quantised file it takes the values that the matrices stand for.
             quantize: "int8" or "int4", for the matrices.
             threads: None takes the cores this process may use.
             format: of the file; None recognises it.
@@ -110,6 +110,8 @@ class Engine:
             found, checkpoint = open_checkpoint(source, format=format, size=size)
             tensors, drops = found.to_ours(checkpoint)
             check_redundant(checkpoint, drops)
+        if dtype is None and quantize is None:
+            quantize = next((t.kind for t in tensors.values() if isinstance(t, QuantizedTensor)), None)
         cast = get_dtype(dtype) if dtype else _usual(tensors)
         weights = {name: _load(name, tensor, cast, quantize) for name, tensor in tensors.items()}
         return cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
@@ -125,13 +127,10 @@ class Engine:
         """Read tokens (T,) into a row of the cache and return the logits behind the last, (V,) float32."""
         return self.extend([ids], cache, [row])[0]
 
-    def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0, *, last: int | None = None) -> Floats:
-        """Read tokens (T,) into a row of the cache and return logits (T, V) float32, behind each or the last few."""
+    def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
+        """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
         tokens = np.asarray(ids, np.int32).reshape(-1)
-        wanted = np.ones(len(tokens), bool)
-        if last is not None:
-            wanted[:-last] = False
-        return self._read(tokens, np.full(len(tokens), row), cache, wanted)
+        return self._read(tokens, np.full(len(tokens), row), cache, np.ones(len(tokens), bool))
 
     def step(self, ids: ArrayLike, cache: EngineCache, rows: ArrayLike | None = None) -> Floats:
         """Read one token (B,) for each row of the cache (or for those in `rows`): logits, (B, V) float32."""
@@ -141,16 +140,17 @@ class Engine:
             raise OptionError(f"a step takes one token for each row: {len(tokens)} tokens, {len(which)} rows")
         return self._read(tokens, which, cache, np.ones(len(tokens), bool))
 
-    def extend(self, ids: Sequence[ArrayLike], cache: EngineCache, rows: Sequence[int]) -> Floats:
+    def extend(self, ids: Sequence[ArrayLike], cache: EngineCache, rows: Sequence[int], *, last: int = 1) -> Floats:
         """Read any number of tokens into each of some rows, with one pass over the weights for every 256 tokens.
 
         Args:
             ids: B lists of tokens.
             cache: that they go on with.
             rows: of the cache, one for each list.
+            last: behind how many tokens at the end of each list logits are wanted.
 
         Returns:
-            the logits behind the last token of each list, (B, V) float32.
+            the logits behind the last tokens of each list, (B * last, V) float32; of shorter lists all.
         """
         parts = [np.asarray(part, np.int32).reshape(-1) for part in ids]
         counts = [len(part) for part in parts]
@@ -158,8 +158,7 @@ class Engine:
             raise OptionError("there are no tokens to read")
         if len(counts) != len(rows) or len(set(rows)) != len(rows):
             raise OptionError(f"each list of tokens goes into a row of its own: {len(counts)} lists, rows {rows}")
-        wanted = np.zeros(sum(counts), bool)
-        wanted[np.cumsum(counts) - 1] = True
+        wanted = np.repeat(np.cumsum(counts), counts) - np.arange(sum(counts)) <= last
         return self._read(np.concatenate(parts), np.repeat(rows, counts), cache, wanted)
 
     def _read(self, ids: NDArray[np.int32], rows: Any, cache: EngineCache, wanted: NDArray[np.bool_]) -> Floats:
@@ -269,6 +268,8 @@ def _usual(tensors: Mapping[str, LazyTensor]) -> np.dtype[np.generic]:
 def _load(
     name: str, tensor: LazyTensor, dtype: np.dtype[np.generic], kind: str | None
 ) -> NDArray[np.generic] | Quantized:
-    if kind and len(tensor.shape) == 2 and name != "pos_emb.weight":
+    if isinstance(tensor, QuantizedTensor) and tensor.kind == kind:
+        return tensor.stored()
+    if kind and is_quantizable(name, tensor.shape):
         return quantize(tensor.load(), kind)
     return tensor.astype(dtype).load()

@@ -6,12 +6,17 @@ the least squared error; its packing (128 weights in 16 words) is what tile.h un
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.tensors import DTYPES, LazyTensor
+
+KINDS = ("int8", "int4")
 GROUP = 32
 _BLOCK = 128  # weights packed together
 _LEVELS = (-8.0, -8.4, -7.6, -7.2, 8.0, 7.6, 7.2, 7.0)
@@ -35,6 +40,48 @@ class Quantized:
     columns: int
 
 
+@dataclass(frozen=True)
+class QuantizedTensor(LazyTensor):
+    """A matrix that is stored quantised, in a file or soon; load() gives the float32 values that it stands for.
+
+    Attributes:
+        kind: "int8" or "int4".
+        stored: returns it as it is stored.
+    """
+
+    kind: str
+    stored: Callable[[], Quantized]
+
+    @classmethod
+    def of_stored(cls, shape: tuple[int, ...], kind: str, stored: Callable[[], Quantized]) -> QuantizedTensor:
+        """Make one of shape (rows, columns)."""
+        return cls(shape, DTYPES["float32"], lambda: dequantize(stored()), kind, stored)
+
+    @property
+    def stored_as(self) -> str:
+        """The kind."""
+        return self.kind
+
+    @property
+    def stored_nbytes(self) -> int:
+        """Size of numbers and scales in bytes."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts(self.shape, self.kind))
+
+
+def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter, by zoo's name, is quantised: the matrices are, of positions a token reads one row only."""
+    return len(shape) == 2 and name != "pos_emb.weight"
+
+
+def parts(shape: tuple[int, ...], kind: str) -> list[tuple[tuple[int, ...], np.dtype[np.generic]]]:
+    """Return shape and dtype of the data and of the scales of a matrix of this shape."""
+    rows, columns = shape
+    if kind == "int8":
+        return [(shape, np.dtype(np.int8)), ((rows,), DTYPES["float32"])]
+    blocks = -(-columns // _BLOCK)
+    return [((rows, 16 * blocks), np.dtype(np.int32)), ((rows, 4 * blocks), DTYPES["bfloat16"])]
+
+
 def quantize(weight: NDArray[np.generic], kind: str) -> Quantized:
     """Quantise a matrix, (rows, columns) of any float dtype, some rows at a time."""
     step = max(1, (1 << 20) // weight.shape[1])
@@ -50,13 +97,23 @@ def quantize(weight: NDArray[np.generic], kind: str) -> Quantized:
 
 def dequantize(matrix: Quantized) -> NDArray[np.float32]:
     """Return the float32 values that a quantised matrix stands for."""
-    if matrix.kind == "int8":
-        return matrix.data.astype(np.float32) * matrix.scales.astype(np.float32)[:, None]
-    words = matrix.data.reshape(len(matrix.data), -1, 1, 16).view(np.int32)
+    values = np.empty((len(matrix.data), matrix.columns), np.float32)
+    step = max(1, (1 << 20) // matrix.columns)
+    plain = _plain8 if matrix.kind == "int8" else _plain4
+    for i in range(0, len(values), step):
+        values[i : i + step] = plain(matrix.data[i : i + step], matrix.scales[i : i + step])[:, : matrix.columns]
+    return values
+
+
+def _plain8(data: NDArray[np.generic], scales: NDArray[np.generic]) -> NDArray[np.float32]:
+    return data.astype(np.float32) * scales.astype(np.float32)[:, None]
+
+
+def _plain4(data: NDArray[np.generic], scales: NDArray[np.generic]) -> NDArray[np.float32]:
+    words = data.reshape(len(data), -1, 1, 16).view(np.int32)
     shifts = np.arange(28, -1, -4, dtype=np.int32)[:, None]
     q = ((words << shifts) >> 28).reshape(len(words), -1, GROUP).astype(np.float32)
-    values = q * matrix.scales.astype(np.float32)[..., None]
-    return values.reshape(len(words), -1)[:, : matrix.columns]
+    return (q * scales.astype(np.float32)[..., None]).reshape(len(words), -1)
 
 
 def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
