@@ -29,7 +29,9 @@ Run = Callable[..., "Iterator[tuple[int, Token]]"]
 @click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model it must be, or a JSON file of a config.")
 @click.option("--dtype", type=DTYPE, help="Cast the weights to this dtype; without it they keep their own.")
-@click.option("--quantize", type=click.Choice(["int8", "int4"]), help="Round the matrices to this, unless the file has them so.")
+@click.option(
+    "--quantize", type=click.Choice(["int8", "int4"]), help="Round the matrices to this, unless the file has them so."
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of the engine; all cores if not given.")
 @click.option(
     "--engine",
