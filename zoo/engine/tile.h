@@ -102,8 +102,11 @@ static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y
         }                                                                             \
     } while (0)
 #define ROW w.data + r * w.stride, w.scales + r * w.groups
-    if (type == INT4)
-        for (; k < whole; k += 128) UNROLL for (int j = 0; j < 8; j++) STEP(k + 16 * j, ISA(weights)(ROW, k, j, type));
+    const int line = type == F32 ? 16 : type == INT8 ? 64 : type == INT4 ? 128 : 32; /* weights in 64 bytes */
+    for (; k + line <= whole; k += line) {
+        UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(w.data + r * w.stride + 64 * (size_t)(k / line) + AHEAD);
+        UNROLL for (int j = 0; j < line / 16; j++) STEP(k + 16 * j, ISA(weights)(ROW, k, j, type));
+    }
     for (; k < whole; k += 16) STEP(k, ISA(weights)(ROW, k, 0, type));
     V rest[4];
     for (int r = 0; r < R && k < w.cols; r++) ISA(rest)(w.data + r * w.stride, k, w.cols, type, &rest[r]);
