@@ -27,6 +27,7 @@ from zoo.tensors import DTYPES, LazyTensor, get_dtype
 
 Floats = NDArray[np.float32]
 _MOST = 256  # tokens a pass; longer prompts are read in several
+_SHORT = 32  # tokens; so few take little longer than one
 _NATIVE = ("float32", "bfloat16", "float16")
 
 
@@ -72,6 +73,7 @@ class Engine:
                 f"the engine cannot start with {threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
             )
         self._handle = ctypes.c_void_p(handle)
+        self._rounds = bool(library.zoo_rounds(self._handle))
         self._close = weakref.finalize(self, library.zoo_close, self._handle)
 
     @classmethod
@@ -123,9 +125,21 @@ class Engine:
             raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
         return EngineCache(self.config, batch, room)
 
-    def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
-        """Read tokens (T,) into a row of the cache and return the logits behind the last, (V,) float32."""
-        return self.extend([ids], cache, [row])[0]
+    def begin(self, ids: Sequence[int], cache: EngineCache, row: int = 0) -> Sequence[int]:
+        """Read what of a prompt (T,) may be read with rounded activations; return what is left for an exact pass.
+
+        Where the processor multiplies bfloat16 and weights are bfloat16, int8 or int4, that takes half the time: of
+        prompts of more than 32 tokens, all but the last are read so. Else nothing is read, and all is left.
+        """
+        if not self._rounds or len(ids) <= _SHORT:
+            return ids
+        tokens = np.asarray(ids, np.int32)[:-1]
+        self._read(tokens, np.full(len(tokens), row), cache, np.zeros(len(tokens), bool), rounded=True)
+        return ids[-1:]
+
+    def prefill(self, ids: Sequence[int], cache: EngineCache, row: int = 0) -> Floats:
+        """Read tokens (T,) into a row of the cache, as begin; return the logits behind the last, (V,) float32."""
+        return self.extend([self.begin(ids, cache, row)], cache, [row])[0]
 
     def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
@@ -161,11 +175,13 @@ class Engine:
         wanted = np.repeat(np.cumsum(counts), counts) - np.arange(sum(counts)) <= last
         return self._read(np.concatenate(parts), np.repeat(rows, counts), cache, wanted)
 
-    def _read(self, ids: NDArray[np.int32], rows: Any, cache: EngineCache, wanted: NDArray[np.bool_]) -> Floats:
+    def _read(
+        self, ids: NDArray[np.int32], rows: Any, cache: EngineCache, wanted: NDArray[np.bool_], *, rounded: bool = False
+    ) -> Floats:
         """The logits behind the tokens that are wanted; those of one row are neighbours, in order."""
         self._check(ids, rows, cache)
         parts = [slice(i, i + _MOST) for i in range(0, len(ids), _MOST)]
-        found = [self._forward(ids[p], rows[p], cache, np.flatnonzero(wanted[p])) for p in parts]
+        found = [self._forward(ids[p], rows[p], cache, np.flatnonzero(wanted[p]), rounded) for p in parts]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _check(self, ids: NDArray[np.int32], rows: Any, cache: EngineCache) -> None:
@@ -185,13 +201,13 @@ class Engine:
         if longest > cache.room:
             raise OptionError(f"{longest} tokens do not fit into a context of {cache.room}; give fewer")
 
-    def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any) -> Floats:
+    def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any, rounded: bool) -> Floats:
         first = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row's tokens
         nth = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows)))
         logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
         arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, cache.lengths[rows] + nth, wanted)]
         pointers = [a.ctypes.data for a in (*arrays, cache.keys, cache.values, logits)]
-        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3]
+        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3], rounded
         self._library.zoo_forward(self._handle, ctypes.byref(native.Tokens(*pointers, *sizes)))
         np.add.at(cache.lengths, rows, 1)
         return logits[:, : self.config.vocab_size]

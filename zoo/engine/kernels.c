@@ -47,7 +47,7 @@ typedef struct {
 typedef struct {
     const int32_t *ids, *row, *position, *wanted; /* wanted: the tokens whose logits are asked for */
     float *keys, *values, *logits;                /* caches (L, B, H, room, depth); logits (n_wanted, V) */
-    int32_t n, n_wanted, batch, room;
+    int32_t n, n_wanted, batch, room, rounded; /* rounded: activations may be bfloat16 where the weights have no more bits */
 } Tokens;
 
 typedef struct { const char *data; const uint16_t *scales; size_t stride; int groups, cols; } Rows;
@@ -57,6 +57,8 @@ typedef struct {
     void (*gelu)(float *x, int n, int exact);
     void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
     void (*attend)(const float *q, const float *keys, const float *values, int length, int head, int depth, float *acc, float *out);
+    void (*round)(const float *x, int n, uint16_t *out); /* this and the next may be NULL */
+    void (*rounded_product)(Rows, int type, int rows, const uint16_t *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
 } Kernels;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -80,6 +82,13 @@ static inline float from_half(uint16_t bits) {
 #undef ISA
 #undef TILE_AVX512
 #pragma GCC pop_options
+#if __GNUC__ >= 10 || __clang_major__ >= 9
+#define HAS_BF16
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
+#include "bf16.h"
+#pragma GCC pop_options
+#endif
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 #define TILE_AVX2
@@ -96,6 +105,9 @@ static const Kernels *choose(const char *name) {
 #if defined(__x86_64__)
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     int avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#ifdef HAS_BF16
+    if (avx512 && __builtin_cpu_supports("avx512bf16") && (!*name || !strcmp(name, "avx512bf16"))) return &kernels_bf16;
+#endif
     if (avx512 && (!*name || !strcmp(name, "avx512"))) return &kernels_avx512;
     if (avx2 && (!*name || !strcmp(name, "avx2"))) return &kernels_avx2;
 #endif
@@ -114,6 +126,7 @@ typedef struct Engine {
     int n_threads, n_workers, n_phases, capacity, n_segments;
     size_t ldc, ldi;
     float *x, *qkv, *mixed, *hidden, *normed;
+    uint16_t *rounded;
     int32_t *segments;
     Phase *phases;
     Worker *workers;
@@ -186,7 +199,16 @@ static void normalise(Worker *w, int t, const void *argument) {
 }
 
 typedef enum { STORE, ADD, GELU } Then;
-typedef struct { const Matrix *matrix; const Norm *norm; const float *x; float *y; size_t ldx, ldy; int n, rows; const int32_t *pick; Then then; } Product;
+typedef struct { const Matrix *matrix; const Norm *norm; const float *x; float *y; size_t ldx, ldy; int n, rows; const int32_t *pick; Then then; int rounded; } Product;
+
+/* One token's activations for a product, normed if it asks for that, as bfloat16. */
+static void round_row(Worker *w, int t, const void *argument) {
+    const Product *p = argument;
+    Engine *e = w->engine;
+    const float *x = p->x + (p->pick ? p->pick[t] : t) * p->ldx;
+    if (p->norm) e->kernels->norm(x, p->norm->weight, p->norm->bias, e->model.eps, e->model.width, w->normed_rows);
+    e->kernels->round(p->norm ? w->normed_rows : x, p->matrix->cols, e->rounded + t * p->ldx);
+}
 
 /* Some rows of a matrix with all activations; with a norm, of few activations each thread makes its own normed copy. */
 static void multiply(Worker *w, int number, const void *argument) {
@@ -203,7 +225,9 @@ static void multiply(Worker *w, int number, const void *argument) {
         w->normed = w->phase;
     }
     size_t ld = round_up(count, 16);
-    e->kernels->product(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld, w->scratch);
+    if (p->rounded)
+        e->kernels->rounded_product(rows_of(m, first), m->type, count, e->rounded, p->ldx, p->n, w->temporary, ld, w->scratch);
+    else e->kernels->product(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld, w->scratch);
     for (int t = 0; t < p->n; t++) {
         float *y = p->y + t * p->ldy + first, *v = w->temporary + t * ld;
         if (m->type == INT8) for (int r = 0; r < count; r++) v[r] *= m->row_scales[first + r];
@@ -216,13 +240,16 @@ static void multiply(Worker *w, int number, const void *argument) {
 
 static void run_product(Worker *w, Product p) {
     const Matrix *m = p.matrix;
-    if (p.norm && p.n > MAX_PRIVATE && !p.pick) {
+    if (w->engine->tokens.rounded && w->engine->kernels->round && m->type != F32 && m->type != F16) {
+        phase(w, p.n, round_row, &p);
+        p.norm = NULL, p.rounded = 1;
+    } else if (p.norm && p.n > MAX_PRIVATE && !p.pick) {
         phase(w, p.n, normalise, p.norm);
         p.norm = NULL, p.x = w->engine->normed;
     }
     size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 4), by_size = round_up(TASK_BYTES / rows_of(m, 0).stride + 1, 16);
-    p.rows = p.n > 1 ? BLOCK_ROWS : (int)(even < by_size ? even : by_size);
-    if (p.n == 1 && p.rows > 1024) p.rows = 1024;
+    p.rows = p.n > 1 || p.rounded ? BLOCK_ROWS : (int)(even < by_size ? even : by_size);
+    if (p.rows > 1024) p.rows = 1024;
     phase(w, (m->rows + p.rows - 1) / p.rows, multiply, &p);
 }
 
@@ -297,7 +324,7 @@ void zoo_close(Engine *e) {
         free(w->normed_rows), free(w->scratch), free(w->temporary);
     }
     free(e->workers), free(e->phases), free(e->segments);
-    free(e->x), free(e->qkv), free(e->mixed), free(e->hidden), free(e->normed);
+    free(e->x), free(e->qkv), free(e->mixed), free(e->hidden), free(e->normed), free(e->rounded);
     free(e);
 }
 
@@ -310,11 +337,12 @@ Engine *zoo_open(const Model *model, int n_threads, int capacity, const char *is
     e->ldc = round_up(model->width, 128), e->ldi = round_up(model->inner, 128);
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, NULL);
-    e->n_phases = 7 * model->n_layers + 3;
+    e->n_phases = 9 * model->n_layers + 3;
     size_t n = capacity, widest = larger(e->ldi, e->ldc);
     int ok = (e->phases = aligned_alloc(64, e->n_phases * sizeof(Phase))) && (e->segments = calloc(n + 1, 4)) &&
              (e->workers = calloc(n_threads, sizeof(Worker))) && (e->x = floats(n * e->ldc)) && (e->normed = floats(n * e->ldc)) &&
-             (e->mixed = floats(n * e->ldc)) && (e->qkv = floats(n * 3 * model->width)) && (e->hidden = floats(n * e->ldi));
+             (e->mixed = floats(n * e->ldc)) && (e->qkv = floats(n * 3 * model->width)) && (e->hidden = floats(n * e->ldi)) &&
+             (e->rounded = (uint16_t *)floats(n * widest / 2));
     for (int i = 0; ok && i < n_threads; i++) {
         Worker *w = &e->workers[i];
         w->engine = e, e->n_workers = i + 1;

@@ -81,6 +81,7 @@ class Tokens(Structure):
         ("n_wanted", c_int32),
         ("batch", c_int32),
         ("room", c_int32),
+        ("rounded", c_int32),
     ]
 
 
