@@ -29,7 +29,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(params=["avx512", "avx2", "generic"])
+@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "generic"])
 def isa(request, monkeypatch):
     """Each instruction set that this machine has."""
     monkeypatch.setenv("ZOO_ENGINE_ISA", request.param)
@@ -58,9 +58,16 @@ def with_weights(model, change):
     return Engine(model.config, changed, threads=1), twin
 
 
+def smaller(kind, name, weight):
+    """A weight in fewer bits."""
+    if kind in ("int8", "int4"):
+        return quantize(weight, kind) if weight.ndim == 2 and name != "pos_emb.weight" else weight
+    return weight.astype(np.float16 if kind == "float16" else ml_dtypes.bfloat16)
+
+
 def expected_logits(model, ids, dtype=torch.float64):
     with torch.inference_mode():
-        return copy.deepcopy(model).to(dtype)(torch.tensor(ids)[None])[0, :, : model.config.vocab_size].numpy()
+        return copy.deepcopy(model).to(dtype)(torch.tensor(ids)[None])[0, :, : model.config.vocab_size].double().numpy()
 
 
 def some_ids(config, n, seed=5):
@@ -90,13 +97,7 @@ def test_logits_are_those_of_the_torch_model(isa, config):
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8", "int4"])
 def test_smaller_weights_are_computed_with_exactly(isa, kind):
     """The engine's logits are those of float32 weights with the rounded values: only the rounding costs quality."""
-
-    def change(name, weight):
-        if kind in ("int8", "int4"):
-            return quantize(weight, kind) if weight.ndim == 2 and name != "pos_emb.weight" else weight
-        return weight.astype(np.float16 if kind == "float16" else ml_dtypes.bfloat16)
-
-    engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), change)
+    engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), lambda *weight: smaller(kind, *weight))
     ids = some_ids(WIDE, 31)
     cache = engine.new_cache()
 
@@ -105,6 +106,32 @@ def test_smaller_weights_are_computed_with_exactly(isa, kind):
 
     assert_close(twin, ids, np.stack([*first, *steps]))
     assert (np.stack([*first, *steps]) == engine.verify(ids, engine.new_cache())).all()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_prompts_are_as_near_as_torchs_bfloat16(isa, kind):
+    """Rounded activations cost no more than in torch's model of bfloat16, and nothing where the processor has none."""
+    model = small_model(WIDE, dtype=torch.float32)
+    engine, twin = with_weights(model, lambda *weight: smaller(kind, *weight))
+    ids = some_ids(WIDE, 61)
+    exact = expected_logits(twin, ids)[-1]
+
+    error = np.abs(exact - engine.prefill(ids, engine.new_cache())).mean()
+
+    assert error < np.abs(exact - expected_logits(twin, ids, torch.bfloat16)[-1]).mean()
+    assert (error > 1e-4 * np.abs(exact).mean()) == (isa == "avx512bf16")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
+def test_prompts_change_no_bit_of_each_other(isa, kind):
+    """Alone, or several in one pass, in any row, with any number of threads."""
+    model = small_model(WIDE, dtype=torch.float32)
+    weights = {name: smaller(kind, name, weight) for name, weight in weights_of(model).items()}
+    alone, three = (Engine(WIDE, weights, threads=threads) for threads in (1, 3))
+    prompts = [some_ids(WIDE, n, seed=n) for n in (1, 14, 5)]
+    expected = [alone.prefill(prompt, alone.new_cache()) for prompt in prompts]
+
+    assert (np.stack(expected) == three.extend(prompts, three.new_cache(4), [3, 0, 1])).all()
 
 
 def test_threads_and_batches_change_no_bit(isa):

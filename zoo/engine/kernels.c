@@ -56,7 +56,8 @@ typedef struct {
     void (*unpack)(Rows, int type, float *out);
     void (*gelu)(float *x, int n, int exact);
     void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
-    void (*attend)(const float *q, const float *keys, const float *values, int length, int head, int depth, float *acc, float *out);
+    void (*attend)(const float *q, size_t ldq, int n, const float *keys, const float *values, int length, int head, int depth,
+                   float *acc, float *out, size_t ldo);
     void (*round)(const float *x, int n, uint16_t *out); /* this and the next may be NULL */
     void (*rounded_product)(Rows, int type, int rows, const uint16_t *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
 } Kernels;
@@ -268,9 +269,8 @@ static void attention(Worker *w, int number, const void *unused) {
         for (int d = 0; d < head; d++) keys[((size_t)(at / 16) * depth + d) * 16 + at % 16] = k[d];
         memcpy(values + (size_t)at * depth, v, 4 * (size_t)head);
     }
-    for (int i = first; i < last; i++)
-        e->kernels->attend(e->qkv + (size_t)i * 3 * c + h * head, keys, values, t->position[i] + 1, head, depth, w->scratch,
-                           e->mixed + i * e->ldc + h * head);
+    e->kernels->attend(e->qkv + (size_t)first * 3 * c + h * head, 3 * (size_t)c, last - first, keys, values, t->position[first] + 1,
+                       head, depth, w->scratch, e->mixed + first * e->ldc + h * head, e->ldc);
 }
 
 static void forward(Worker *w) {

@@ -202,37 +202,62 @@ static void ISA(norm)(const float *x, const float *weight, const float *bias, fl
     for (int i = whole; i < n; i++) out[i] = (x[i] - mean) * scale * weight[i] + (bias ? bias[i] : 0);
 }
 
-/* One head's attention over `length` cached positions, 16 at a time with a running maximum (online softmax). Keys lie as
- * (blocks of 16 positions, channel, position), values as (position, channel), both padded to `depth` channels. */
-static void ISA(attend)(const float *q, const float *keys, const float *values, int length, int head, int depth, float *acc,
-                        float *out) {
+/* What a token makes of its next 16 products q . k, of which it sees `count`: weights, with what came before weighed down.
+ * Not inline, so that the compiler rounds alike for one token and for several. */
+static __attribute__((noinline)) void ISA(soften)(float *weight, int count, float scale, float *largest, float *total, float *acc,
+                                                  int depth) {
     const W lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    float largest = -INFINITY, scale = 1 / sqrtf((float)head);
-    V total = {0};
-    for (int d = 0; d < depth; d++) acc[d] = 0;
-    for (int first = 0; first < length; first += 16) {
-        const float *key = keys + (size_t)first * depth;
-        V part[4] = {{0}, {0}, {0}, {0}};
-        int d = 0, count = length - first < 16 ? length - first : 16;
+    V score = *(V *)weight * scale;
+    float before = *largest;
+    for (int i = 0; i < count && i < 16; i++) *largest = score[i] > *largest ? score[i] : *largest;
+    V p = ISA(select)(lanes < count, ISA(exp)(score - *largest), (V){0});
+    float kept = before == -INFINITY ? 0 : ISA(exp)((V){0} + (before - *largest))[0];
+    *(V *)total = *(V *)total * kept + p;
+    *(V *)weight = p;
+    for (int d = 0; d < depth; d += 16) *(V *)(acc + d) *= kept;
+}
+
+/* One head's attention of Q neighbouring tokens, constant, over the cached positions, of which the first token sees `length`
+ * and each next one more: 16 positions at a time with a running maximum (online softmax). Keys lie as (blocks of 16 positions,
+ * channel, position), values as (position, channel), both padded to `depth` channels. */
+static inline ALWAYS void ISA(attend_some)(const float *q, size_t ldq, const float *keys, const float *values, int length, int head,
+                                           int depth, float *acc, float *out, size_t ldo, int Q) {
+    float weight[4][16], total[4][16], largest[4], scale = 1 / sqrtf((float)head);
+    for (int j = 0; j < Q; j++) largest[j] = -INFINITY, *(V *)total[j] = (V){0};
+    for (int d = 0; d < Q * depth; d++) acc[d] = 0;
+    for (int first = 0; first < length + Q - 1; first += 16) {
+        const float *key = keys + (size_t)first * depth, *value = values + (size_t)first * depth;
+        int d = 0, seen = length - first, most = seen + Q - 1 < 16 ? seen + Q - 1 : 16;
+        V part[4][4];
+        UNROLL for (int j = 0; j < Q; j++) UNROLL for (int i = 0; i < 4; i++) part[j][i] = (V){0};
         for (; d + 4 <= head; d += 4)
-            UNROLL for (int i = 0; i < 4; i++) part[i] += q[d + i] * *(const V *)(key + 16 * (d + i));
-        for (; d < head; d++) part[0] += q[d] * *(const V *)(key + 16 * d);
-        V score = ((part[0] + part[1]) + (part[2] + part[3])) * scale;
-        float before = largest, weight[16];
-        for (int i = 0; i < count; i++) largest = score[i] > largest ? score[i] : largest;
-        V p = ISA(exp)(score - largest);
-        p = ISA(select)(lanes < count, p, (V){0});
-        float kept = first ? ISA(exp)((V){0} + (before - largest))[0] : 0;
-        total = total * kept + p;
-        *(V *)weight = p;
+            UNROLL for (int i = 0; i < 4; i++)
+                UNROLL for (int j = 0; j < Q; j++) part[j][i] += q[j * ldq + d + i] * *(const V *)(key + 16 * (d + i));
+        for (; d < head; d++) UNROLL for (int j = 0; j < Q; j++) part[j][0] += q[j * ldq + d] * *(const V *)(key + 16 * d);
+        for (int j = 0; j < Q; j++) {
+            *(V *)weight[j] = (part[j][0] + part[j][1]) + (part[j][2] + part[j][3]);
+            ISA(soften)(weight[j], seen + j, scale, &largest[j], total[j], acc + j * depth, depth);
+        }
         for (d = 0; d < depth; d += 16) {
-            V sum = *(V *)(acc + d) * kept;
-            for (int i = 0; i < count; i++) sum += weight[i] * *(const V *)(values + (size_t)(first + i) * depth + d);
-            *(V *)(acc + d) = sum;
+            V sum[4];
+            UNROLL for (int j = 0; j < Q; j++) sum[j] = *(V *)(acc + j * depth + d);
+            for (int i = 0; i < most; i++)
+                UNROLL for (int j = 0; j < Q; j++) sum[j] += weight[j][i] * *(const V *)(value + (size_t)i * depth + d);
+            UNROLL for (int j = 0; j < Q; j++) *(V *)(acc + j * depth + d) = sum[j];
         }
     }
-    float inverse = 1 / ISA(sum)(total);
-    for (int d = 0; d < head; d++) out[d] = acc[d] * inverse;
+    for (int j = 0; j < Q; j++) {
+        float inverse = 1 / ISA(sum)(*(V *)total[j]);
+        for (int d = 0; d < head; d++) out[j * ldo + d] = acc[j * depth + d] * inverse;
+    }
+}
+
+static void ISA(attend)(const float *q, size_t ldq, int n, const float *keys, const float *values, int length, int head, int depth,
+                        float *acc, float *out, size_t ldo) {
+    int i = 0;
+    for (; i + 4 <= n; i += 4)
+        ISA(attend_some)(q + i * ldq, ldq, keys, values, length + i, head, depth, acc, out + i * ldo, ldo, 4);
+    for (; i < n; i++) ISA(attend_some)(q + i * ldq, ldq, keys, values, length + i, head, depth, acc, out + i * ldo, ldo, 1);
 }
 
 static const Kernels ISA(kernels) = {ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend)};
