@@ -128,10 +128,11 @@ def test_prompts_change_no_bit_of_each_other(isa, kind):
     model = small_model(WIDE, dtype=torch.float32)
     weights = {name: smaller(kind, name, weight) for name, weight in weights_of(model).items()}
     alone, three = (Engine(WIDE, weights, threads=threads) for threads in (1, 3))
-    prompts = [some_ids(WIDE, n, seed=n) for n in (1, 14, 5)]
+    prompts, rows, cache = [some_ids(WIDE, n, seed=n).tolist() for n in (1, 54, 41)], [3, 0, 1], three.new_cache(4)
     expected = [alone.prefill(prompt, alone.new_cache()) for prompt in prompts]
 
-    assert (np.stack(expected) == three.extend(prompts, three.new_cache(4), [3, 0, 1])).all()
+    left = [three.begin(prompt, cache, row) for prompt, row in zip(prompts, rows, strict=True)]
+    assert (np.stack(expected) == three.extend(left, cache, rows)).all()
 
 
 def test_threads_and_batches_change_no_bit(isa):

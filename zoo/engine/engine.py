@@ -125,7 +125,7 @@ class Engine:
             raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
         return EngineCache(self.config, batch, room)
 
-    def begin(self, ids: Sequence[int], cache: EngineCache, row: int = 0) -> Sequence[int]:
+    def begin(self, ids: list[int], cache: EngineCache, row: int = 0) -> list[int]:
         """Read what of a prompt (T,) may be read with rounded activations; return what is left for an exact pass.
 
         Where the processor multiplies bfloat16 and weights are bfloat16, int8 or int4, that takes half the time: of
@@ -137,9 +137,10 @@ class Engine:
         self._read(tokens, np.full(len(tokens), row), cache, np.zeros(len(tokens), bool), rounded=True)
         return ids[-1:]
 
-    def prefill(self, ids: Sequence[int], cache: EngineCache, row: int = 0) -> Floats:
+    def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache, as begin; return the logits behind the last, (V,) float32."""
-        return self.extend([self.begin(ids, cache, row)], cache, [row])[0]
+        tokens = np.asarray(ids, np.int32).reshape(-1).tolist()
+        return self.extend([self.begin(tokens, cache, row)], cache, [row])[0]
 
     def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""

@@ -355,6 +355,12 @@ Engine *zoo_open(const Model *model, int n_threads, int capacity, const char *is
     return NULL;
 }
 
+/* Whether prompts gain from rounded activations: the processor multiplies bfloat16, and the weights have no more bits. */
+int zoo_rounds(const Engine *e) {
+    int type = e->model.n_layers ? e->model.layers[0].qkv.type : F32;
+    return e->kernels->round && type != F32 && type != F16;
+}
+
 /* One pass. The Python side has checked every id, row, position and length. */
 void zoo_forward(Engine *e, const Tokens *tokens) {
     e->tokens = *tokens;

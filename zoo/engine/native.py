@@ -99,6 +99,7 @@ def library() -> ctypes.CDLL | None:
     except OSError:  # built for another machine
         return None
     found.zoo_open.argtypes, found.zoo_open.restype = [POINTER(Model), c_int, c_int, c_char_p], c_void_p
+    found.zoo_rounds.argtypes, found.zoo_rounds.restype = [c_void_p], c_int
     found.zoo_forward.argtypes, found.zoo_forward.restype = [c_void_p, POINTER(Tokens)], None
     found.zoo_close.argtypes, found.zoo_close.restype = [c_void_p], None
     found.zoo_logsumexp.argtypes, found.zoo_logsumexp.restype = [c_void_p, c_int], c_float

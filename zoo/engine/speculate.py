@@ -216,7 +216,10 @@ def _read(engine: Engine, cache: EngineCache, ids: list[int], guesses: list[int]
     size = engine.config.context_length
     # Cached beyond the tokens are guesses that were rejected. A window that slides is read as a whole.
     cache.truncate(0 if len(ids) > size else min(int(cache.lengths[0]), len(ids) - 1))
-    return engine.extend([[*ids[-size:][cache.lengths[0] :], *guesses]], cache, [0], last=len(guesses) + 1)
+    unread = ids[-size:][cache.lengths[0] :]
+    if not cache.lengths[0]:
+        unread = engine.begin(unread, cache)
+    return engine.extend([[*unread, *guesses]], cache, [0], last=len(guesses) + 1)
 
 
 def _judge(p: Probs, q: Probs, guess: int, generator: np.random.Generator) -> int:
