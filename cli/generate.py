@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -16,7 +17,9 @@ from zoo.config import GPTConfig
 from zoo.errors import OptionError
 
 if TYPE_CHECKING:
+    from zoo.engine import Engine
     from zoo.engine.speculate import Counts
+    from zoo.model import GPTModel
     from zoo.request import Token
 
 Run = Callable[..., "Iterator[tuple[int, Token]]"]
@@ -60,6 +63,9 @@ Run = Callable[..., "Iterator[tuple[int, Token]]"]
 @click.option("--speculate", type=click.Choice(["ngram"]), help="Faster: guess what followed the last words before.")
 @click.option("--draft", help="Faster: guess with this smaller model of the same vocabulary, a checkpoint or a name.")
 @click.option("--speculate-tokens", type=click.IntRange(1, 255), help="Guesses a pass.  [default: 8; a draft's 4]")
+@click.option("--prompts", type=click.Path(path_type=Path, allow_dash=True), help="Continue each prompt of this file.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Of --prompts: where the texts go.")
+@click.option("--batch", type=click.IntRange(1, 256), help="Of --prompts: texts made at once.  [default: 16]")
 @click.option("--json", "as_json", is_flag=True, help="Print texts, token ids and log-probabilities as JSON.")
 def generate(
     prompt: str,
@@ -75,6 +81,9 @@ def generate(
     speculate: Literal["ngram"] | None,
     draft: str | None,
     speculate_tokens: int | None,
+    prompts: Path | None,
+    out: Path | None,
+    batch: int | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -82,44 +91,64 @@ def generate(
 
     A PROMPT of - is read from stdin; without one the text starts from nothing.
 
+    --prompts takes many: a text with one a line, or .jsonl of {"prompt": ..., "id": ..., "temperature": ...};
+    - is stdin. Their texts go to --out, a .jsonl; the same command, given again, goes on where it stopped.
+
     \b
     Examples:
       zoo generate --model gpt2m.safetensors "Every effort moves you"
       zoo generate -m models/124M --temperature 0 -n 20 "The capital of France is"
       zoo generate -m gpt2-xl.safetensors --draft gpt2.safetensors --quantize int8 "Once"
       echo "Once upon a time" | zoo generate -m gpt2m.safetensors --samples 3 --seed 1 -
+      zoo generate -m gpt2m.safetensors --prompts prompts.jsonl --out texts.jsonl --batch 32
     """
     if speculate and draft:
         raise click.UsageError("Give one of --speculate and --draft.")
     if speculate_tokens and not (speculate or draft):
         raise click.UsageError("--speculate-tokens belongs to --speculate and --draft.")
+    _check_files(prompts, out, batch, alone=bool(prompt or n_samples > 1 or speculate or draft))
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     # Options are checked before seconds go into loading.
     from zoo.request import Request
 
     request = Request(**options)
     source = model or _default_model()
+    native = _takes_native(engine, device, dtype, quantize, threads, speculates=bool(speculate or draft))
+    loaded: Engine | GPTModel
     counts: list[Counts] = []
     run: Run
-    if _takes_native(engine, device, dtype, quantize, threads, speculates=bool(speculate or draft)):
+    if native:
         from zoo.engine import Engine
         from zoo.engine.generation import generate_batch as run_native
 
         opened = partial(Engine.open, dtype=dtype, quantize=quantize, threads=threads)
-        native = opened(source, format=format, size=size)
-        run = partial(run_native, native, [text], request)
+        loaded = opened(source, format=format, size=size)
+        run = partial(run_native, loaded, [text], request)
         if speculate or draft:
             from zoo.engine.speculate import generate_batch as run_guessing
 
             guesser: Engine | Literal["ngram"] = opened(draft) if draft else "ngram"
             run = partial(
-                run_guessing, native, [text], request, draft=guesser, n_tokens=speculate_tokens, counts=counts
+                run_guessing, loaded, [text], request, draft=guesser, n_tokens=speculate_tokens, counts=counts
             )
     else:
         from zoo.generation import generate_batch as run_torch
         from zoo.loading import load
 
-        run = partial(run_torch, load(source, format=format, size=size, dtype=dtype, device=device), [text], **options)
+        loaded = load(source, format=format, size=size, dtype=dtype, device=device)
+        run = partial(run_torch, loaded, [text], **options)
+    if prompts and out:
+        from zoo.cli.prompts import continue_file
+        from zoo.content import content_hash
+
+        settings = {
+            "model": content_hash(source, format=format, size=size),
+            "engine": "native" if native else "torch",
+            "dtype": dtype,
+            "quantize": quantize,
+        }
+        continue_file(prompts, out, loaded, request, settings, batch=batch or 16, as_json=as_json)
+        return
     if as_json:
         samples = _collect(run, text, n_samples)
         for sample, count in zip(samples, counts, strict=False):  # there are none without guesses
@@ -140,6 +169,16 @@ def _summary(counts: list[Counts]) -> str:
     )
     share = f" ({accepted / proposed:.0%})" if proposed else ""
     return f"{accepted} of {proposed} guesses accepted{share}, {tokens} tokens in {passes} passes"
+
+
+def _check_files(prompts: Path | None, out: Path | None, batch: int | None, *, alone: bool) -> None:
+    """Refuse options that do not go with --prompts; those are `alone` that are for one prompt."""
+    if prompts is None and (out or batch):
+        raise click.UsageError("--out and --batch belong to --prompts.")
+    if prompts is not None and out is None:
+        raise click.UsageError("Missing option '--out', which --prompts needs.")
+    if prompts is not None and alone:
+        raise click.UsageError("PROMPT, --samples, --speculate and --draft do not go with --prompts.")
 
 
 def _default_model() -> str:

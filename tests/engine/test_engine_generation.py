@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 from small import SMALL, random_ids, small_model, varied
 
 import zoo
@@ -106,6 +108,42 @@ def test_samples_have_the_distribution_of_the_torch_sampler(options):
 
     for token, p in enumerate(probs):
         assert abs(draws.count(token) / 4000 - p) <= 4 * math.sqrt(p * (1 - p) / 4000)
+
+
+class Fixed:
+    """A generator that always draws the same number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def random(self):
+        return self.number
+
+
+@given(
+    logits=st.lists(st.integers(-12, 12), min_size=2, max_size=40),
+    top_k=st.none() | st.integers(1, 45),
+    top_p=st.none() | st.sampled_from([0.0913, 0.6137, 0.9871]),
+    min_p=st.none() | st.sampled_from([0.0317, 0.4339]),
+    temperature=st.sampled_from([0.37, 1.0, 2.1]),
+    number=st.sampled_from([0.0, 0.1237, 0.5171, 0.9113, 0.99999]),
+)
+def test_the_filters_keep_what_those_of_torch_keep(logits, top_k, top_p, min_p, temperature, number):
+    """Of what the torch filters keep (many logits are equal), a number from 0 to 1 draws as the shares say."""
+    from zoo.sampler import _filters
+
+    logits = np.array(logits, np.float32) / 2
+    request = Request(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    filtered = torch.tensor(logits, dtype=torch.float64) / temperature
+    for keep in _filters(request):
+        filtered = keep(filtered)
+    probs = filtered.softmax(-1).numpy()
+    is_filtered = top_p or min_p or (top_k or 99) < len(logits)
+    order = np.argsort(-logits, kind="stable") if is_filtered else np.arange(len(logits))
+    order = order[probs[order] > 0]
+
+    expected = order[np.searchsorted(probs[order].cumsum(), number, side="right")]
+    assert expected == pick(logits, [], request, Fixed(number))
 
 
 def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):

@@ -135,8 +135,8 @@ def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.ran
     if request.temperature == 0:
         return int(logits.argmax())
     order, probs = _filter(logits, request)
-    total = probs.cumsum()
-    return int(order[min(np.searchsorted(total, generator.random() * total[-1], side="right"), len(probs) - 1)])
+    sums = probs.cumsum()
+    return int(order[min(np.searchsorted(sums, generator.random() * sums[-1], side="right"), len(probs) - 1)])
 
 
 def distribution(logits: Logits, ids: Sequence[int], request: Request) -> NDArray[np.float64]:
@@ -158,13 +158,29 @@ def _penalise(logits: Logits, ids: Sequence[int], request: Request) -> Logits:
 
 
 def _filter(logits: Logits, request: Request) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tokens, the most probable first, and the weights of those that the filters keep."""
-    order = np.argsort(-logits, kind="stable")[: request.top_k]
-    probs = np.exp((logits[order] - logits[order[0]]).astype(np.float64) / request.temperature)
-    probs /= probs.sum()
+    """Tokens, the most probable first (in any order if none is left out), and the weights of those that are kept."""
+    probs = np.exp((logits - logits.max()).astype(np.float64) / request.temperature)  # of the best token: 1
+    order, total = _candidates(logits, probs, request)
+    probs = probs[order]
     if request.top_p is not None and request.top_p < 1:
-        probs = probs[: int((probs.cumsum() - probs < request.top_p).sum())]
-        probs = probs / probs.sum()
+        total = probs.sum() if request.top_k else total
+        probs = probs[: int((probs.cumsum() - probs < request.top_p * total).sum())]
     if request.min_p:
-        probs = probs[probs >= request.min_p * probs[0]]
+        probs = probs[probs >= request.min_p]
     return order, probs
+
+
+def _candidates(logits: Logits, probs: NDArray[np.float64], request: Request) -> tuple[NDArray[np.int64], float]:
+    """All tokens that the filters can keep, and the sum of the weights of the whole vocabulary.
+
+    Sorting few is faster: of a vocabulary of V, tokens below (1 - p) / V have together less than 1 - p.
+    """
+    total, least = float(probs.sum()), request.min_p or 0.0
+    if request.top_k is not None and request.top_k < len(probs):
+        least = max(least, np.partition(probs, -request.top_k)[-request.top_k])
+    elif request.top_p is not None and request.top_p < 1:
+        least = max(least, (1 - request.top_p) / len(probs) * total)
+    if not least:
+        return np.arange(len(probs)), total
+    found = np.flatnonzero(probs >= least)
+    return found[np.argsort(-logits[found], kind="stable")][: request.top_k], total
