@@ -52,7 +52,9 @@ def test_every_zoo_command_of_a_page_runs(models, page):
             assert (0, "") == (done.returncode, done.stderr), command
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/python-api.md", "docs/training.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/getting-started.md", "docs/python-api.md", "docs/training.md", "docs/batches.md"]
+)
 def test_the_python_of_a_page_runs(models, page, monkeypatch, capsys):
     """The Python blocks of a page run one after the other."""
     monkeypatch.chdir(models)

@@ -163,7 +163,6 @@ def _filter(logits: Logits, request: Request) -> tuple[NDArray[np.int64], NDArra
     order, total = _candidates(logits, probs, request)
     probs = probs[order]
     if request.top_p is not None and request.top_p < 1:
-        total = probs.sum() if request.top_k else total
         probs = probs[: int((probs.cumsum() - probs < request.top_p * total).sum())]
     if request.min_p:
         probs = probs[probs >= request.min_p]
@@ -171,16 +170,19 @@ def _filter(logits: Logits, request: Request) -> tuple[NDArray[np.int64], NDArra
 
 
 def _candidates(logits: Logits, probs: NDArray[np.float64], request: Request) -> tuple[NDArray[np.int64], float]:
-    """All tokens that the filters can keep, and the sum of the weights of the whole vocabulary.
+    """All tokens that the filters can keep, and the sum of the weights among which top_p chooses.
 
     Sorting few is faster: of a vocabulary of V, tokens below (1 - p) / V have together less than 1 - p.
     """
-    total, least = float(probs.sum()), request.min_p or 0.0
+
+    def ordered(least: float) -> NDArray[np.int64]:
+        found = np.flatnonzero(probs >= least)
+        return found[np.argsort(-logits[found], kind="stable")]
+
     if request.top_k is not None and request.top_k < len(probs):
-        least = max(least, np.partition(probs, -request.top_k)[-request.top_k])
-    elif request.top_p is not None and request.top_p < 1:
+        order = ordered(np.partition(probs, -request.top_k)[-request.top_k])[: request.top_k]
+        return order, float(probs[order].sum())
+    total, least = float(probs.sum()), request.min_p or 0.0
+    if request.top_p is not None and request.top_p < 1:
         least = max(least, (1 - request.top_p) / len(probs) * total)
-    if not least:
-        return np.arange(len(probs)), total
-    found = np.flatnonzero(probs >= least)
-    return found[np.argsort(-logits[found], kind="stable")][: request.top_k], total
+    return ordered(least) if least else np.arange(len(probs)), total
