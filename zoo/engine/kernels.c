@@ -21,7 +21,7 @@
 #define ALWAYS __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 enum { F32, BF16, F16, INT8, INT4 };
-enum { SPIN = 4000, TASK_BYTES = 1 << 16, MAX_PRIVATE = 4, BLOCK_ROWS = 32, MANY = 18 };
+enum { SPIN = 4000, MAX_PRIVATE = 4, BLOCK_ROWS = 32, MANY = 18 };
 enum { AHEAD = 6144 }; /* bytes of weights fetched in advance: rows are too short for the processor to see where they lead */
 
 /* A linear layer or an embedding; the Python side (zoo/engine/native.py) has the same struct. */
@@ -248,9 +248,8 @@ static void run_product(Worker *w, Product p) {
         phase(w, p.n, normalise, p.norm);
         p.norm = NULL, p.x = w->engine->normed;
     }
-    size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 4), by_size = round_up(TASK_BYTES / rows_of(m, 0).stride + 1, 16);
-    p.rows = p.n > 1 || p.rounded ? BLOCK_ROWS : (int)(even < by_size ? even : by_size);
-    if (p.rows > 1024) p.rows = 1024;
+    size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 4);
+    p.rows = p.n > 1 || p.rounded ? BLOCK_ROWS : even > 1024 ? 1024 : (int)even;
     phase(w, (m->rows + p.rows - 1) / p.rows, multiply, &p);
 }
 

@@ -116,19 +116,20 @@ static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N; n++) y[n * ldy + r] = ISA(sum)(acc[r][n]);
 }
 
-/* Some rows, one tile after the other, each with all activations: rows come from memory, activations from the cache. */
-static inline ALWAYS void ISA(tiles)(Rows w, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, int type) {
+/* Some rows, `most` (4 or 1) at a time, each with all activations: rows come from memory, activations from the cache. */
+static inline ALWAYS void ISA(tiles)(Rows w, int rows, int most, const float *x, size_t ldx, int n, float *y, size_t ldy, int type) {
     for (int r = 0; r < rows;) {
-        int height = rows - r >= 4 ? 4 : 1;
+        int height = rows - r < most ? 1 : most;
         for (int t = 0, step; t < n; t += step) {
             const float *xt = x + t * ldx;
             float *yt = y + t * ldy + r;
-            step = height == 1 ? 1 : n - t >= 6 ? 6 : n - t >= 4 ? 4 : n - t >= 2 ? 2 : 1;
-            if (step == 6) ISA(tile)(w, xt, ldx, yt, ldy, type, 4, 6);
-            else if (step == 4) ISA(tile)(w, xt, ldx, yt, ldy, type, 4, 4);
-            else if (step == 2) ISA(tile)(w, xt, ldx, yt, ldy, type, 4, 2);
-            else if (height == 4) ISA(tile)(w, xt, ldx, yt, ldy, type, 4, 1);
-            else ISA(tile)(w, xt, ldx, yt, ldy, type, 1, 1);
+            step = n - t >= 6 ? 6 : n - t >= 4 ? 4 : n - t >= 2 ? 2 : 1;
+#define TILE(N) height == 1 ? ISA(tile)(w, xt, ldx, yt, ldy, type, 1, N) : ISA(tile)(w, xt, ldx, yt, ldy, type, 4, N)
+            if (step == 6) TILE(6);
+            else if (step == 4) TILE(4);
+            else if (step == 2) TILE(2);
+            else TILE(1);
+#undef TILE
         }
         w.data += height * w.stride, w.scales += height * w.groups, r += height;
     }
@@ -147,19 +148,20 @@ static void ISA(unpack)(Rows w, int type, float *out) {
 /* y[n * ldy + r] = row r . x[n] for any number of rows and activations. For many activations weights are unpacked once, into
  * scratch, and all the rows take six activations at a time, which stay in the first cache. */
 static void ISA(product)(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
+    /* Memory is read fastest row by row; four rows at a time share what they have to do for each activation. */
+    int step = n > MANY ? 6 : n, most = n <= (type == F32 ? MANY : type == BF16 || type == F16 ? 2 : 0) ? 1 : 4;
     if (n > MANY && type != F32) {
         size_t stride = round_up(w.cols, 16);
         for (int r = 0; r < rows; r++, w.data += w.stride, w.scales += w.groups) ISA(unpack)(w, type, scratch + r * stride);
         w = (Rows){(const char *)scratch, w.scales, 4 * stride, 0, w.cols}, type = F32;
     }
-    int step = n > MANY ? 6 : n;
     for (int t = 0; t < n; t += step, x += step * ldx, y += step * ldy) {
         int some = n - t < step ? n - t : step;
-        if (type == F32) ISA(tiles)(w, rows, x, ldx, some, y, ldy, F32);
-        else if (type == BF16) ISA(tiles)(w, rows, x, ldx, some, y, ldy, BF16);
-        else if (type == F16) ISA(tiles)(w, rows, x, ldx, some, y, ldy, F16);
-        else if (type == INT8) ISA(tiles)(w, rows, x, ldx, some, y, ldy, INT8);
-        else ISA(tiles)(w, rows, x, ldx, some, y, ldy, INT4);
+        if (type == F32) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, F32);
+        else if (type == BF16) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, BF16);
+        else if (type == F16) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, F16);
+        else if (type == INT8) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, INT8);
+        else ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, INT4);
     }
 }
 
