@@ -21,7 +21,7 @@
 #define ALWAYS __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 enum { F32, BF16, F16, INT8, INT4 };
-enum { SPIN = 4000, MAX_PRIVATE = 4, BLOCK_ROWS = 32, MANY = 18 };
+enum { SPIN = 4000, MAX_PRIVATE = 4, BLOCK_ROWS = 32, MANY = 18, FIRST_CACHE = 38000 };
 enum { AHEAD = 6144 }; /* bytes of weights fetched in advance: rows are too short for the processor to see where they lead */
 
 /* A linear layer or an embedding; the Python side (zoo/engine/native.py) has the same struct. */

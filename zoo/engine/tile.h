@@ -148,8 +148,9 @@ static void ISA(unpack)(Rows w, int type, float *out) {
 /* y[n * ldy + r] = row r . x[n] for any number of rows and activations. For many activations weights are unpacked once, into
  * scratch, and all the rows take six activations at a time, which stay in the first cache. */
 static void ISA(product)(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
-    /* Memory is read fastest row by row; four rows at a time share what they have to do for each activation. */
-    int step = n > MANY ? 6 : n, most = n <= (type == F32 ? MANY : type == BF16 || type == F16 ? 2 : 0) ? 1 : 4;
+    /* Memory is read fastest row by row; four rows at a time share the loads of activations and the waits for sums. */
+    int few = type == F32 ? FIRST_CACHE / (4 * w.cols) : type == BF16 || type == F16 ? 2 : 0;
+    int step = n > (type == F32 ? few : MANY) ? 6 : n, most = n <= few ? 1 : 4;
     if (n > MANY && type != F32) {
         size_t stride = round_up(w.cols, 16);
         for (int r = 0; r < rows; r++, w.data += w.stride, w.scales += w.groups) ISA(unpack)(w, type, scratch + r * stride);
