@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -96,6 +97,28 @@ class SizeInBytes(click.ParamType[Any]):
         if match is None or match[2] not in self.units:
             self.fail(f"{value!r} is no size; write it like 2GB or 500MB", param, ctx)
         return int(float(match[1]) * self.units[match[2]])
+
+
+class Several(click.ParamType[Any]):
+    """Values with commas between them."""
+
+    name = "list"
+
+    def __init__(self, kind: click.ParamType[Any] | Sequence[str]) -> None:
+        """Take the type of one value, or all there are."""
+        self._kind = kind if isinstance(kind, click.ParamType) else click.Choice(kind)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
+        """Read each."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._kind.convert(part.strip(), param, ctx) for part in value.split(",") if part.strip())
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete the last."""
+        before, comma, last = incomplete.rpartition(",")
+        found = self._kind.shell_complete(ctx, param, last)
+        return [CompletionItem(f"{before}{comma}{item.value}") for item in found]
 
 
 FORMAT = FormatName()

@@ -12,6 +12,7 @@ import click
 import zoo
 import zoo.progress
 from zoo.cli._show import byte_progress, printable
+from zoo.cli.bench import bench
 from zoo.cli.cache import cache
 from zoo.cli.completion import completion
 from zoo.cli.convert import convert
@@ -62,6 +63,7 @@ def main() -> None:
 for command in (
     convert,
     generate,
+    bench,
     train,
     evaluate,
     data,

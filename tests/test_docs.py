@@ -53,7 +53,15 @@ def test_every_zoo_command_of_a_page_runs(models, page):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/getting-started.md", "docs/python-api.md", "docs/training.md", "docs/batches.md"]
+    "page",
+    [
+        "README.md",
+        "docs/getting-started.md",
+        "docs/python-api.md",
+        "docs/training.md",
+        "docs/batches.md",
+        "docs/bench.md",
+    ],
 )
 def test_the_python_of_a_page_runs(models, page, monkeypatch, capsys):
     """The Python blocks of a page run one after the other."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_size_t, c_void_p
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -102,6 +102,9 @@ def library() -> ctypes.CDLL | None:
     found.zoo_rounds.argtypes, found.zoo_rounds.restype = [c_void_p], c_int
     found.zoo_forward.argtypes, found.zoo_forward.restype = [c_void_p, POINTER(Tokens)], None
     found.zoo_close.argtypes, found.zoo_close.restype = [c_void_p], None
+    found.zoo_read.argtypes, found.zoo_read.restype = [c_void_p, c_size_t], c_float
+    for multiply in (found.zoo_multiply, found.zoo_multiply_bf16):
+        multiply.argtypes, multiply.restype = [c_size_t], c_float
     found.zoo_logsumexp.argtypes, found.zoo_logsumexp.restype = [c_void_p, c_int], c_float
     return found
 

@@ -1,0 +1,139 @@
+"""`zoo bench`: contenders compute the same, and numbers are made of what was measured."""
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+
+import zoo
+from zoo.bench import Settings, bench, write_random
+from zoo.bench.contenders import CONTENDERS, PEERS
+from zoo.bench.probe import Machine
+from zoo.bench.process import Process
+from zoo.bench.turns import prefill_operations
+from zoo.config import GPTConfig
+from zoo.engine import is_built
+from zoo.errors import OptionError, ZooError
+
+pytestmark = pytest.mark.skipif(not is_built(), reason="the engine is not built")
+
+CONFIG = GPTConfig(vocab_size=50257, context_length=40, width=24, n_heads=3, n_layers=2)
+PROMPTS = [[464, 3797, 3332, 319, 262], [7454, 2402, 257, 640, 11]]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A file with random weights and GPT-2's vocabulary."""
+    path = tmp_path_factory.mktemp("bench") / "tiny.safetensors"
+    write_random(CONFIG, path)
+    return path
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", PEERS)
+def test_contenders_give_the_same_greedy_tokens(name, tmp_path):
+    """Whoever is measured continues the small trained model as zoo's engine does, alone and in a batch."""
+    kind = CONTENDERS[name]
+    if find_spec(kind.package) is None:
+        pytest.skip(f"{kind.package} is not installed")
+    files = {}
+    for each in ("zoo", name):
+        files[each] = tmp_path / f"{each}{'.gguf' if each == 'llama.cpp' else ''}"
+        zoo.convert("stories", files[each], to=CONTENDERS[each].format, dtype=CONTENDERS[each].dtypes["float32"])
+    with Process("zoo", files["zoo"], "float32", 1) as ours, Process(name, files[name], "float32", 1) as theirs:
+        for prompts in (PROMPTS, PROMPTS[1:]) if kind.batches else (PROMPTS[:1], PROMPTS[1:], PROMPTS[:1]):
+            expected = ours.generate(prompts, 12)
+            found = theirs.generate(prompts, 12)
+            assert expected["ids"] == found["ids"]
+            assert len(found["seconds"]) == 12 and found["seconds"] == sorted(found["seconds"])
+
+
+def test_the_numbers_come_from_the_turns(tiny):
+    """Every precision and peer has its row; shares are what was read by what can be read, ratios what they say."""
+    settings = Settings(("float32", "int8"), ("book",), threads=1, contexts=(7, 19), tokens=5, rounds=3)
+    said = []
+    found = bench(tiny, settings, said.append)
+
+    rows = {(row["contender"], row["precision"]): row for row in found["rows"]}
+    assert [("zoo", "float32"), ("book", "float32"), ("zoo", "int8")] == list(rows)
+    assert ["float32: files are converted", "float32: zoo loads", "float32: book loads"] == said[:3]
+    for row in rows.values():
+        assert row["prefill_tokens_per_s"] > 0 and set(row["decode_tokens_per_s"]) == {7, 19}
+        assert row["first_token_s"] > 0.05 and row["peak_memory"] > row["anonymous_memory"] > 1e6
+    ours, theirs = rows["zoo", "float32"], rows["book", "float32"]
+    assert theirs["zoo_is_faster"]["first_token"] == pytest.approx(
+        theirs["first_token_s"] / ours["first_token_s"], rel=0.5
+    )
+    assert theirs["zoo_is_faster"]["decode"][19] == pytest.approx(
+        ours["decode_tokens_per_s"][19] / theirs["decode_tokens_per_s"][19], rel=0.9
+    )
+    cached = 2 * 4 * CONFIG.n_layers * CONFIG.width * (19 + 2.5)
+    rate = ours["decode_tokens_per_s"][19] * (ours["weight_bytes"] + cached)
+    assert ours["share_of_bandwidth"][19] == pytest.approx(rate / found["machine"]["read_bandwidth"], rel=0.5)
+
+
+def test_operations_of_a_prompt_are_those_counted_by_hand():
+    """Of a block with C = 6, I = 10 and T = 4: multiply-adds of the matrices, attention's half square and the head."""
+    config = GPTConfig(vocab_size=11, context_length=8, width=6, n_heads=2, n_layers=1, inner_width=10)
+
+    matrices = 4 * (6 * 18 + 6 * 6 + 6 * 10 + 10 * 6)
+    attention = (1 + 2 + 3 + 4) * (6 + 6)  # of each token, with itself and those before: q k and p v
+    assert 2 * (matrices + attention + 11 * 6) == prefill_operations(config, 4)
+
+
+def test_the_machine_reads_and_multiplies_at_a_credible_rate():
+    """Between a hundredth and a hundred times of an ordinary core; more threads do not read less than half."""
+    one, two = Machine(1), Machine(2)
+
+    assert 3e8 < one.bandwidth() < 1e12
+    assert 1e9 < one.peak("float32") <= 1e13
+    assert two.bandwidth() > one.bandwidths[0] / 2
+    assert one.peak("int7") == one.peaks["float32"][-1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(("float31",)), "no precision is called 'float31'"),
+        (Settings(against=("keras",)), "no peer is called 'keras'; known are transformers"),
+        (Settings(tokens=1), "tokens is at least 2"),
+        (Settings(contexts=(30,), tokens=12), "41 tokens do not fit the model's context of 40"),
+        (Settings(prefill=41), "41 tokens do not fit"),
+    ],
+)
+def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
+    """Before anything is loaded, a sentence says what is wrong."""
+    with pytest.raises(OptionError, match=message):
+        bench(tiny, settings)
+
+
+def test_a_peer_that_is_not_installed_is_refused(tiny, monkeypatch):
+    """The message names its package."""
+    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "no_such_package")
+    with pytest.raises(OptionError, match=r"llama.cpp needs the package no_such_package"):
+        bench(tiny, Settings(against=("llama.cpp",)))
+
+
+def test_a_contender_that_fails_is_a_sentence(tmp_path):
+    """Its last words are the message."""
+    with pytest.raises(ZooError, match=r"zoo failed: .*there is no such file"):
+        Process("zoo", tmp_path / "none.safetensors", "float32", 1)
+
+
+def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
+    """As a user calls it; the output that exists already is not replaced."""
+    command = [sys.executable, "-m", "zoo", "bench", "--precision", "float32", "--rounds", "1", "-n", "3"]
+    plain = subprocess.run([*command, "--model", tiny, "--threads", "1"], capture_output=True, text=True)
+    assert (0, "") == (plain.returncode, plain.stderr)
+    assert [str(tiny), "1 threads read"] == [plain.stdout[: len(str(tiny))], plain.stdout.splitlines()[1][:14]]
+    assert ["float32", "zoo"] == plain.stdout.splitlines()[4].split()[:2]
+
+    picture = tmp_path / "speeds.svg"
+    command += ["--model", tiny, "--no-first-token", "--json", "--plot", picture, "--context", "4,9"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert ["4", "9"] == list(json.loads(found.stdout)["rows"][0]["decode_tokens_per_s"])
+    assert "decode at context 9" in picture.read_text()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert 1 == again.returncode and "exists already" in again.stderr

@@ -1,0 +1,190 @@
+"""Those who generate: zoo's engine and other libraries, each behind one method."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
+
+
+Taken = tuple[float, int]
+"""time.perf_counter() behind a token, and its id."""
+
+
+class Contender:
+    """One way to run a model, alone in a process of its own.
+
+    Attributes:
+        package: what must be installed.
+        format: of the files that it reads.
+        dtypes: for each of zoo's precisions that it has, the dtype its file is converted to.
+        batches: whether it continues several prompts at once.
+        nbytes: of weights that a token reads; None where that is not known.
+    """
+
+    package: ClassVar[str]
+    format: ClassVar[str]
+    dtypes: ClassVar[dict[str, str]]
+    batches: ClassVar[bool] = True
+    nbytes: int | None = None
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        """Load a file."""
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        """Continue prompts (B, T) greedily by n tokens each; return when each came, and its id in the first row."""
+        raise NotImplementedError
+
+
+class Zoo(Contender):
+    """zoo's engine."""
+
+    package, format = "zoo", "zoo"
+    dtypes: ClassVar = {name: name for name in PRECISIONS}
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        from zoo.engine import Engine
+
+        self._engine = Engine.open(path, threads=threads)
+        self.nbytes = self._engine.nbytes
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        cache = self._engine.new_cache(len(prompts), len(prompts[0]) + n - 1)
+        tokens = [int(self._engine.prefill(ids, cache, row).argmax()) for row, ids in enumerate(prompts)]
+        taken = [(time.perf_counter(), tokens[0])]
+        for _ in range(n - 1):
+            tokens = self._engine.step(tokens, cache).argmax(-1).tolist()
+            taken.append((time.perf_counter(), tokens[0]))
+        return taken
+
+
+class Transformers(Contender):
+    """transformers' generate, with its cache."""
+
+    package, format = "transformers", "huggingface"
+    dtypes: ClassVar = {"float32": "float32", "bfloat16": "bfloat16"}
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import torch
+
+        transformers = import_module("transformers")
+        torch.set_num_threads(threads)
+        transformers.logging.set_verbosity_error()
+        dtype = getattr(torch, precision)
+        self._model = transformers.GPT2LMHeadModel.from_pretrained(path, dtype=dtype).eval()
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        import torch
+
+        ids, taken = torch.tensor(prompts), []
+
+        def on_token(ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+            """What generate asks after each token: which rows shall stop."""
+            taken.append((time.perf_counter(), int(ids[0, -1])))
+            return torch.zeros(len(ids), dtype=torch.bool)
+
+        with torch.no_grad():
+            self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=n,
+                min_new_tokens=n,
+                do_sample=False,
+                pad_token_id=0,
+                stopping_criteria=[on_token],
+            )
+        return taken
+
+
+class CTranslate2(Contender):
+    """CTranslate2's generator."""
+
+    package, format = "ctranslate2", "ctranslate2"
+    dtypes: ClassVar = {"float32": "float32", "int8": "int8"}
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        ctranslate2 = import_module("ctranslate2")
+        self._generator = ctranslate2.Generator(
+            str(path), compute_type=precision, inter_threads=1, intra_threads=threads
+        )
+        self._words = json.loads((path / "vocabulary.json").read_text())
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        taken: list[Taken] = []
+
+        def on_token(step: Any) -> bool:
+            if step.batch_id == 0:
+                taken.append((time.perf_counter(), step.token_id))
+            return False
+
+        words = [[self._words[i] for i in ids] for ids in prompts]
+        self._generator.generate_batch(
+            words, max_length=n, min_length=n, sampling_topk=1, include_prompt_in_result=False, callback=on_token
+        )
+        return taken
+
+
+class LlamaCpp(Contender):
+    """llama.cpp, through llama-cpp-python, which compiles it for this machine."""
+
+    package, format = "llama_cpp", "gguf"
+    dtypes: ClassVar = {
+        "float32": "float32",
+        "bfloat16": "bfloat16",
+        "float16": "float16",
+        "int8": "q8_0",
+        "int4": "q4_0",
+    }
+    batches = False
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        llama_cpp = import_module("llama_cpp")
+        self._llama = llama_cpp.Llama(
+            str(path), n_ctx=0, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
+        )
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        self._llama.reset()  # or it would keep what it has of the same prompt
+        tokens: Iterable[int] = self._llama.generate(prompts[0], temp=0.0, top_k=1, repeat_penalty=1.0)
+        return [(time.perf_counter(), token) for _, token in zip(range(n), tokens, strict=False)]
+
+
+class Book(Contender):
+    """The loop of "Build a Large Language Model (From Scratch)", which has no cache, with zoo's torch model."""
+
+    package, format = "torch", "zoo"
+    dtypes: ClassVar = {"float32": "float32"}
+
+    def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import torch
+
+        import zoo
+
+        torch.set_num_threads(threads)
+        self._model = zoo.load(path)
+
+    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
+        import torch
+
+        ids, taken = torch.tensor(prompts), []
+        for _ in range(n):
+            with torch.no_grad():
+                logits = self._model(ids[:, -self._model.config.context_length :])
+            ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
+            taken.append((time.perf_counter(), int(ids[0, -1])))
+        return taken
+
+
+CONTENDERS: dict[str, type[Contender]] = {
+    "zoo": Zoo,
+    "transformers": Transformers,
+    "ctranslate2": CTranslate2,
+    "llama.cpp": LlamaCpp,
+    "book": Book,
+}
+PEERS = tuple(name for name in CONTENDERS if name != "zoo")

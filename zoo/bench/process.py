@@ -1,0 +1,110 @@
+"""The other end of worker.py: a contender in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from zoo.errors import ZooError
+
+_QUIET = 0.05  # seconds between turns, in which the threads of the one before fall asleep
+
+
+class Process:
+    """A contender that has loaded its file. A context manager.
+
+    Attributes:
+        nbytes: of weights that a token reads; None where that is not known.
+    """
+
+    def __init__(self, name: str, path: Path, precision: str, threads: int) -> None:
+        """Start it.
+
+        Raises:
+            ZooError: it ended instead.
+        """
+        self._name = name
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "zoo.bench.worker", name, str(path), precision, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
+        )
+        try:
+            self.nbytes: int | None = self._answer()["nbytes"]
+        except ZooError:
+            self.__exit__(None, None, None)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def generate(self, prompts: list[list[int]], n: int) -> dict[str, Any]:
+        """Let it continue prompts; return {"seconds", "ids", "peak_memory", "anonymous_memory"}.
+
+        Raises:
+            ZooError: it ended instead.
+        """
+        time.sleep(_QUIET)
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"prompts": prompts, "n": n}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # what it said is read below
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._errors.seek(0)
+            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            raise ZooError(f"{self._name} failed: {said[-1]}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+def seconds_of_command(path: Path, prompt: str, threads: int) -> float:
+    """Return how long `zoo generate` takes from its start to the first token on its output.
+
+    Raises:
+        ZooError: it failed.
+    """
+    options = ["-m", str(path), "-n", "1", "-t", "0", "--threads", str(threads)]
+    command = [sys.executable, "-m", "zoo", "generate", *options, prompt]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None and process.stderr is not None
+        shown = b""
+        while len(shown) <= len(prompt.encode()):  # the prompt comes first
+            part = process.stdout.read(100)
+            if not part:
+                raise ZooError(f"zoo generate failed: {process.stderr.read().decode(errors='replace').strip()}")
+            shown += part
+        return time.perf_counter() - started
+
+
+def seconds_of_peer(name: str, path: Path, precision: str, threads: int, prompt: list[int]) -> float:
+    """Return how long a fresh Python takes to import a peer, load the file, and give the first token's id."""
+    started = time.perf_counter()
+    with Process(name, path, precision, threads) as process:
+        process.generate([prompt], 1)
+        return time.perf_counter() - started

@@ -1,0 +1,76 @@
+"""zoo and its peers on the same weights, threads and prompts, in turns.
+
+A precision at a time, each contender in a process of its own. In every round each generates once while the others
+wait, so that a busy moment of the machine falls on all alike; ratios and shares are taken within a round. Reported are
+the medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from zoo.bench.probe import Machine
+from zoo.bench.settings import Settings
+from zoo.bench.turns import Turns
+from zoo.config import GPTConfig
+from zoo.engine.engine import default_threads
+from zoo.plan import open_checkpoint
+
+
+def bench(
+    source: str | Path, settings: Settings | None = None, on_progress: Callable[[str], object] | None = None
+) -> dict[str, Any]:
+    """Measure how fast a model runs here.
+
+    Args:
+        source: checkpoint of any format, or a model's name.
+        settings: what to measure.
+        on_progress: called with a few words before each piece of work.
+
+    Returns:
+        {"model", "machine", "settings", "rows"}. A row is a contender in a precision: tokens/s, seconds, bytes; of zoo
+        the shares of what the machine can do, of a peer "zoo_is_faster", how many times as fast zoo is.
+
+    Raises:
+        OptionError: a setting is out of its range, or a peer is not installed.
+        ZooError: the checkpoint is damaged, the engine was not built, or a peer failed.
+    """
+    settings, on_progress = settings or Settings(), on_progress or (lambda _: None)
+    checkpoint = open_checkpoint(source)[1]
+    config = checkpoint.config
+    settings.check(config)
+    threads = settings.threads or default_threads()
+    machine, rows = Machine(threads), []
+    for precision in settings.precisions:
+        with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
+            on_progress(f"{precision}: files are converted")
+            turns = Turns(source, config, checkpoint.vocabulary, settings, threads, precision, Path(directory))
+            rows += turns.run(machine, on_progress)
+    return {
+        "model": {"source": str(source), "parameters": config.n_parameters, "config": config.to_dict()},
+        "machine": {
+            "threads": threads,
+            "read_bandwidth": statistics.median(machine.bandwidths),
+            "multiply_add_peak": {dtype: statistics.median(found) for dtype, found in machine.peaks.items()},
+        },
+        "settings": asdict(settings),
+        "rows": rows,
+    }
+
+
+def write_random(name: str | GPTConfig, out: Path) -> None:
+    """Write a zoo file with random weights of a registered shape, or of a config.
+
+    Raises:
+        UnknownName: no config is registered under this name.
+        OutputError: out cannot be written.
+    """
+    from zoo.init import create
+    from zoo.loading import save
+
+    save(create(name), out)

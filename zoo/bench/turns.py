@@ -1,0 +1,146 @@
+"""One precision: all contenders take turns, and their times become numbers."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.bench.contenders import CONTENDERS
+from zoo.bench.probe import Machine
+from zoo.bench.process import Process, seconds_of_command, seconds_of_peer
+from zoo.bench.settings import Settings
+from zoo.config import GPTConfig
+from zoo.conversion import convert
+from zoo.errors import OptionError
+from zoo.tokenizer import Tokenizer
+from zoo.vocabulary import Vocabulary
+
+FIRST_PROMPT = "Every effort moves you"
+_SUFFIXES = {"zoo": ".safetensors", "gguf": ".gguf"}
+_ROUNDED = ("bfloat16", "int8", "int4")  # whose prompts are multiplied in bfloat16, where the processor can
+
+Row = dict[str, Any]
+Samples = dict[str, list[float]]
+
+
+class Turns:
+    """The contenders of a precision, with their files in a directory."""
+
+    def __init__(
+        self,
+        source: str | Path,
+        config: GPTConfig,
+        vocabulary: Vocabulary | None,
+        settings: Settings,
+        threads: int,
+        precision: str,
+        directory: Path,
+    ) -> None:
+        """Convert the model for each of them."""
+        self._config, self._vocabulary, self._settings = config, vocabulary, settings
+        self._threads, self._precision = threads, precision
+        self._files: dict[str, Path] = {}
+        for name in ("zoo", *settings.against):
+            kind = CONTENDERS[name]
+            if precision in kind.dtypes and (settings.batch == 1 or kind.batches):
+                self._files[name] = directory / f"{name}{_SUFFIXES.get(kind.format, '')}"
+                convert(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
+        self._samples: dict[str, Samples] = {name: defaultdict(list) for name in self._files}
+        self._sizes: dict[str, Row] = {name: {} for name in self._files}
+
+    def run(self, machine: Machine, on_progress: Callable[[str], object]) -> list[Row]:
+        """Let all take turns; return a row for each.
+
+        Raises:
+            ZooError: one failed.
+        """
+        with ExitStack() as stack:
+            processes = {}
+            for name, path in self._files.items():
+                on_progress(f"{self._precision}: {name} loads")
+                processes[name] = stack.enter_context(Process(name, path, self._precision, self._threads))
+                self._generate(processes[name], min(self._settings.contexts), 2)  # warm
+            for turn in range(self._settings.rounds):
+                for name, process in processes.items():
+                    on_progress(f"{self._precision}: round {turn + 1} of {self._settings.rounds}, {name}")
+                    self._turn(name, process, machine)
+        for turn in range(self._settings.rounds if self._settings.first_token else 0):
+            on_progress(f"{self._precision}: first token, round {turn + 1} of {self._settings.rounds}")
+            self._first_tokens()
+        return [self._row(name) for name in self._files]
+
+    def _turn(self, name: str, process: Process, machine: Machine) -> None:
+        n, batch, samples = self._settings.tokens, self._settings.batch, self._samples[name]
+        for context in self._settings.contexts:
+            before = machine.bandwidth() if name == "zoo" else 0
+            times = self._generate(process, context, n)["seconds"]
+            rate = batch * (n - 1) / (times[-1] - times[0])
+            samples[f"decode {context}"].append(rate)
+            if process.nbytes:
+                cached = 8 * self._config.n_layers * self._config.width * (context + n / 2)  # float32 keys and values
+                read = rate * (process.nbytes / batch + cached)
+                samples[f"bandwidth {context}"].append(read / statistics.mean([before, machine.bandwidth()]))
+        length = self._settings.prompt_length(self._config)
+        found = self._generate(process, length, 1)
+        samples["prefill"].append(batch * length / found["seconds"][0])
+        if name == "zoo":
+            dtype = "bfloat16" if self._precision in _ROUNDED else "float32"
+            operations = prefill_operations(self._config, length) / length
+            samples["peak"].append(samples["prefill"][-1] * operations / machine.peak(dtype))
+        sizes = {"weight_bytes": process.nbytes, **{key: found[key] for key in ("peak_memory", "anonymous_memory")}}
+        self._sizes[name] = sizes
+
+    def _generate(self, process: Process, length: int, n: int) -> Row:
+        ids = np.random.default_rng(length).integers(min(self._config.vocab_size, 50256), size=length).tolist()
+        return process.generate([ids] * self._settings.batch, n)
+
+    def _first_tokens(self) -> None:
+        ids = Tokenizer(self._vocabulary).encode(FIRST_PROMPT)
+        if max(ids) >= self._config.vocab_size:
+            raise OptionError("the time to the first token needs the model's vocabulary, which the checkpoint has not")
+        for name, path in self._files.items():
+            if name == "zoo":
+                seconds = seconds_of_command(path, FIRST_PROMPT, self._threads)
+            else:
+                seconds = seconds_of_peer(name, path, self._precision, self._threads, ids)
+            self._samples[name]["first"].append(seconds)
+
+    def _row(self, name: str) -> Row:
+        found = {key: statistics.median(values) for key, values in self._samples[name].items()}
+        row = {
+            "contender": name,
+            "precision": self._precision,
+            "prefill_tokens_per_s": found["prefill"],
+            "decode_tokens_per_s": {c: found[f"decode {c}"] for c in self._settings.contexts},
+            "first_token_s": found.get("first"),
+            **self._sizes[name],
+        }
+        if name == "zoo":
+            row["share_of_peak"] = found["peak"]
+            row["share_of_bandwidth"] = {c: found[f"bandwidth {c}"] for c in self._settings.contexts}
+        else:
+            row["zoo_is_faster"] = {
+                "prefill": self._ratio(name, "prefill"),
+                "decode": {c: self._ratio(name, f"decode {c}") for c in self._settings.contexts},
+                "first_token": 1 / self._ratio(name, "first") if "first" in found else None,
+            }
+        return row
+
+    def _ratio(self, name: str, key: str) -> float:
+        """zoo's by the peer's, in the median of the rounds."""
+        pairs = zip(self._samples["zoo"][key], self._samples[name][key], strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs)
+
+
+def prefill_operations(config: GPTConfig, n: int) -> int:
+    """Return the floating-point operations of reading n tokens and predicting one; additions count too."""
+    matrices = [shape for name, shape in config.parameter_shapes().items() if len(shape) == 2 and "blocks" in name]
+    linear = 2 * n * sum(rows * cols for rows, cols in matrices)
+    attention = 2 * n * (n + 1) * config.width * config.n_layers  # q k and p v, each half of a square
+    return linear + attention + 2 * config.vocab_size * config.width

@@ -1,0 +1,40 @@
+"""A process with one contender in it: answers a line of JSON for each line of JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from zoo.bench.contenders import CONTENDERS
+
+
+def main(name: str, path: str, precision: str, threads: str) -> None:
+    """Load, say so, then generate as often as is asked."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # libraries that print do not answer
+    contender = CONTENDERS[name](Path(path), precision, int(threads))
+    print(json.dumps({"nbytes": contender.nbytes}), file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        started = time.perf_counter()
+        taken = contender.generate(request["prompts"], request["n"])
+        found = {"seconds": [at - started for at, _ in taken], "ids": [token for _, token in taken]}
+        print(json.dumps({**found, **_memory()}), file=answers)
+
+
+def _memory() -> dict[str, int | None]:
+    """Peak of resident memory, mapped files among it, and anonymous memory now, in bytes; None if not told."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return {"peak_memory": None, "anonymous_memory": None}
+    fields = dict(line.split(":", 1) for line in lines)
+    peak, anonymous = (1024 * int(fields[name].split()[0]) for name in ("VmHWM", "RssAnon"))
+    return {"peak_memory": peak, "anonymous_memory": anonymous}
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
