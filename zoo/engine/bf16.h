@@ -20,7 +20,10 @@ static inline ALWAYS void tile_bf16(const uint16_t *w, size_t stride, int cols, 
             UNROLL for (int r = 0; r < R; r++) acc[r][n] = _mm512_dpbf16_ps(acc[r][n], row[r], xn);
         }
     }
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N; n++) y[n * ldy + r] = _mm512_reduce_add_ps(acc[r][n]);
+    UNROLL for (int n = 0; n < N; n++) {
+        if (R == 4) sum4_avx512((const vector_avx512 *)&acc[0][n], &acc[1][0] - &acc[0][0], y + n * ldy);
+        else UNROLL for (int r = 0; r < R; r++) y[n * ldy + r] = sum_avx512((vector_avx512)acc[r][n]);
+    }
 }
 
 static inline ALWAYS void tiles_bf16(const uint16_t *w, size_t stride, int cols, int rows, const uint16_t *x, size_t ldx, float *y,

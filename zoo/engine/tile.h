@@ -80,12 +80,29 @@ static __attribute__((noinline)) void ISA(rest)(const char *row, int k, int cols
     *out = *(V *)rest;
 }
 
+/* The sum of 16 lanes: each half is added to the other, until one is left. */
 static inline ALWAYS float ISA(sum)(V v) {
     float total[16];
     *(V *)total = v;
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) total[i] += total[i + width];
     return total[0];
+}
+
+/* Four such sums at once, in the same order. */
+static inline ALWAYS void ISA(sum4)(const V *v, size_t stride, float *out) {
+#if defined(TILE_AVX512)
+    __m512 a = (__m512)v[0], b = (__m512)v[stride], c = (__m512)v[2 * stride], d = (__m512)v[3 * stride];
+    __m512 ab = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+    __m512 cd = _mm512_add_ps(_mm512_shuffle_f32x4(c, d, 0x44), _mm512_shuffle_f32x4(c, d, 0xee));
+    __m512 four = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0x4e));
+    four = _mm512_add_ps(four, _mm512_permute_ps(four, 0xb1));
+    const __m512i firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, four)));
+#else
+    for (int i = 0; i < 4; i++) out[i] = ISA(sum)(v[i * stride]);
+#endif
 }
 
 /* y[n * ldy + r] = row r . x[n] for R rows and N activations, both constant. */
@@ -113,7 +130,10 @@ static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y
     if (k < w.cols) STEP(k, rest[r]);
 #undef ROW
 #undef STEP
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int n = 0; n < N; n++) y[n * ldy + r] = ISA(sum)(acc[r][n]);
+    UNROLL for (int n = 0; n < N; n++) {
+        if (R == 4) ISA(sum4)(&acc[0][n], &acc[1][0] - &acc[0][0], y + n * ldy);
+        else UNROLL for (int r = 0; r < R; r++) y[n * ldy + r] = ISA(sum)(acc[r][n]);
+    }
 }
 
 /* Some rows, `most` (4 or 1) at a time, each with all activations: rows come from memory, activations from the cache. */
