@@ -7,6 +7,8 @@ Of a matrix `name`, the file has the numbers under its own name and the scales u
            filled up with zeros. Bits 4n to 4n + 3 of word w of a block, a two's complement from -8 to 7, are column
            16 n + w; each 32 columns share a scale.
 
+In a file of kind int4 the embedding of tokens and an untied head are stored as int8.
+
 zoo/engine/quantize.py says how numbers and scales are chosen.
 """
 
@@ -18,7 +20,7 @@ from threading import Lock
 import numpy as np
 
 from zoo.config import GPTConfig
-from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, is_quantizable, parts, quantize
+from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, kind_of, parts, quantize
 from zoo.errors import CannotHold, CorruptFile, FormatError
 from zoo.mapping import Tensors
 from zoo.tensors import Array, LazyTensor, chunks
@@ -32,16 +34,17 @@ def quantised(name: str, tensor: LazyTensor, kind: str) -> LazyTensor:
 
     Loading the result raises CannotHold where a value is not finite.
     """
-    if not is_quantizable(name, tensor.shape) or (isinstance(tensor, QuantizedTensor) and tensor.kind == kind):
+    found = kind_of(name, tensor.shape, kind)
+    if found is None or (isinstance(tensor, QuantizedTensor) and tensor.kind == found):
         return tensor
 
     def stored() -> Quantized:
         weight = tensor.load()
         if not all(np.isfinite(chunk).all() for chunk in chunks(weight)):
             raise CannotHold(f"tensor {name} cannot be stored as {kind}: a value is not finite; see --dtype")
-        return quantize(weight, kind)
+        return quantize(weight, found)
 
-    return QuantizedTensor.of_stored(tensor.shape, kind, stored)
+    return QuantizedTensor.of_stored(tensor.shape, found, stored)
 
 
 def packed(tensors: Tensors, kind: str) -> dict[str, LazyTensor]:
@@ -54,7 +57,7 @@ def packed(tensors: Tensors, kind: str) -> dict[str, LazyTensor]:
     numbers, scales = {}, {}
     for name, tensor in matrices.items():
         halves = _Halves(tensor)
-        (shape, dtype), (scales_shape, scales_dtype) = parts(tensor.shape, kind)
+        (shape, dtype), (scales_shape, scales_dtype) = parts(tensor.shape, tensor.kind)
         numbers[name] = LazyTensor(shape, dtype, halves.numbers)
         scales[name + _SCALES] = LazyTensor(scales_shape, scales_dtype, halves.scales)
     return {**{name: tensor for name, tensor in made.items() if name not in matrices}, **numbers, **scales}
@@ -89,11 +92,11 @@ def unpacked(tensors: Tensors, kind: str, config: GPTConfig, path: Path) -> dict
         raise FormatError(path, f"its matrices are stored as {kind!r}, which this version of zoo does not know")
     found = dict(tensors)
     for name, shape in config.parameter_shapes().items():
-        if is_quantizable(name, shape):
+        if found_kind := kind_of(name, shape, kind):
             numbers, scales = found.pop(name, None), found.pop(name + _SCALES, None)
-            if not numbers or not scales or [(t.shape, t.dtype) for t in (numbers, scales)] != parts(shape, kind):
+            if not numbers or not scales or [(t.shape, t.dtype) for t in (numbers, scales)] != parts(shape, found_kind):
                 raise CorruptFile(path, f"{name} and its scales are not those of a matrix stored as {kind}")
-            found[name] = _matrix(shape, kind, numbers, scales)
+            found[name] = _matrix(shape, found_kind, numbers, scales)
     in_order = {name: found.pop(name) for name in config.parameter_shapes() if name in found}
     return {**in_order, **found}
 

@@ -16,6 +16,8 @@ from zoo.engine import Engine, is_built
 from zoo.engine.native import library, logsumexp
 from zoo.engine.quantize import Quantized, dequantize, quantize
 from zoo.errors import OptionError, ZooError
+from zoo.sources import find_checkpoint
+from zoo.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 
@@ -239,3 +241,26 @@ def test_without_the_library_it_says_what_to_do(monkeypatch):
     assert math.isclose(logsumexp(np.array([1.0, 2.0], np.float32)), math.log(math.e + math.e**2), rel_tol=1e-6)
     monkeypatch.undo()
     library.cache_clear()
+
+
+STORY = """Once upon a time there was a little girl who lived with her grandmother in a small house at the edge of the forest.
+One morning the grandmother said, "We have no bread left. Take this basket, go to the mill and ask for a sack of flour."
+So the girl took the basket and went along the path between the tall trees. After a while she met an old man who sat on a stone.
+"Where are you going, my child?" he asked. "To the mill," said the girl, "for we have nothing to eat." The old man gave her a
+silver whistle, and told her to blow it if ever she lost her way. She thanked him and ran on, until she came to the river."""
+
+
+def test_quantising_costs_a_trained_model_little():
+    """Of the packaged model on a story it never saw: hundredths of a nat with four bits, next to nothing with eight."""
+    loss = {}
+    for kind in (None, "int8", "int4"):
+        engine = Engine.open(find_checkpoint("stories"), quantize=kind, threads=1)
+        ids = Tokenizer().encode(STORY)
+        logits = engine.verify(ids, engine.new_cache())[:-1].astype(np.float64)
+        loss[kind] = np.mean(
+            [np.logaddexp.reduce(row) - row[token] for row, token in zip(logits, ids[1:], strict=True)]
+        )
+
+    assert 3 < loss[None] < 4.5
+    assert abs(loss["int8"] - loss[None]) < 0.01
+    assert abs(loss["int4"] - loss[None]) < 0.05

@@ -19,7 +19,7 @@ from zoo.config import GPTConfig
 from zoo.conversion import check_redundant
 from zoo.engine import native
 from zoo.engine.cache import EngineCache
-from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, is_quantizable, quantize
+from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, kind_of, quantize
 from zoo.errors import OptionError, ZooError
 from zoo.format import Checkpoint
 from zoo.plan import open_checkpoint
@@ -113,7 +113,7 @@ class Engine:
             tensors, drops = found.to_ours(checkpoint)
             check_redundant(checkpoint, drops)
         if dtype is None and quantize is None:
-            quantize = next((t.kind for t in tensors.values() if isinstance(t, QuantizedTensor)), None)
+            quantize = min((t.kind for t in tensors.values() if isinstance(t, QuantizedTensor)), default=None)
         cast = get_dtype(dtype) if dtype else _usual(tensors)
         weights = {name: _load(name, tensor, cast, quantize) for name, tensor in tensors.items()}
         return cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
@@ -285,8 +285,9 @@ def _usual(tensors: Mapping[str, LazyTensor]) -> np.dtype[np.generic]:
 def _load(
     name: str, tensor: LazyTensor, dtype: np.dtype[np.generic], kind: str | None
 ) -> NDArray[np.generic] | Quantized:
-    if isinstance(tensor, QuantizedTensor) and tensor.kind == kind:
+    found = kind_of(name, tensor.shape, kind)
+    if isinstance(tensor, QuantizedTensor) and tensor.kind == found:
         return tensor.stored()
-    if kind and is_quantizable(name, tensor.shape):
-        return quantize(tensor.load(), kind)
+    if found:
+        return quantize(tensor.load(), found)
     return tensor.astype(dtype).load()

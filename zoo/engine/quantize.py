@@ -68,9 +68,15 @@ class QuantizedTensor(LazyTensor):
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in parts(self.shape, self.kind))
 
 
-def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
-    """Whether a parameter, by zoo's name, is quantised: the matrices are, of positions a token reads one row only."""
-    return len(shape) == 2 and name != "pos_emb.weight"
+def kind_of(name: str, shape: tuple[int, ...], kind: str | None) -> str | None:
+    """Return how a parameter, by zoo's name, is stored in a model of a kind; None if as it is.
+
+    Matrices are quantised. Of positions a token reads one row only. The embedding of tokens and the head lose most
+    by four bits, and keep eight; so do llama.cpp's.
+    """
+    if kind is None or len(shape) != 2 or name == "pos_emb.weight":
+        return None
+    return "int8" if name in ("tok_emb.weight", "head.weight") else kind
 
 
 def parts(shape: tuple[int, ...], kind: str) -> list[tuple[tuple[int, ...], np.dtype[np.generic]]]:
