@@ -102,4 +102,4 @@ def unpacked(tensors: Tensors, kind: str, config: GPTConfig, path: Path) -> dict
 
 
 def _matrix(shape: tuple[int, ...], kind: str, numbers: LazyTensor, scales: LazyTensor) -> LazyTensor:
-    return QuantizedTensor.of_stored(shape, kind, lambda: Quantized(numbers.load(), scales.load(), kind, shape[1]))
+    return QuantizedTensor.of_stored(shape, kind, lambda: Quantized(numbers.load(), scales.load(), kind, shape))

@@ -234,17 +234,17 @@ class Engine:
 
     def _matrix(self, weights: Mapping[str, Any], name: str) -> native.Matrix:
         weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
-        groups = rows = None
+        of_groups = of_rows = None
         if isinstance(weight, Quantized):
-            data, kind, columns = weight.data, weight.kind, weight.columns
+            data, kind, (rows, columns) = weight.data, weight.kind, weight.shape
             scales = self._keep(weight.scales)
-            groups, rows = (scales, None) if kind == "int4" else (None, scales)
+            of_groups, of_rows = (scales, None) if kind == "int4" else (None, scales)
             self.nbytes += weight.scales.nbytes
         else:
-            data, kind, columns = weight, weight.dtype.name, weight.shape[1]
+            data, kind, (rows, columns) = weight, weight.dtype.name, weight.shape
         self.nbytes += data.nbytes
         bias = None if bias is None else self._keep(bias.astype(np.float32))
-        return native.Matrix(self._keep(data), groups, rows, bias, len(data), columns, native.TYPES[kind], 0)
+        return native.Matrix(self._keep(data), of_groups, of_rows, bias, rows, columns, native.TYPES[kind], 0)
 
     def _norm(self, weights: Mapping[str, Any], name: str) -> native.Norm:
         bias = weights.get(f"{name}.bias")
@@ -272,7 +272,7 @@ def is_built() -> bool:
 def _check_shapes(config: GPTConfig, weights: Mapping[str, Any]) -> None:
     for name, shape in config.parameter_shapes().items():
         weight = weights.get(name)
-        found = (len(weight.data), weight.columns) if isinstance(weight, Quantized) else getattr(weight, "shape", None)
+        found = getattr(weight, "shape", None)
         if found != shape:
             raise OptionError(f"{name} must have the shape {shape}, not {found}")
 

@@ -3,7 +3,7 @@
  * A forward pass is a list of phases (a matrix product, the attention of a layer...), each of many small tasks. Every thread
  * walks the list and takes tasks from an atomic counter, so that a core that is busy with something else takes fewer; a phase
  * is over when its tasks are done, whoever did them, so that a thread which never woke up holds nobody back. Waiting threads
- * spin for some microseconds, then sleep. Vector code is in tile.h. No task writes what another of its phase reads. */
+ * spin for some microseconds, then sleep. Vector code is in tile.h, whole.h and bf16.h. No task writes what another of its phase reads. */
 
 #include <math.h>
 #include <pthread.h>
@@ -22,12 +22,13 @@
 #define UNROLL _Pragma("GCC unroll 8")
 enum { F32, BF16, F16, INT8, INT4 };
 enum { SPIN = 4000, MAX_PRIVATE = 4, BLOCK_ROWS = 32, MANY = 18, FIRST_CACHE = 38000 };
-enum { AHEAD = 6144 }; /* bytes of weights fetched in advance: rows are too short for the processor to see where they lead */
+/* Weights are fetched 16 KB in advance, into the second cache: rows are too short for the processor to see where they lead. */
+#define FETCH(p) __builtin_prefetch((p) + 16384, 0, 2)
 
 /* A linear layer or an embedding; the Python side (zoo/engine/native.py) has the same struct. */
 typedef struct {
-    const void *data;
-    const uint16_t *group_scales; /* INT4: bfloat16, one for each 32 columns of a row */
+    const void *data;             /* row after row; INT8 and INT4 as whole.h says */
+    const uint16_t *group_scales; /* INT4: bfloat16, of each 16 rows and 32 columns one for each row */
     const float *row_scales;      /* INT8: one for each row */
     const float *bias;            /* or NULL */
     int32_t rows, cols, type, padding;
@@ -47,19 +48,21 @@ typedef struct {
 typedef struct {
     const int32_t *ids, *row, *position, *wanted; /* wanted: the tokens whose logits are asked for */
     float *keys, *values, *logits;                /* caches (L, B, H, room, depth); logits (n_wanted, V) */
-    int32_t n, n_wanted, batch, room, rounded; /* rounded: activations may be bfloat16 where the weights have no more bits */
+    int32_t n, n_wanted, batch, room, rounded; /* rounded: activations may be bfloat16 where the weights are */
 } Tokens;
 
+/* Rows of a matrix; of INT8 and INT4 stride and groups (of 32 columns) are those of 16 rows that lie together. */
 typedef struct { const char *data; const uint16_t *scales; size_t stride; int groups, cols; } Rows;
 typedef struct {
     void (*product)(Rows, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
-    void (*unpack)(Rows, int type, float *out);
+    void (*unpack)(Rows, int type, float *out); /* not of INT8 and INT4 */
     void (*gelu)(float *x, int n, int exact);
     void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
     void (*attend)(const float *q, size_t ldq, int n, const float *keys, const float *values, int length, int head, int depth,
                    float *acc, float *out, size_t ldo);
+    void (*quantise)(const float *x, int n, int16_t *numbers, float *scales);
     void (*round)(const float *x, int n, uint16_t *out); /* this and the next may be NULL */
-    void (*rounded_product)(Rows, int type, int rows, const uint16_t *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
+    void (*rounded_product)(Rows, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
 } Kernels;
 
 static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
@@ -86,8 +89,14 @@ static inline float from_half(uint16_t bits) {
 #if __GNUC__ >= 10 || __clang_major__ >= 9
 #define HAS_BF16
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,f16c,prefer-vector-width=512")
-#include "bf16.h"
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c,prefer-vector-width=512")
+#define TILE_AVX512
+#define TILE_BF16
+#define ISA(name) JOIN(name, bf16)
+#include "tile.h"
+#undef ISA
+#undef TILE_BF16
+#undef TILE_AVX512
 #pragma GCC pop_options
 #endif
 #pragma GCC push_options
@@ -107,7 +116,8 @@ static const Kernels *choose(const char *name) {
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     int avx512 = avx2 && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 #ifdef HAS_BF16
-    if (avx512 && __builtin_cpu_supports("avx512bf16") && (!*name || !strcmp(name, "avx512bf16"))) return &kernels_bf16;
+    int bf16 = avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    if (bf16 && (!*name || !strcmp(name, "avx512bf16"))) return &kernels_bf16;
 #endif
     if (avx512 && (!*name || !strcmp(name, "avx512"))) return &kernels_avx512;
     if (avx2 && (!*name || !strcmp(name, "avx2"))) return &kernels_avx2;
@@ -119,15 +129,14 @@ static const Kernels *choose(const char *name) {
 
 typedef struct { _Alignas(64) atomic_int next; _Alignas(64) atomic_int done; } Phase;
 struct Engine;
-typedef struct { struct Engine *engine; pthread_t thread; int phase, layer, normed; float *normed_rows, *scratch, *temporary; } Worker;
+typedef struct { struct Engine *engine; pthread_t thread; int phase, layer, prepared; float *own_rows, *scratch, *temporary; } Worker;
 typedef struct Engine {
     Model model;
     Tokens tokens;
     const Kernels *kernels;
     int n_threads, n_workers, n_phases, capacity, n_segments;
     size_t ldc, ldi;
-    float *x, *qkv, *mixed, *hidden, *normed;
-    uint16_t *rounded;
+    float *x, *qkv, *mixed, *hidden, *prepared;
     int32_t *segments;
     Phase *phases;
     Worker *workers;
@@ -170,18 +179,29 @@ static void phase(Worker *w, int n, Task *task, const void *argument) {
 
 /* ---- Tasks ---- */
 
+static int is_packed(const Matrix *m) { return m->type == INT8 || m->type == INT4; }
+
+/* The rows from `first` on, of a packed matrix a multiple of 16. */
 static Rows rows_of(const Matrix *m, int first) {
-    size_t blocks = round_up(m->cols, 128) / 128;
-    size_t stride = m->type == INT4 ? 64 * blocks : (size_t)m->cols * (m->type == F32 ? 4 : m->type == INT8 ? 1 : 2);
-    int groups = m->type == INT4 ? 4 * (int)blocks : 0;
-    int cols = m->type == INT4 ? 128 * (int)blocks : m->cols;
-    return (Rows){(const char *)m->data + first * stride, m->group_scales + (size_t)first * groups, stride, groups, cols};
+    int groups = (m->cols + 31) / 32;
+    size_t size = m->type == F32 ? 4 : 2, stride = is_packed(m) ? (m->type == INT8 ? 512 : 256) * (size_t)groups : m->cols * size;
+    int block = is_packed(m) ? first / 16 : first;
+    return (Rows){(const char *)m->data + block * stride, m->group_scales + 16 * (size_t)block * groups, stride, groups, m->cols};
+}
+
+/* A number of a packed matrix, by the layout in whole.h. */
+static float packed(const Matrix *m, int row, int col) {
+    Rows w = rows_of(m, row);
+    int bits = m->type == INT8 ? 8 : 4, columns = 32 / bits, inside = col % columns;
+    uint32_t word = ((const uint32_t *)w.data)[16 * (col / columns) + row % 16];
+    int32_t number = (int32_t)(word << (32 - bits * (inside / 2 + 1) - 16 * (inside % 2))) >> (32 - bits);
+    return number * (m->type == INT8 ? m->row_scales[row] : from_bf16(w.scales[16 * (col / 32) + row % 16]));
 }
 
 static void add_row(Engine *e, const Matrix *m, int row, float *scratch, float *x) {
-    e->kernels->unpack(rows_of(m, row), m->type, scratch);
-    float scale = m->type == INT8 ? m->row_scales[row] : 1;
-    for (int i = 0; i < m->cols; i++) x[i] += scratch[i] * scale;
+    if (is_packed(m)) for (int i = 0; i < m->cols; i++) scratch[i] = packed(m, row, i);
+    else e->kernels->unpack(rows_of(m, row), m->type, scratch);
+    for (int i = 0; i < m->cols; i++) x[i] += scratch[i];
 }
 
 static void embed(Worker *w, int t, const void *unused) {
@@ -193,42 +213,54 @@ static void embed(Worker *w, int t, const void *unused) {
     add_row(e, &e->model.positions, e->tokens.position[t], w->scratch, x);
 }
 
-static void normalise(Worker *w, int t, const void *argument) {
-    Engine *e = w->engine;
-    const Norm *norm = argument;
-    e->kernels->norm(e->x + t * e->ldc, norm->weight, norm->bias, e->model.eps, e->model.width, e->normed + t * e->ldc);
-}
-
 typedef enum { STORE, ADD, GELU } Then;
-typedef struct { const Matrix *matrix; const Norm *norm; const float *x; float *y; size_t ldx, ldy; int n, rows; const int32_t *pick; Then then; int rounded; } Product;
+typedef struct {
+    const Matrix *matrix;
+    const Norm *norm; /* or NULL */
+    const float *x;
+    float *y;
+    size_t ldx, ldy;
+    int n;
+    const int32_t *pick; /* which of x; NULL: all */
+    Then then;
+    int rows, rounded; /* of a task; whether activations are bfloat16 */
+} Product;
 
-/* One token's activations for a product, normed if it asks for that, as bfloat16. */
-static void round_row(Worker *w, int t, const void *argument) {
-    const Product *p = argument;
-    Engine *e = w->engine;
+/* One token's activations as a product wants them: normed, rounded to bfloat16, or as numbers and scales. */
+static void prepare(Worker *w, const Product *p, int t, float *out) {
+    const Engine *e = w->engine;
     const float *x = p->x + (p->pick ? p->pick[t] : t) * p->ldx;
-    if (p->norm) e->kernels->norm(x, p->norm->weight, p->norm->bias, e->model.eps, e->model.width, w->normed_rows);
-    e->kernels->round(p->norm ? w->normed_rows : x, p->matrix->cols, e->rounded + t * p->ldx);
+    int cols = p->matrix->cols, packed = is_packed(p->matrix), padded = (int)round_up(cols, 32);
+    if (p->norm) {
+        float *normed = packed || p->rounded ? w->scratch : out;
+        e->kernels->norm(x, p->norm->weight, p->norm->bias, e->model.eps, cols, normed);
+        memset(normed + cols, 0, 4 * (size_t)(padded - cols));
+        x = normed;
+    }
+    if (packed) e->kernels->quantise(x, padded, (int16_t *)out, out + p->ldx / 2);
+    else if (p->rounded) e->kernels->round(x, padded, (uint16_t *)out);
 }
 
-/* Some rows of a matrix with all activations; with a norm, of few activations each thread makes its own normed copy. */
+static void prepare_shared(Worker *w, int t, const void *argument) {
+    const Product *p = argument;
+    prepare(w, p, t, w->engine->prepared + t * p->ldx);
+}
+
+/* Some rows of a matrix with all activations, of which each thread prepares few for itself. */
 static void multiply(Worker *w, int number, const void *argument) {
     const Product *p = argument;
-    Engine *e = w->engine;
+    const Engine *e = w->engine;
     const Matrix *m = p->matrix;
     int first = number * p->rows, last = first + p->rows < m->rows ? first + p->rows : m->rows, count = last - first;
-    const float *x = p->x;
-    if (p->norm) {
-        x = w->normed_rows;
-        for (int t = 0; t < p->n && w->normed != w->phase; t++)
-            e->kernels->norm(p->x + (p->pick ? p->pick[t] : t) * p->ldx, p->norm->weight, p->norm->bias, e->model.eps,
-                             e->model.width, w->normed_rows + t * p->ldx);
-        w->normed = w->phase;
+    int prepared = p->norm || p->rounded || is_packed(m);
+    const float *x = !prepared ? p->x : p->n > MAX_PRIVATE ? e->prepared : w->own_rows;
+    if (x == w->own_rows && w->prepared != w->phase) {
+        for (int t = 0; t < p->n; t++) prepare(w, p, t, w->own_rows + t * p->ldx);
+        w->prepared = w->phase;
     }
     size_t ld = round_up(count, 16);
-    if (p->rounded)
-        e->kernels->rounded_product(rows_of(m, first), m->type, count, e->rounded, p->ldx, p->n, w->temporary, ld, w->scratch);
-    else e->kernels->product(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld, w->scratch);
+    (p->rounded ? e->kernels->rounded_product : e->kernels->product)(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld,
+                                                                     w->scratch);
     for (int t = 0; t < p->n; t++) {
         float *y = p->y + t * p->ldy + first, *v = w->temporary + t * ld;
         if (m->type == INT8) for (int r = 0; r < count; r++) v[r] *= m->row_scales[first + r];
@@ -241,14 +273,9 @@ static void multiply(Worker *w, int number, const void *argument) {
 
 static void run_product(Worker *w, Product p) {
     const Matrix *m = p.matrix;
-    if (w->engine->tokens.rounded && w->engine->kernels->round && m->type != F32 && m->type != F16) {
-        phase(w, p.n, round_row, &p);
-        p.norm = NULL, p.rounded = 1;
-    } else if (p.norm && p.n > MAX_PRIVATE && !p.pick) {
-        phase(w, p.n, normalise, p.norm);
-        p.norm = NULL, p.x = w->engine->normed;
-    }
-    size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 4);
+    p.rounded = w->engine->tokens.rounded && w->engine->kernels->round && m->type == BF16;
+    if (p.n > MAX_PRIVATE && (p.norm || p.rounded || is_packed(m))) phase(w, p.n, prepare_shared, &p);
+    size_t even = round_up(m->rows / (8 * w->engine->n_threads) + 1, 16);
     p.rows = p.n > 1 || p.rounded ? BLOCK_ROWS : even > 1024 ? 1024 : (int)even;
     phase(w, (m->rows + p.rows - 1) / p.rows, multiply, &p);
 }
@@ -277,18 +304,18 @@ static void forward(Worker *w) {
     const Model *m = &e->model;
     int n = e->tokens.n;
     size_t c = e->ldc, i = e->ldi;
-    w->phase = 0, w->normed = -1;
+    w->phase = 0, w->prepared = -1;
     phase(w, n, embed, NULL);
     for (w->layer = 0; w->layer < m->n_layers; w->layer++) {
         const Layer *l = &m->layers[w->layer];
-        run_product(w, (Product){&l->qkv, &l->norm1, e->x, e->qkv, c, 3 * (size_t)m->width, n, 0, NULL, STORE});
+        run_product(w, (Product){&l->qkv, &l->norm1, e->x, e->qkv, c, 3 * (size_t)m->width, n, NULL, STORE});
         phase(w, e->n_segments * m->n_heads, attention, NULL);
-        run_product(w, (Product){&l->out, NULL, e->mixed, e->x, c, c, n, 0, NULL, ADD});
-        run_product(w, (Product){&l->up, &l->norm2, e->x, e->hidden, c, i, n, 0, NULL, GELU});
-        run_product(w, (Product){&l->down, NULL, e->hidden, e->x, i, c, n, 0, NULL, ADD});
+        run_product(w, (Product){&l->out, NULL, e->mixed, e->x, c, c, n, NULL, ADD});
+        run_product(w, (Product){&l->up, &l->norm2, e->x, e->hidden, c, i, n, NULL, GELU});
+        run_product(w, (Product){&l->down, NULL, e->hidden, e->x, i, c, n, NULL, ADD});
     }
     if (e->tokens.n_wanted)
-        run_product(w, (Product){&m->head, &m->final_norm, e->x, e->tokens.logits, c, m->head.rows, e->tokens.n_wanted, 0,
+        run_product(w, (Product){&m->head, &m->final_norm, e->x, e->tokens.logits, c, m->head.rows, e->tokens.n_wanted,
                                  e->tokens.wanted, STORE});
 }
 
@@ -320,10 +347,10 @@ void zoo_close(Engine *e) {
     for (int i = 0; i < e->n_workers; i++) {
         Worker *w = &e->workers[i];
         if (i) pthread_join(w->thread, NULL);
-        free(w->normed_rows), free(w->scratch), free(w->temporary);
+        free(w->own_rows), free(w->scratch), free(w->temporary);
     }
     free(e->workers), free(e->phases), free(e->segments);
-    free(e->x), free(e->qkv), free(e->mixed), free(e->hidden), free(e->normed), free(e->rounded);
+    free(e->x), free(e->qkv), free(e->mixed), free(e->hidden), free(e->prepared);
     free(e);
 }
 
@@ -339,13 +366,12 @@ Engine *zoo_open(const Model *model, int n_threads, int capacity, const char *is
     e->n_phases = 9 * model->n_layers + 3;
     size_t n = capacity, widest = larger(e->ldi, e->ldc);
     int ok = (e->phases = aligned_alloc(64, e->n_phases * sizeof(Phase))) && (e->segments = calloc(n + 1, 4)) &&
-             (e->workers = calloc(n_threads, sizeof(Worker))) && (e->x = floats(n * e->ldc)) && (e->normed = floats(n * e->ldc)) &&
-             (e->mixed = floats(n * e->ldc)) && (e->qkv = floats(n * 3 * model->width)) && (e->hidden = floats(n * e->ldi)) &&
-             (e->rounded = (uint16_t *)floats(n * widest / 2));
+             (e->workers = calloc(n_threads, sizeof(Worker))) && (e->x = floats(n * e->ldc)) && (e->mixed = floats(n * e->ldc)) &&
+             (e->qkv = floats(n * 3 * model->width)) && (e->hidden = floats(n * e->ldi)) && (e->prepared = floats(n * widest));
     for (int i = 0; ok && i < n_threads; i++) {
         Worker *w = &e->workers[i];
         w->engine = e, e->n_workers = i + 1;
-        ok = (w->normed_rows = floats(n * e->ldc)) && (w->scratch = floats(BLOCK_ROWS * widest)) &&
+        ok = (w->own_rows = floats(MAX_PRIVATE * widest)) && (w->scratch = floats(BLOCK_ROWS * widest)) &&
              (w->temporary = floats(larger(n * BLOCK_ROWS, 1024)));
         if (ok && i && pthread_create(&w->thread, NULL, serve, w)) ok = 0, e->n_workers = i;
     }
@@ -354,10 +380,10 @@ Engine *zoo_open(const Model *model, int n_threads, int capacity, const char *is
     return NULL;
 }
 
-/* Whether prompts gain from rounded activations: the processor multiplies bfloat16, and the weights have no more bits. */
+/* Whether prompts gain from rounded activations: the processor multiplies bfloat16, and the weights are of it. */
 int zoo_rounds(const Engine *e) {
     int type = e->model.n_layers ? e->model.layers[0].qkv.type : F32;
-    return e->kernels->round && type != F32 && type != F16;
+    return e->kernels->round && type == BF16;
 }
 
 /* One pass. The Python side has checked every id, row, position and length. */

@@ -1,7 +1,8 @@
 """Weights of eight and four bits: symmetric, rounded to nearest, no calibration data.
 
 int8 has a float32 scale for each row. int4 has a bfloat16 scale for each 32 columns of a row, chosen among a few for
-the least squared error; its packing (128 weights in 16 words) is what tile.h unpacks.
+the least squared error. Numbers are packed as whole.h multiplies them: 16 rows lie together, and of each in turn a word
+of 4 or 8 neighbouring columns, the even ones in its low half.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zoo.tensors import DTYPES, LazyTensor
 
 KINDS = ("int8", "int4")
 GROUP = 32
-_BLOCK = 128  # weights packed together
+ROWS = 16  # that lie together
 _LEVELS = (-8.0, -8.4, -7.6, -7.2, 8.0, 7.6, 7.2, 7.0)
 """What the weight of largest magnitude of a group may become, before rounding; -8 uses one level more than 7."""
 
@@ -28,16 +29,16 @@ class Quantized:
     """A quantised matrix.
 
     Attributes:
-        data: int8 (rows, columns), or int32 (rows, 16 * blocks of 128 columns) for int4.
-        scales: float32 (rows,), or bfloat16 (rows, 4 * blocks) for int4.
+        data: packed numbers, int32 (ceil(rows / 16), words, 16), where a row has a word for 4 columns (int8) or 8 (int4).
+        scales: float32 (rows,), or for int4 bfloat16 (ceil(rows / 16), groups of 32 columns, 16).
         kind: "int8" or "int4".
-        columns: of the matrix.
+        shape: (rows, columns) of the matrix.
     """
 
     data: NDArray[np.generic]
     scales: NDArray[np.generic]
     kind: str
-    columns: int
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -81,65 +82,91 @@ def kind_of(name: str, shape: tuple[int, ...], kind: str | None) -> str | None:
 
 def parts(shape: tuple[int, ...], kind: str) -> list[tuple[tuple[int, ...], np.dtype[np.generic]]]:
     """Return shape and dtype of the data and of the scales of a matrix of this shape."""
-    rows, columns = shape
+    blocks, groups = -(-shape[0] // ROWS), -(-shape[1] // GROUP)
+    data = (blocks, groups * GROUP // _per_word(kind), ROWS), np.dtype(np.int32)
     if kind == "int8":
-        return [(shape, np.dtype(np.int8)), ((rows,), DTYPES["float32"])]
-    blocks = -(-columns // _BLOCK)
-    return [((rows, 16 * blocks), np.dtype(np.int32)), ((rows, 4 * blocks), DTYPES["bfloat16"])]
+        return [data, ((shape[0],), DTYPES["float32"])]
+    return [data, ((blocks, groups, ROWS), DTYPES["bfloat16"])]
 
 
 def quantize(weight: NDArray[np.generic], kind: str) -> Quantized:
     """Quantise a matrix, (rows, columns) of any float dtype, some rows at a time."""
-    step = max(1, (1 << 20) // weight.shape[1])
-    one = _int8 if kind == "int8" else _int4
-    parts = [one(weight[i : i + step].astype(np.float32)) for i in range(0, len(weight), step)]
-    return Quantized(
-        np.concatenate([data for data, _ in parts]),
-        np.concatenate([scales for _, scales in parts]),
-        kind,
-        weight.shape[1],
-    )
+    rows, columns = weight.shape
+    (shape, dtype), (scales_shape, scales_dtype) = parts(weight.shape, kind)
+    made = Quantized(np.empty(shape, dtype), np.zeros(scales_shape, scales_dtype), kind, weight.shape)
+    step = ROWS * max(1, (1 << 20) // (ROWS * columns))
+    for i in range(0, rows, step):
+        part = weight[i : i + step].astype(np.float32)
+        part = np.pad(part, ((0, -len(part) % ROWS), (0, -columns % GROUP)))
+        block = slice(i // ROWS, (i + len(part)) // ROWS)
+        if kind == "int8":
+            numbers, scales = _int8(part)
+            made.scales[i : i + step] = scales[: rows - i]
+        else:
+            numbers, scales = _int4(part)
+            made.scales[block] = scales.reshape(-1, ROWS, scales.shape[1]).swapaxes(1, 2)
+        made.data[block] = _pack(numbers, kind)
+    return made
 
 
 def dequantize(matrix: Quantized) -> NDArray[np.float32]:
     """Return the float32 values that a quantised matrix stands for."""
-    values = np.empty((len(matrix.data), matrix.columns), np.float32)
-    step = max(1, (1 << 20) // matrix.columns)
-    plain = _plain8 if matrix.kind == "int8" else _plain4
-    for i in range(0, len(values), step):
-        values[i : i + step] = plain(matrix.data[i : i + step], matrix.scales[i : i + step])[:, : matrix.columns]
+    rows, columns = matrix.shape
+    values = np.empty(matrix.shape, np.float32)
+    step = max(1, (1 << 20) // (ROWS * columns))
+    for block in range(0, len(matrix.data), step):
+        numbers = _unpack(matrix.data[block : block + step], matrix.kind)
+        i, n = block * ROWS, min(len(numbers), rows - block * ROWS)
+        if matrix.kind == "int8":
+            part = numbers[:n] * matrix.scales[i : i + n, None].astype(np.float32)
+        else:
+            scales = matrix.scales[block : block + step].astype(np.float32).swapaxes(1, 2).reshape(len(numbers), -1)
+            part = (numbers.reshape(len(numbers), -1, GROUP) * scales[..., None]).reshape(numbers.shape)[:n]
+        values[i : i + n] = part[:, :columns]
     return values
 
 
-def _plain8(data: NDArray[np.generic], scales: NDArray[np.generic]) -> NDArray[np.float32]:
-    return data.astype(np.float32) * scales.astype(np.float32)[:, None]
+def _per_word(kind: str) -> int:
+    return 4 if kind == "int8" else 8
 
 
-def _plain4(data: NDArray[np.generic], scales: NDArray[np.generic]) -> NDArray[np.float32]:
-    words = data.reshape(len(data), -1, 1, 16).view(np.int32)
-    shifts = np.arange(28, -1, -4, dtype=np.int32)[:, None]
-    q = ((words << shifts) >> 28).reshape(len(words), -1, GROUP).astype(np.float32)
-    return (q * scales.astype(np.float32)[..., None]).reshape(len(words), -1)
+def _shifts(kind: str) -> NDArray[np.uint32]:
+    """Of the columns of a word: those of a pair are 16 bits apart."""
+    bits = 32 // _per_word(kind)
+    return np.arange(0, 16, bits, np.uint32).repeat(2) + np.tile(np.uint32([0, 16]), _per_word(kind) // 2)
 
 
-def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def _pack(numbers: NDArray[np.float32], kind: str) -> NDArray[np.int32]:
+    """(16 * blocks, columns) -> (blocks, words, 16)."""
+    n = _per_word(kind)
+    fields = numbers.astype(np.int32).view(np.uint32) & (0xFF if kind == "int8" else 0xF)
+    words = np.bitwise_or.reduce(fields.reshape(len(numbers) // ROWS, ROWS, -1, n) << _shifts(kind), axis=3)
+    return words.swapaxes(1, 2).view(np.int32)
+
+
+def _unpack(data: NDArray[np.generic], kind: str) -> NDArray[np.float32]:
+    """(blocks, words, 16) -> (16 * blocks, columns)."""
+    bits = np.uint32(32 // _per_word(kind))
+    words = np.asarray(data, np.int32).view(np.uint32)[..., None] << (32 - bits - _shifts(kind))
+    numbers = words.view(np.int32) >> np.int32(32 - bits)
+    return numbers.swapaxes(1, 2).reshape(len(data) * ROWS, -1).astype(np.float32)
+
+
+def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     scales = np.maximum(np.abs(weight).max(1) / 127, np.finfo(np.float32).tiny).astype(np.float32)
-    return np.rint(weight / scales[:, None]).clip(-127, 127).astype(np.int8), scales
+    return np.rint(weight / scales[:, None]).clip(-127, 127), scales
 
 
-def _int4(weight: NDArray[np.float32]) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    rows, columns = weight.shape
-    weight = np.pad(weight, ((0, 0), (0, -columns % _BLOCK))).reshape(rows, -1, GROUP)
-    peak = np.take_along_axis(weight, np.abs(weight).argmax(2)[..., None], 2)  # with its sign
+def _int4(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
+    """Numbers (rows, columns) and scales (rows, groups) of whole groups."""
+    groups = weight.reshape(len(weight), -1, GROUP)
+    peak = np.take_along_axis(groups, np.abs(groups).argmax(2)[..., None], 2)  # with its sign
     best, best_error = np.zeros_like(peak), np.full_like(peak, np.inf)
     for level in _LEVELS:
         scale = (peak / np.float32(level)).astype(ml_dtypes.bfloat16).astype(np.float32)
-        error = ((_round(weight, scale) * scale - weight) ** 2).sum(2, keepdims=True)
+        error = ((_round(groups, scale) * scale - groups) ** 2).sum(2, keepdims=True)
         best, best_error = np.where(error < best_error, scale, best), np.minimum(error, best_error)
-    nibbles = _round(weight, best).astype(np.int32).reshape(rows, -1, 8, 16) & 15
-    shifts = np.arange(0, 32, 4, dtype=np.uint32)[:, None]
-    words = np.bitwise_or.reduce(nibbles.astype(np.uint32) << shifts, axis=2).reshape(rows, -1)
-    return words.view(np.int32), best[..., 0].astype(ml_dtypes.bfloat16)
+    return _round(groups, best).reshape(weight.shape), best[..., 0].astype(ml_dtypes.bfloat16)
 
 
 def _round(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:

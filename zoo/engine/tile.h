@@ -7,9 +7,10 @@
 typedef float ISA(vector) __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t ISA(words) __attribute__((vector_size(64), aligned(4), may_alias));
 typedef uint16_t ISA(halves) __attribute__((vector_size(32), aligned(2), may_alias));
-typedef int8_t ISA(bytes) __attribute__((vector_size(16), aligned(1), may_alias));
 #define V ISA(vector)
 #define W ISA(words)
+
+static inline ALWAYS V ISA(select)(W mask, V yes, V no) { return (V)(((W)yes & mask) | ((W)no & ~mask)); }
 
 static inline ALWAYS V ISA(from_half)(const uint16_t *p) {
 #if defined(TILE_AVX512)
@@ -26,19 +27,6 @@ static inline ALWAYS V ISA(from_half)(const uint16_t *p) {
 #endif
 }
 
-static inline ALWAYS V ISA(from_bytes)(const char *p) {
-#if defined(TILE_AVX512)
-    return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)p)));
-#elif defined(TILE_AVX2)
-    union { V whole; __m256 half[2]; } both;
-    both.half[0] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)p)));
-    both.half[1] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p + 8))));
-    return both.whole;
-#else
-    return __builtin_convertvector(*(const ISA(bytes) *)p, V);
-#endif
-}
-
 static inline ALWAYS V ISA(from_bf16)(const char *p) {
 #if defined(TILE_AVX512)
     return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)p)), 16);
@@ -52,30 +40,18 @@ static inline ALWAYS V ISA(from_bf16)(const char *p) {
 #endif
 }
 
-/* Sixteen weights of a row, from column k + 16 j on. INT8 leaves out the row's scale, which comes in at the end. For INT4 k
- * is a multiple of 128: of 128 weights, number 16 j + i is nibble j of word i, and each 32 share a scale. */
-static inline ALWAYS V ISA(weights)(const char *row, const uint16_t *scales, int k, int j, int type) {
-    if (type == F32) return *(const V *)(row + 4 * (size_t)(k + 16 * j));
-    if (type == F16) return ISA(from_half)((const uint16_t *)row + k + 16 * j);
-    if (type == BF16) return ISA(from_bf16)(row + 2 * (size_t)(k + 16 * j));
-    if (type == INT8) return ISA(from_bytes)(row + k + 16 * j);
-    W packed = *(const W *)(row + k / 2);
-#if defined(TILE_AVX512)
-    V q = (V)_mm512_permutexvar_ps((__m512i)(packed >> (4 * j)), /* looks at the lowest four bits only */
-                                   _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
-#else
-    V q = __builtin_convertvector((packed << (28 - 4 * j)) >> 28, V);
-#endif
-    return q * from_bf16(scales[k / 32 + j / 2]);
+/* Sixteen weights of a row, from column k on. */
+static inline ALWAYS V ISA(weights)(const char *row, int k, int type) {
+    if (type == F32) return *(const V *)(row + 4 * (size_t)k);
+    return type == F16 ? ISA(from_half)((const uint16_t *)row + k) : ISA(from_bf16)(row + 2 * (size_t)k);
 }
 
-/* The odd end of a row from column k on, with zeros behind it; rows of INT4 have none. */
+/* The odd end of a row from column k on, with zeros behind it. */
 static __attribute__((noinline)) void ISA(rest)(const char *row, int k, int cols, int type, V *out) {
     float rest[16] = {0};
     for (int i = 0; k + i < cols; i++)
         rest[i] = type == F32    ? ((const float *)row)[k + i]
                   : type == BF16 ? from_bf16(((const uint16_t *)row)[k + i])
-                  : type == INT8 ? ((const int8_t *)row)[k + i]
                                  : from_half(((const uint16_t *)row)[k + i]);
     *out = *(V *)rest;
 }
@@ -118,17 +94,15 @@ static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y
             UNROLL for (int r = 0; r < R; r++) acc[r][n] += row[r] * xn;              \
         }                                                                             \
     } while (0)
-#define ROW w.data + r * w.stride, w.scales + r * w.groups
-    const int line = type == F32 ? 16 : type == INT8 ? 64 : type == INT4 ? 128 : 32; /* weights in 64 bytes */
+    const int line = type == F32 ? 16 : 32; /* weights in 64 bytes */
     for (; k + line <= whole; k += line) {
-        UNROLL for (int r = 0; r < R; r++) __builtin_prefetch(w.data + r * w.stride + 64 * (size_t)(k / line) + AHEAD);
-        UNROLL for (int j = 0; j < line / 16; j++) STEP(k + 16 * j, ISA(weights)(ROW, k, j, type));
+        UNROLL for (int r = 0; r < R; r++) FETCH(w.data + 64 * (R * (size_t)(k / line) + r)); /* in the order of memory */
+        UNROLL for (int j = 0; j < line / 16; j++) STEP(k + 16 * j, ISA(weights)(w.data + r * w.stride, k + 16 * j, type));
     }
-    for (; k < whole; k += 16) STEP(k, ISA(weights)(ROW, k, 0, type));
+    for (; k < whole; k += 16) STEP(k, ISA(weights)(w.data + r * w.stride, k, type));
     V rest[4];
     for (int r = 0; r < R && k < w.cols; r++) ISA(rest)(w.data + r * w.stride, k, w.cols, type, &rest[r]);
     if (k < w.cols) STEP(k, rest[r]);
-#undef ROW
 #undef STEP
     UNROLL for (int n = 0; n < N; n++) {
         if (R == 4) ISA(sum4)(&acc[0][n], &acc[1][0] - &acc[0][0], y + n * ldy);
@@ -136,10 +110,10 @@ static inline ALWAYS void ISA(tile)(Rows w, const float *x, size_t ldx, float *y
     }
 }
 
-/* Some rows, `most` (4 or 1) at a time, each with all activations: rows come from memory, activations from the cache. */
-static inline ALWAYS void ISA(tiles)(Rows w, int rows, int most, const float *x, size_t ldx, int n, float *y, size_t ldy, int type) {
+/* Some rows, four at a time, each with all activations: rows come from memory, activations from the cache. */
+static inline ALWAYS void ISA(tiles)(Rows w, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, int type) {
     for (int r = 0; r < rows;) {
-        int height = rows - r < most ? 1 : most;
+        int height = rows - r < 4 ? 1 : 4;
         for (int t = 0, step; t < n; t += step) {
             const float *xt = x + t * ldx;
             float *yt = y + t * ldy + r;
@@ -151,42 +125,39 @@ static inline ALWAYS void ISA(tiles)(Rows w, int rows, int most, const float *x,
             else TILE(1);
 #undef TILE
         }
-        w.data += height * w.stride, w.scales += height * w.groups, r += height;
+        w.data += height * w.stride, r += height;
     }
 }
 
 /* A row as float32. */
 static void ISA(unpack)(Rows w, int type, float *out) {
     int k = 0;
-    if (type == INT4)
-        for (; k < w.cols; k += 128)
-            UNROLL for (int j = 0; j < 8; j++) *(V *)(out + k + 16 * j) = ISA(weights)(w.data, w.scales, k, j, type);
-    for (; k + 16 <= w.cols; k += 16) *(V *)(out + k) = ISA(weights)(w.data, w.scales, k, 0, type);
+    for (; k + 16 <= w.cols; k += 16) *(V *)(out + k) = ISA(weights)(w.data, k, type);
     if (k < w.cols) ISA(rest)(w.data, k, w.cols, type, (V *)(out + k));
 }
+
+#include "whole.h"
 
 /* y[n * ldy + r] = row r . x[n] for any number of rows and activations. For many activations weights are unpacked once, into
  * scratch, and all the rows take six activations at a time, which stay in the first cache. */
 static void ISA(product)(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
-    /* Memory is read fastest row by row; four rows at a time share the loads of activations and the waits for sums. */
-    int few = type == F32 ? FIRST_CACHE / (4 * w.cols) : type == BF16 || type == F16 ? 2 : 0;
-    int step = n > (type == F32 ? few : MANY) ? 6 : n, most = n <= few ? 1 : 4;
+    if (type == INT8 || type == INT4) {
+        ISA(whole_product)(w, type, rows, x, ldx, n, y, ldy);
+        return;
+    }
+    int step = n > (type == F32 ? FIRST_CACHE / (4 * w.cols) : MANY) ? 6 : n;
     if (n > MANY && type != F32) {
         size_t stride = round_up(w.cols, 16);
-        for (int r = 0; r < rows; r++, w.data += w.stride, w.scales += w.groups) ISA(unpack)(w, type, scratch + r * stride);
+        for (int r = 0; r < rows; r++, w.data += w.stride) ISA(unpack)(w, type, scratch + r * stride);
         w = (Rows){(const char *)scratch, w.scales, 4 * stride, 0, w.cols}, type = F32;
     }
     for (int t = 0; t < n; t += step, x += step * ldx, y += step * ldy) {
         int some = n - t < step ? n - t : step;
-        if (type == F32) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, F32);
-        else if (type == BF16) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, BF16);
-        else if (type == F16) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, F16);
-        else if (type == INT8) ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, INT8);
-        else ISA(tiles)(w, rows, most, x, ldx, some, y, ldy, INT4);
+        if (type == F32) ISA(tiles)(w, rows, x, ldx, some, y, ldy, F32);
+        else if (type == BF16) ISA(tiles)(w, rows, x, ldx, some, y, ldy, BF16);
+        else ISA(tiles)(w, rows, x, ldx, some, y, ldy, F16);
     }
 }
-
-static inline ALWAYS V ISA(select)(W mask, V yes, V no) { return (V)(((W)yes & mask) | ((W)no & ~mask)); }
 
 /* e to the x, within 2 units in the last place: 2^n times a polynomial of the remainder. */
 static inline ALWAYS V ISA(exp)(V x) {
@@ -286,6 +257,15 @@ static void ISA(attend)(const float *q, size_t ldq, int n, const float *keys, co
     for (; i < n; i++) ISA(attend_some)(q + i * ldq, ldq, keys, values, length + i, head, depth, acc, out + i * ldo, ldo, 1);
 }
 
-static const Kernels ISA(kernels) = {ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend)};
+#if defined(TILE_BF16)
+#include "bf16.h"
+#endif
+
+static const Kernels ISA(kernels) = {
+    ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend), ISA(quantise),
+#if defined(TILE_BF16)
+    round_row, rounded_product,
+#endif
+};
 #undef V
 #undef W
