@@ -1,7 +1,6 @@
 """The decode engine against the torch model: every instruction set, precision, number of threads and way to feed it."""
 
 import copy
-import math
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +12,7 @@ from small import SMALL, small_model
 
 import zoo
 from zoo.engine import Engine, is_built
-from zoo.engine.native import library, logsumexp
+from zoo.engine.native import library
 from zoo.engine.quantize import Quantized, dequantize, quantize
 from zoo.errors import OptionError, ZooError
 from zoo.sources import find_checkpoint
@@ -238,16 +237,17 @@ def test_without_the_library_it_says_what_to_do(monkeypatch):
     library.cache_clear()
     with pytest.raises(ZooError, match="--engine torch"):
         engine_of(small_model(dtype=torch.float32))
-    assert math.isclose(logsumexp(np.array([1.0, 2.0], np.float32)), math.log(math.e + math.e**2), rel_tol=1e-6)
     monkeypatch.undo()
     library.cache_clear()
 
 
-STORY = """Once upon a time there was a little girl who lived with her grandmother in a small house at the edge of the forest.
-One morning the grandmother said, "We have no bread left. Take this basket, go to the mill and ask for a sack of flour."
-So the girl took the basket and went along the path between the tall trees. After a while she met an old man who sat on a stone.
-"Where are you going, my child?" he asked. "To the mill," said the girl, "for we have nothing to eat." The old man gave her a
-silver whistle, and told her to blow it if ever she lost her way. She thanked him and ran on, until she came to the river."""
+STORY = """\
+Once upon a time there was a little girl who lived with her grandmother in a small house at the edge of the forest.
+One morning the grandmother said, "We have no bread left. Take this basket, go to the mill and ask for a sack of
+flour." So the girl took the basket and went along the path between the tall trees. After a while she met an old man
+who sat on a stone. "Where are you going, my child?" he asked. "To the mill," said the girl, "for we have nothing to
+eat." The old man gave her a silver whistle, and told her to blow it if ever she lost her way. She thanked him and ran
+on, until she came to the river."""
 
 
 def test_quantising_costs_a_trained_model_little():
