@@ -132,7 +132,7 @@ def test_prompts_change_no_bit_of_each_other(isa, kind):
     prompts, rows, cache = [some_ids(WIDE, n, seed=n).tolist() for n in (1, 54, 41)], [3, 0, 1], three.new_cache(4)
     expected = [alone.prefill(prompt, alone.new_cache()) for prompt in prompts]
 
-    left = [three.begin(prompt, cache, row) for prompt, row in zip(prompts, rows, strict=True)]
+    left = three.begin(prompts, cache, rows)
     assert (np.stack(expected) == three.extend(left, cache, rows)).all()
 
 
@@ -186,6 +186,8 @@ def test_a_long_prompt_is_read_in_parts():
         (lambda e: e.step([1, 2], e.new_cache(3)), "2 tokens, 3 rows"),
         (lambda e: e.step([1, 2], e.new_cache(3), rows=[1, 1]), "one token for each row"),
         (lambda e: e.step([1], e.new_cache(3), rows=[3]), "rows 0 to 2"),
+        (lambda e: e.begin([[1], [2]], e.new_cache(3), [1, 1]), "a row of its own"),
+        (lambda e: e.extend([[1], [2]], e.new_cache(3), [1]), "2 lists, rows"),
         (lambda e: e.new_cache(room=24), "1 to 23 tokens"),
         (lambda e: e.new_cache().truncate(1), "cannot be cut to 1"),
         (lambda e: e.step([1], engine_of(small_model(WIDE, dtype=torch.float32)).new_cache()), "another model"),
@@ -237,6 +239,8 @@ def test_without_the_library_it_says_what_to_do(monkeypatch):
     library.cache_clear()
     with pytest.raises(ZooError, match="--engine torch"):
         engine_of(small_model(dtype=torch.float32))
+    with pytest.raises(ZooError, match="--engine torch"):  # before seconds go into reading and quantising
+        Engine.open("there is no such file", quantize="int4")
     monkeypatch.undo()
     library.cache_clear()
 

@@ -107,8 +107,8 @@ def _logits(engine: Engine, cache: EngineCache, slots: dict[int, Row]) -> Logits
     for slot, row in slots.items():
         if len(row.ids) > size:
             cache.truncate(0, slot)
-        parts.append(row.ids[-1:] if cache.lengths[slot] else engine.begin(row.ids[-size:], cache, slot))
-    return engine.extend(parts, cache, list(slots))
+        parts.append(row.ids[-1:] if cache.lengths[slot] else row.ids[-size:])
+    return engine.extend(engine.begin(parts, cache, list(slots)), cache, list(slots))
 
 
 def room_for(config: GPTConfig, row: Row) -> int:

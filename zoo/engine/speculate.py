@@ -218,7 +218,7 @@ def _read(engine: Engine, cache: EngineCache, ids: list[int], guesses: list[int]
     cache.truncate(0 if len(ids) > size else min(int(cache.lengths[0]), len(ids) - 1))
     unread = ids[-size:][cache.lengths[0] :]
     if not cache.lengths[0]:
-        unread = engine.begin(unread, cache)
+        unread = engine.begin([unread], cache, [0])[0]
     return engine.extend([[*unread, *guesses]], cache, [0], last=len(guesses) + 1)
 
 
