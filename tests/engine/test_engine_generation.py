@@ -199,9 +199,11 @@ def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):
     ("options", "problem"),
     [
         (["--engine", "torch", "--quantize", "int8"], "native engine"),
-        (["--engine", "torch", "--threads", "2"], "native engine"),
+        (["--engine", "torch", "--speculate", "ngram"], "native engine"),
         (["--engine", "native", "--device", "cuda"], "runs on the CPU"),
         (["--engine", "native", "--dtype", "float64"], "not 'float64'"),
+        (["--dtype", "int8"], "ask for it with `--quantize int8`"),
+        (["--quantize", "int8", "--device", "cuda"], "runs on the CPU"),
     ],
 )
 def test_what_an_engine_cannot_do_is_told(tmp_path, options, problem):
@@ -211,3 +213,22 @@ def test_what_an_engine_cannot_do_is_told(tmp_path, options, problem):
 
     assert result.exit_code != 0
     assert problem in f"{result.output} {result.exception}"
+
+
+@pytest.mark.parametrize("options", [["--quantize", "int8"], ["--speculate", "ngram"], ["--draft", "stories"]])
+def test_where_it_is_not_built_its_options_say_so(tmp_path, monkeypatch, options):
+    """The advice is not to use --engine torch, which has not these options either; --threads is of both."""
+    zoo.save(zoo.create("test-tiny", seed=1), tmp_path / "a.safetensors")
+    command = ["generate", "-m", str(tmp_path / "a.safetensors"), "-t", "0", "-n", "5", "Every effort"]
+    expected = CliRunner().invoke(main, command).stdout
+    monkeypatch.setattr("zoo.engine.is_built", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        threads = CliRunner().invoke(main, [*command, "--threads", "1"])
+        assert (expected, 1) == (threads.stdout, torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+
+    result = CliRunner().invoke(main, [*command, *options])
+    assert 1 == result.exit_code
+    assert "was not built here; leave them out, or install zoo with a C compiler" in result.stderr
