@@ -2,9 +2,9 @@
 
     python benchmarks/quality.py held-out.txt [--model stories] [--windows 40] [--json]
 
-Every precision of zoo's engine, and the weights of GGUF's Q8_0 and Q4_0 as the float32 values that they stand for; and,
-where llama-cpp-python is installed, llama.cpp itself with these files. The text is cut into windows of 256 tokens, evenly
-spread; each token but the first of a window is predicted from those before it.
+Every precision of zoo's engine, and the weights of GGUF's Q8_0 and Q4_0 as the float32 values that they stand for;
+and, where llama-cpp-python is installed, llama.cpp itself with these files. The text is cut into windows of 256 tokens,
+evenly spread; each token but the first of a window is predicted from those before it.
 """
 
 from __future__ import annotations

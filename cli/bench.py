@@ -24,11 +24,16 @@ _PEERS = ("transformers", "ctranslate2", "llama.cpp", "book")
 @click.option("--precision", type=Several(_PRECISIONS), default="float32,bfloat16,int8,int4", help="Of the weights.")
 @click.option("--against", type=Several(_PEERS), default="", help="Peers to compare with: " + ", ".join(_PEERS) + ".")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Of all; all cores if not given.")
-@click.option("--context", type=Several(click.INT), default="16", help="Tokens before those that are decoded.")
+@click.option(
+    "--context",
+    type=Several(click.INT),
+    help="Tokens before those that are decoded.  [default: 16,256,1000, if they fit]",
+)
 @click.option("--prefill", type=int, help="Tokens of the prompt whose reading is measured.  [default: 512]")
 @click.option("--tokens", "-n", default=24, help="Decoded in a turn.")
 @click.option("--batch", default=1, help="Rows decoded at once.")
 @click.option("--rounds", default=5, help="In which all take turns.")
+@click.option("--busy", default=0, help="Cores that something else shall keep busy meanwhile.")
 @click.option("--first-token/--no-first-token", default=True, help="Measure whole commands too.")
 @click.option("--plot", type=PATH, help="Draw the speeds into a .png, .pdf or .svg file.")
 @click.option("--force", is_flag=True, help="Replace an existing --plot file.")
@@ -37,7 +42,7 @@ def bench(
     model: str | None,
     random: str | None,
     precision: tuple[str, ...],
-    context: tuple[int, ...],
+    context: tuple[int, ...] | None,
     plot: Path | None,
     force: bool,
     as_json: bool,
@@ -53,17 +58,21 @@ def bench(
     Examples:
       zoo bench --model gpt2.safetensors
       zoo bench --random 124M --precision float32 --against transformers,llama.cpp
-      zoo bench --random 355M --context 16,256,900 --json --plot speeds.png
+      zoo bench --random 355M --context 16,900 --json --plot speeds.png
+      zoo bench --random 124M --batch 16 --busy 1
     """
     if model and random:
         raise click.UsageError("Give one of --model and --random.")
     from zoo.bench import Settings, write_random
     from zoo.bench import bench as measure
-    from zoo.output import check_output
 
     if plot:
-        check_output(plot, force=force)
+        from zoo.plot.figure import check_figure
+
+        check_figure(plot, force=force)
     settings = Settings(precisions=precision, contexts=context, **options)
+    for peer, reason in settings.left_out().items():
+        click.echo(f"note: {peer} is left out: {reason}", err=True)
     with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory, _status() as say:
         if random:
             model = str(Path(directory) / "random.safetensors")
@@ -71,14 +80,14 @@ def bench(
             write_random(random, Path(model))
         found = measure(model or "stories", settings, say)
     found["model"]["source"] = f"random weights of {random}" if random else found["model"]["source"]
-    if plot:
-        from zoo.plot.speeds import plot_speeds
-
-        plot_speeds(found, plot, force=force)
     if as_json:
         show_json(found)
     else:
         _show(found)
+    if plot:
+        from zoo.plot.speeds import plot_speeds
+
+        plot_speeds(found, plot, force=force)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ Run = Callable[..., "Iterator[tuple[int, Token]]"]
 @click.option(
     "--quantize", type=click.Choice(["int8", "int4"]), help="Round the matrices to this, unless the file has them so."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of the engine; all cores if not given.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="That compute; all cores if not given.")
 @click.option(
     "--engine",
     type=click.Choice(["auto", "native", "torch"]),
@@ -113,7 +113,7 @@ def generate(
 
     request = Request(**options)
     source = model or _default_model()
-    native = _takes_native(engine, device, dtype, quantize, threads, speculates=bool(speculate or draft))
+    native = _takes_native(engine, device, dtype, quantize, speculates=bool(speculate or draft))
     loaded: Engine | GPTModel
     counts: list[Counts] = []
     run: Run
@@ -135,6 +135,10 @@ def generate(
         from zoo.generation import generate_batch as run_torch
         from zoo.loading import load
 
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
         loaded = load(source, format=format, size=size, dtype=dtype, device=device)
         run = partial(run_torch, loaded, [text], **options)
     if prompts and out:
@@ -192,21 +196,21 @@ def _default_model() -> str:
     return PACKAGED
 
 
-def _takes_native(
-    engine: str, device: str, dtype: str | None, quantize: str | None, threads: int | None, *, speculates: bool
-) -> bool:
+def _takes_native(engine: str, device: str, dtype: str | None, quantize: str | None, *, speculates: bool) -> bool:
     """Whether the native engine runs: it is asked for, or it is built and can do what is asked."""
     from zoo.engine import is_built
 
-    if engine == "torch" and (quantize or threads or speculates):
+    needed = bool(quantize or speculates)
+    if needed and engine == "torch":
+        raise OptionError("--quantize, --speculate and --draft are of the native engine; leave out --engine torch")
+    if (needed or engine == "native") and device != "cpu":
+        raise OptionError(f"the native engine runs on the CPU, not on {device}; use --engine torch")
+    if needed and not is_built():
         raise OptionError(
-            "--quantize, --threads, --speculate and --draft are of the native engine; leave out --engine torch"
+            "--quantize, --speculate and --draft need the native engine, which was not built here; leave them out, or "
+            "install zoo with a C compiler"
         )
-    if engine == "native" or quantize or threads or speculates:
-        if device != "cpu":
-            raise OptionError(f"the native engine runs on the CPU, not on {device}; use --engine torch")
-        return True
-    return engine == "auto" and device == "cpu" and dtype != "float64" and is_built()
+    return needed or engine == "native" or (engine == "auto" and device == "cpu" and dtype != "float64" and is_built())
 
 
 def _stream(run: Run, prompt: str) -> None:

@@ -2,10 +2,13 @@
 
 Of a matrix `name`, the file has the numbers under its own name and the scales under `name.scales`:
 
-    int8   int8 (rows, columns), float32 scales (rows,): a value is number * scale of its row.
-    int4   int32 (rows, 16 * blocks), bfloat16 scales (rows, 4 * blocks), where a block is 128 columns, the last one
-           filled up with zeros. Bits 4n to 4n + 3 of word w of a block, a two's complement from -8 to 7, are column
-           16 n + w; each 32 columns share a scale.
+    int8   int32 words (blocks, columns / 4, 16), float32 scales (rows,): a value is number * scale of its row.
+    int4   int32 words (blocks, columns / 8, 16), bfloat16 scales (blocks, columns / 32, 16): each 32 columns of a row
+           have a scale.
+
+A block is 16 rows, and the last of the three indices is the row's place in it; missing rows and columns are zeros up to
+a multiple of 16 rows and 32 columns. Word w holds n = 4 (or 8) columns from n w on, as two's complements of b = 32 / n
+bits: column n w + 2 i + j lies in its bits b i + 16 j to b i + 16 j + b - 1.
 
 In a file of kind int4 the embedding of tokens and an untied head are stored as int8.
 

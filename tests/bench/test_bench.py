@@ -1,18 +1,23 @@
 """`zoo bench`: contenders compute the same, and numbers are made of what was measured."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import zoo
 from zoo.bench import Settings, bench, write_random
 from zoo.bench.contenders import CONTENDERS, PEERS
 from zoo.bench.probe import Machine
-from zoo.bench.process import Process
+from zoo.bench.process import Process, busy_cores
 from zoo.bench.turns import prefill_operations
+from zoo.cli.main import main
 from zoo.config import GPTConfig
 from zoo.engine import is_built
 from zoo.errors import OptionError, ZooError
@@ -101,6 +106,9 @@ def test_the_machine_reads_and_multiplies_at_a_credible_rate():
         (Settings(tokens=1), "tokens is at least 2"),
         (Settings(contexts=(30,), tokens=12), "41 tokens do not fit the model's context of 40"),
         (Settings(prefill=41), "41 tokens do not fit"),
+        (Settings(contexts=()), "at least one precision and one context"),
+        (Settings(precisions=()), "at least one precision and one context"),
+        (Settings(busy=-1), "all else at least 1"),
     ],
 )
 def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
@@ -109,11 +117,66 @@ def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
         bench(tiny, settings)
 
 
-def test_a_peer_that_is_not_installed_is_refused(tiny, monkeypatch):
-    """The message names its package."""
-    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "no_such_package")
-    with pytest.raises(OptionError, match=r"llama.cpp needs the package no_such_package"):
-        bench(tiny, Settings(against=("llama.cpp",)))
+def test_whoever_is_installed_takes_part(tiny, monkeypatch):
+    """A peer that is not there, or cannot do what is asked, is left out, with the reason; the others are measured."""
+    monkeypatch.setattr(CONTENDERS["transformers"], "package", "no_such_package")
+    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "json")
+    settings = Settings(against=("transformers", "book", "llama.cpp"), batch=2, rounds=1, first_token=False, threads=1)
+    found = bench(tiny, settings)
+
+    assert ["zoo", "book"] == [row["contender"] for row in found["rows"]]
+    assert ["book"] == found["settings"]["against"]
+    assert found["left_out"] == {
+        "transformers": "the package no_such_package is not installed (pip install transformers)",
+        "llama.cpp": "it continues one prompt at a time",
+    }
+
+
+@pytest.mark.parametrize(
+    ("length", "contexts"), [(1024, [16, 256, 1000]), (1022, [16, 256]), (40, [16]), (30, [7]), (24, [1])]
+)
+def test_contexts_are_those_that_fit(length, contexts):
+    """Unless they are given; 24 tokens are decoded behind each, of which the last is not read."""
+    assert contexts == Settings().resolve(CONFIG.replace(context_length=length)).contexts
+
+
+@pytest.mark.parametrize("length", [5, 34])
+def test_a_batch_is_read_in_one_pass(tiny, tmp_path, monkeypatch, length):
+    """Prompts of all rows share the weights, and each row gets the tokens that it gets alone."""
+    contender = CONTENDERS["zoo"](tiny, "float32", 1)
+    prompts = [np.random.default_rng(row).integers(50000, size=length).tolist() for row in range(6)]
+    alone = [[token for _, token in contender.generate([prompt], 4)] for prompt in prompts]
+    passes, plain = [], contender._engine._forward
+    monkeypatch.setattr(
+        contender._engine, "_forward", lambda ids, rows, *rest: passes.append(len(ids)) or plain(ids, rows, *rest)
+    )
+
+    for row in range(6):
+        order = prompts[row:] + prompts[:row]
+        assert alone[row] == [token for _, token in contender.generate(order, 4)]
+    assert 3 * [6] == passes[-3:]
+    assert 6 * length == sum(passes[: len(passes) // 6 - 3])
+
+
+def test_other_work_can_be_made(tiny):
+    """Busy cores use up processor time while it is measured, and are gone behind it, also after an error."""
+    before = os.times()
+    with pytest.raises(KeyError), busy_cores(2):
+        time.sleep(0.5)
+        raise KeyError
+    after = os.times()
+
+    assert after.children_user - before.children_user > 0.1
+    assert bench(tiny, Settings(busy=1, rounds=1, first_token=False))["settings"]["busy"] == 1
+
+
+def test_busy_cores_end_with_who_asked_for_them():
+    """A benchmark that is killed leaves nothing that computes for ever."""
+    program = "from zoo.bench.process import busy_cores\nimport os\nwith busy_cores(1): os.kill(os.getpid(), 9)"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE)  # until nobody has the pipe open
+
+    assert time.monotonic() - started < 30
 
 
 def test_a_contender_that_fails_is_a_sentence(tmp_path):
@@ -137,3 +200,24 @@ def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
     assert "decode at context 9" in picture.read_text()
     again = subprocess.run(command, capture_output=True, text=True)
     assert 1 == again.returncode and "exists already" in again.stderr
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_before_minutes_of_measuring(tiny, tmp_path, monkeypatch):
+    """A suffix that is none, and no matplotlib: nothing is measured."""
+    monkeypatch.setattr("zoo.bench.bench", lambda *_: pytest.fail("it measures"))
+    command = ["bench", "--model", str(tiny), "--plot"]
+    result = CliRunner().invoke(main, [*command, str(tmp_path / "speeds.bmp")])
+    assert "must end in .png, .pdf, .svg" in result.stderr
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    result = CliRunner().invoke(main, [*command, str(tmp_path / "speeds.png")])
+    assert "pip install 'gpt2-zoo[plot]'" in result.stderr
+
+
+def test_the_command_says_who_is_left_out(tiny, monkeypatch):
+    """A note on stderr, before anything is measured; the numbers on stdout are those of the others."""
+    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "no_such_package")
+    options = ["--precision", "float32", "--rounds", "1", "--no-first-token", "--json", "--against", "llama.cpp"]
+    result = CliRunner().invoke(main, ["bench", "--model", str(tiny), *options])
+
+    assert "note: llama.cpp is left out: the package no_such_package is not installed (pip install" in result.stderr
+    assert ["zoo"] == [row["contender"] for row in json.loads(result.stdout)["rows"]]

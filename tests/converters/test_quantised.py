@@ -36,16 +36,14 @@ def made(path, kind, config=WIDE, dtype=torch.float32):
 
 def meaning(raw, scales, kind, columns):
     """What numbers and scales stand for, one bit field after the other, by the words of the format's description."""
-    rows = len(raw)
-    values = np.zeros((rows, columns), np.float32)
-    for column in range(columns):
-        if kind == "int8":
-            values[:, column] = raw[:, column].astype(np.float32) * scales
-            continue
-        block, inside = divmod(column, 128)
-        n, w = divmod(inside, 16)
-        bits = raw[:, 16 * block + w].astype(np.int64) >> (4 * n) & 15
-        values[:, column] = np.where(bits > 7, bits - 16, bits).astype(np.float32) * scales[:, column // 32]
+    n = {"int8": 4, "int4": 8}[kind]  # columns in a word
+    values = np.zeros((16 * len(raw), columns), np.float32)
+    for row, column in np.ndindex(values.shape):
+        block, lane = divmod(row, 16)
+        word, inside = divmod(column, n)
+        bits = int(raw[block, word, lane]) >> (32 // n * (inside // 2) + 16 * (inside % 2)) & (1 << 32 // n) - 1
+        number = bits - (1 << 32 // n) if bits >> (32 // n - 1) else bits
+        values[row, column] = np.float32(number) * (scales[row] if kind == "int8" else scales[block, column // 32, lane])
     return values
 
 
@@ -63,9 +61,14 @@ def test_the_file_is_what_its_description_says(tmp_path, kind):
     for name in quantised:
         scales = raw[f"{name}.scales"].float().numpy()
         bits = "int8" if name == "tok_emb.weight" else kind  # whose four bits would cost most
-        values = meaning(raw[name].numpy(), scales, bits, state[name].shape[1])
+        rows, columns = state[name].shape
+        if bits == "int8":
+            scales = np.pad(scales, (0, -rows % 16))
+        values = meaning(raw[name].numpy(), scales, bits, columns)[:rows]
         assert (values == opened.tensors[name].load()).all()
-        steps = scales[:, None] if bits == "int8" else np.repeat(scales, 32, axis=1)[:, : values.shape[1]]
+        steps = scales[:rows, None]
+        if bits == "int4":
+            steps = np.repeat(scales.transpose(0, 2, 1).reshape(-1, scales.shape[1]), 32, axis=1)[:rows, :columns]
         # A weight is at most half a step away, but for those that int4 cuts off at its ends, by under two steps.
         far = np.abs(values - state[name].numpy()) / np.abs(steps)
         assert far.max() <= (0.5001 if bits == "int8" else 2)
@@ -83,13 +86,13 @@ def test_the_engine_runs_it_as_if_it_had_quantised_itself(tmp_path, kind, dtype,
     plain, small, _ = made(tmp_path, kind, dtype=dtype)
     ids = random_ids(30, vocab_size=151).numpy()
     expected = Engine.open(plain, quantize=kind, threads=1)
-    monkeypatch.setattr("zoo.engine.engine.quantize", None)
+    monkeypatch.setattr("zoo.engine.weights.quantize", None)
 
     for again in (None, kind):
         engine = Engine.open(small, quantize=again, threads=1)
         assert (expected.verify(ids, expected.new_cache()) == engine.verify(ids, engine.new_cache())).all()
         assert expected.nbytes == engine.nbytes
-        numbers = [a for a in engine._held if isinstance(a, np.ndarray) and a.dtype in (np.int8, np.int32)]
+        numbers = [a for a in engine._weights._held if isinstance(a, np.ndarray) and a.dtype == np.int32]
         assert len(numbers) == 10  # the embedding is the head, too
         assert not any(array.flags.owndata for array in numbers)
 
@@ -98,7 +101,7 @@ def test_the_engine_runs_it_as_if_it_had_quantised_itself(tmp_path, kind, dtype,
 @settings(max_examples=25)
 @given(config=configs(vocab_size=13, vocab_rows=15), kind=st.sampled_from(KINDS))
 def test_torch_loads_the_values_it_stands_for(tmp_path_factory, config, kind):
-    """zoo.load gives a float32 model whose logits are the engine's; models of every shape, some untied."""
+    """zoo.load gives a float32 model whose logits are the engine's, to 16-bit activations; models of every shape."""
     _, small, _ = made(tmp_path_factory.mktemp("any"), kind, config)
     engine, model = Engine.open(small, threads=1), zoo.load(small)
     ids = random_ids(config.context_length, vocab_size=13)
@@ -106,7 +109,7 @@ def test_torch_loads_the_values_it_stands_for(tmp_path_factory, config, kind):
         expected = model(ids[None])[0, :, :13].numpy()
 
     assert model.tok_emb.weight.dtype == torch.float32
-    assert np.abs(expected - engine.verify(ids.numpy(), engine.new_cache())).max() <= 1e-4 * np.abs(expected).max()
+    assert np.abs(expected - engine.verify(ids.numpy(), engine.new_cache())).max() <= 1e-2 * np.abs(expected).max()
 
 
 @needs_engine

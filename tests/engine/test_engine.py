@@ -1,7 +1,6 @@
 """The decode engine against the torch model: every instruction set, precision, number of threads and way to feed it."""
 
 import copy
-import math
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +12,7 @@ from small import SMALL, small_model
 
 import zoo
 from zoo.engine import Engine, is_built
-from zoo.engine.native import library, logsumexp
+from zoo.engine.native import library
 from zoo.engine.quantize import Quantized, dequantize, quantize
 from zoo.errors import OptionError, ZooError
 from zoo.sources import find_checkpoint
@@ -97,8 +96,8 @@ def test_logits_are_those_of_the_torch_model(isa, config):
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8", "int4"])
-def test_smaller_weights_are_computed_with_exactly(isa, kind):
-    """The engine's logits are those of float32 weights with the rounded values: only the rounding costs quality."""
+def test_only_the_rounding_of_weights_costs_quality(isa, kind):
+    """The logits are those of float32 weights with the rounded values, with quantised ones to 16-bit activations."""
     engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), lambda *weight: smaller(kind, *weight))
     ids = some_ids(WIDE, 31)
     cache = engine.new_cache()
@@ -106,15 +105,20 @@ def test_smaller_weights_are_computed_with_exactly(isa, kind):
     first = engine.verify(ids[:13], cache)
     steps = [engine.step([i], cache)[0] for i in ids[13:]]
 
-    assert_close(twin, ids, np.stack([*first, *steps]))
-    assert (np.stack([*first, *steps]) == engine.verify(ids, engine.new_cache())).all()
+    found = np.stack([*first, *steps])
+    if kind in ("int8", "int4"):
+        expected = expected_logits(twin, ids)
+        error, rounded = (np.abs(expected - other).mean() for other in (found, expected_logits(twin, ids, torch.bfloat16)))
+        assert 0 < error < rounded / 50
+    else:
+        assert_close(twin, ids, found)
+    assert (found == engine.verify(ids, engine.new_cache())).all()
 
 
-@pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])
-def test_prompts_are_as_near_as_torchs_bfloat16(isa, kind):
+def test_prompts_are_as_near_as_torchs_bfloat16(isa):
     """Rounded activations cost no more than in torch's model of bfloat16, and nothing where the processor has none."""
     model = small_model(WIDE, dtype=torch.float32)
-    engine, twin = with_weights(model, lambda *weight: smaller(kind, *weight))
+    engine, twin = with_weights(model, lambda *weight: smaller("bfloat16", *weight))
     ids = some_ids(WIDE, 61)
     exact = expected_logits(twin, ids)[-1]
 
@@ -133,7 +137,7 @@ def test_prompts_change_no_bit_of_each_other(isa, kind):
     prompts, rows, cache = [some_ids(WIDE, n, seed=n).tolist() for n in (1, 54, 41)], [3, 0, 1], three.new_cache(4)
     expected = [alone.prefill(prompt, alone.new_cache()) for prompt in prompts]
 
-    left = [three.begin(prompt, cache, row) for prompt, row in zip(prompts, rows, strict=True)]
+    left = three.begin(prompts, cache, rows)
     assert (np.stack(expected) == three.extend(left, cache, rows)).all()
 
 
@@ -187,6 +191,8 @@ def test_a_long_prompt_is_read_in_parts():
         (lambda e: e.step([1, 2], e.new_cache(3)), "2 tokens, 3 rows"),
         (lambda e: e.step([1, 2], e.new_cache(3), rows=[1, 1]), "one token for each row"),
         (lambda e: e.step([1], e.new_cache(3), rows=[3]), "rows 0 to 2"),
+        (lambda e: e.begin([[1], [2]], e.new_cache(3), [1, 1]), "a row of its own"),
+        (lambda e: e.extend([[1], [2]], e.new_cache(3), [1]), "2 lists, rows"),
         (lambda e: e.new_cache(room=24), "1 to 23 tokens"),
         (lambda e: e.new_cache().truncate(1), "cannot be cut to 1"),
         (lambda e: e.step([1], engine_of(small_model(WIDE, dtype=torch.float32)).new_cache()), "another model"),
@@ -238,16 +244,19 @@ def test_without_the_library_it_says_what_to_do(monkeypatch):
     library.cache_clear()
     with pytest.raises(ZooError, match="--engine torch"):
         engine_of(small_model(dtype=torch.float32))
-    assert math.isclose(logsumexp(np.array([1.0, 2.0], np.float32)), math.log(math.e + math.e**2), rel_tol=1e-6)
+    with pytest.raises(ZooError, match="--engine torch"):  # before seconds go into reading and quantising
+        Engine.open("there is no such file", quantize="int4")
     monkeypatch.undo()
     library.cache_clear()
 
 
-STORY = """Once upon a time there was a little girl who lived with her grandmother in a small house at the edge of the forest.
-One morning the grandmother said, "We have no bread left. Take this basket, go to the mill and ask for a sack of flour."
-So the girl took the basket and went along the path between the tall trees. After a while she met an old man who sat on a stone.
-"Where are you going, my child?" he asked. "To the mill," said the girl, "for we have nothing to eat." The old man gave her a
-silver whistle, and told her to blow it if ever she lost her way. She thanked him and ran on, until she came to the river."""
+STORY = """\
+Once upon a time there was a little girl who lived with her grandmother in a small house at the edge of the forest.
+One morning the grandmother said, "We have no bread left. Take this basket, go to the mill and ask for a sack of
+flour." So the girl took the basket and went along the path between the tall trees. After a while she met an old man
+who sat on a stone. "Where are you going, my child?" he asked. "To the mill," said the girl, "for we have nothing to
+eat." The old man gave her a silver whistle, and told her to blow it if ever she lost her way. She thanked him and ran
+on, until she came to the river."""
 
 
 def test_quantising_costs_a_trained_model_little():

@@ -15,7 +15,8 @@ from small import SMALL, random_ids, small_model, varied
 import zoo
 from zoo.cli.main import main
 from zoo.engine import Engine, is_built
-from zoo.engine.generation import generate_batch, generate_many, pick
+from zoo.engine.choose import distribution, draw, logprob, pick
+from zoo.engine.generation import generate_batch, generate_many
 from zoo.generation import generate_batch as generate_with_torch
 from zoo.request import Request
 
@@ -138,12 +139,45 @@ def test_the_filters_keep_what_those_of_torch_keep(logits, top_k, top_p, min_p, 
     for keep in _filters(request):
         filtered = keep(filtered)
     probs = filtered.softmax(-1).numpy()
-    is_filtered = top_p or min_p or (top_k or 99) < len(logits)
-    order = np.argsort(-logits, kind="stable") if is_filtered else np.arange(len(logits))
-    order = order[probs[order] > 0]
 
-    expected = order[np.searchsorted(probs[order].cumsum(), number, side="right")]
+    expected = np.searchsorted(probs.cumsum(), number, side="right")
     assert expected == pick(logits, [], request, Fixed(number))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 0.3, 9.0, 1e36])
+@pytest.mark.parametrize("options", [{"top_k": 50}, {"top_p": 0.95}, {"top_k": 900, "top_p": 0.5}, {"top_p": 1e-9}])
+def test_a_whole_vocabulary_keeps_what_a_sort_would_keep(spread, options):
+    """Of 50,257 logits, flat or far apart or all equal: the kept tokens are those of a stable sort and running sums."""
+    logits = (np.random.default_rng(3).normal(size=50257) * spread).round(6).astype(np.float32)
+    request = Request(**{"top_p": None, "temperature": 1.3, **options})
+    exact = logits.astype(np.float64)
+    order = np.argsort(-exact, kind="stable")[: request.top_k]
+    probs = np.exp((exact[order] - exact[order[0]]) / 1.3)
+    if request.top_p:
+        order = order[probs.cumsum() - probs < request.top_p * probs.sum()]
+    order = order[: (probs > 0).sum()]
+
+    assert sorted(order) == np.flatnonzero(distribution(logits, [], request)).tolist()
+
+
+@given(sizes=st.lists(st.sampled_from([0.0, 1e-300, 0.5, 7.0]), min_size=1, max_size=700).filter(any))
+def test_a_draw_is_the_place_in_the_running_sum(sizes):
+    """At every number from 0 to nearly 1, and never a weight of nothing."""
+    weights = np.array(sizes)
+    for number in (0.0, 0.25, 0.6180339887, 0.75, np.nextafter(1, 0)):
+        found = draw(weights, Fixed(number))
+        assert weights[found] > 0
+        below, upto = weights[:found].sum(), weights[: found + 1].sum()
+        assert below <= number * weights.sum() * (1 + 1e-12) and number * weights.sum() <= upto * (1 + 1e-12)
+
+
+def test_log_probabilities_are_those_of_a_softmax_in_float64():
+    """Of a whole vocabulary, whose best logit is far above zero."""
+    logits = (np.random.default_rng(4).normal(size=50257) * 5 + 1000).astype(np.float32)
+    exact = logits.astype(np.float64) - 1000
+
+    for token in (0, 7, int(logits.argmax())):
+        assert logprob(logits, token) == pytest.approx(exact[token] - np.log(np.exp(exact).sum()), abs=1e-4)
 
 
 def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):
@@ -165,9 +199,11 @@ def test_the_command_gives_the_same_text_with_both_and_needs_no_torch(tmp_path):
     ("options", "problem"),
     [
         (["--engine", "torch", "--quantize", "int8"], "native engine"),
-        (["--engine", "torch", "--threads", "2"], "native engine"),
+        (["--engine", "torch", "--speculate", "ngram"], "native engine"),
         (["--engine", "native", "--device", "cuda"], "runs on the CPU"),
         (["--engine", "native", "--dtype", "float64"], "not 'float64'"),
+        (["--dtype", "int8"], "ask for it with `--quantize int8`"),
+        (["--quantize", "int8", "--device", "cuda"], "runs on the CPU"),
     ],
 )
 def test_what_an_engine_cannot_do_is_told(tmp_path, options, problem):
@@ -177,3 +213,22 @@ def test_what_an_engine_cannot_do_is_told(tmp_path, options, problem):
 
     assert result.exit_code != 0
     assert problem in f"{result.output} {result.exception}"
+
+
+@pytest.mark.parametrize("options", [["--quantize", "int8"], ["--speculate", "ngram"], ["--draft", "stories"]])
+def test_where_it_is_not_built_its_options_say_so(tmp_path, monkeypatch, options):
+    """The advice is not to use --engine torch, which has not these options either; --threads is of both."""
+    zoo.save(zoo.create("test-tiny", seed=1), tmp_path / "a.safetensors")
+    command = ["generate", "-m", str(tmp_path / "a.safetensors"), "-t", "0", "-n", "5", "Every effort"]
+    expected = CliRunner().invoke(main, command).stdout
+    monkeypatch.setattr("zoo.engine.is_built", lambda: False)
+    before = torch.get_num_threads()
+    try:
+        threads = CliRunner().invoke(main, [*command, "--threads", "1"])
+        assert (expected, 1) == (threads.stdout, torch.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+
+    result = CliRunner().invoke(main, [*command, *options])
+    assert 1 == result.exit_code
+    assert "was not built here; leave them out, or install zoo with a C compiler" in result.stderr

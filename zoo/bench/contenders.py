@@ -20,7 +20,8 @@ class Contender:
     """One way to run a model, alone in a process of its own.
 
     Attributes:
-        package: what must be installed.
+        package: what must be importable.
+        distribution: what pip installs it from.
         format: of the files that it reads.
         dtypes: for each of zoo's precisions that it has, the dtype its file is converted to.
         batches: whether it continues several prompts at once.
@@ -28,6 +29,7 @@ class Contender:
     """
 
     package: ClassVar[str]
+    distribution: ClassVar[str]
     format: ClassVar[str]
     dtypes: ClassVar[dict[str, str]]
     batches: ClassVar[bool] = True
@@ -44,7 +46,7 @@ class Contender:
 class Zoo(Contender):
     """zoo's engine."""
 
-    package, format = "zoo", "zoo"
+    package, distribution, format = "zoo", "gpt2-zoo", "zoo"
     dtypes: ClassVar = {name: name for name in PRECISIONS}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -54,8 +56,9 @@ class Zoo(Contender):
         self.nbytes = self._engine.nbytes
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        cache = self._engine.new_cache(len(prompts), len(prompts[0]) + n - 1)
-        tokens = [int(self._engine.prefill(ids, cache, row).argmax()) for row, ids in enumerate(prompts)]
+        rows, cache = range(len(prompts)), self._engine.new_cache(len(prompts), len(prompts[0]) + n - 1)
+        left = self._engine.begin(prompts, cache, rows)
+        tokens = self._engine.extend(left, cache, rows).argmax(-1).tolist()
         taken = [(time.perf_counter(), tokens[0])]
         for _ in range(n - 1):
             tokens = self._engine.step(tokens, cache).argmax(-1).tolist()
@@ -66,7 +69,7 @@ class Zoo(Contender):
 class Transformers(Contender):
     """transformers' generate, with its cache."""
 
-    package, format = "transformers", "huggingface"
+    package, distribution, format = "transformers", "transformers", "huggingface"
     dtypes: ClassVar = {"float32": "float32", "bfloat16": "bfloat16"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -104,7 +107,7 @@ class Transformers(Contender):
 class CTranslate2(Contender):
     """CTranslate2's generator."""
 
-    package, format = "ctranslate2", "ctranslate2"
+    package, distribution, format = "ctranslate2", "ctranslate2", "ctranslate2"
     dtypes: ClassVar = {"float32": "float32", "int8": "int8"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -132,7 +135,7 @@ class CTranslate2(Contender):
 class LlamaCpp(Contender):
     """llama.cpp, through llama-cpp-python, which compiles it for this machine."""
 
-    package, format = "llama_cpp", "gguf"
+    package, distribution, format = "llama_cpp", "llama-cpp-python", "gguf"
     dtypes: ClassVar = {
         "float32": "float32",
         "bfloat16": "bfloat16",
@@ -157,7 +160,7 @@ class LlamaCpp(Contender):
 class Book(Contender):
     """The loop of "Build a Large Language Model (From Scratch)", which has no cache, with zoo's torch model."""
 
-    package, format = "torch", "zoo"
+    package, distribution, format = "torch", "torch", "zoo"
     dtypes: ClassVar = {"float32": "float32"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,26 @@ from typing import Any, Self
 from zoo.errors import ZooError
 
 _QUIET = 0.05  # seconds between turns, in which the threads of the one before fall asleep
+
+
+_SPIN = """
+import os, sys, threading
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()  # ends with who started it
+while True:
+    pass
+"""
+
+
+@contextmanager
+def busy_cores(n: int) -> Iterator[None]:
+    """Keep n cores busy by processes that compute without end."""
+    spinning = [subprocess.Popen([sys.executable, "-c", _SPIN], stdin=subprocess.PIPE) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.communicate()
 
 
 class Process:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.probe import Machine
+from zoo.bench.process import busy_cores
 from zoo.bench.settings import Settings
 from zoo.bench.turns import Turns
 from zoo.config import GPTConfig
-from zoo.engine.engine import default_threads
 from zoo.plan import open_checkpoint
 
 
@@ -33,32 +33,34 @@ def bench(
         on_progress: called with a few words before each piece of work.
 
     Returns:
-        {"model", "machine", "settings", "rows"}. A row is a contender in a precision: tokens/s, seconds, bytes; of zoo
-        the shares of what the machine can do, of a peer "zoo_is_faster", how many times as fast zoo is.
+        {"model", "machine", "settings", "left_out", "rows"}. left_out says which peers took no part, and why. A row
+        is a contender in a precision: tokens/s, seconds, bytes; of zoo the shares of what the machine can do, of a
+        peer "zoo_is_faster", how many times as fast zoo is.
 
     Raises:
-        OptionError: a setting is out of its range, or a peer is not installed.
+        OptionError: a setting is out of its range, or a name is unknown.
         ZooError: the checkpoint is damaged, the engine was not built, or a peer failed.
     """
     settings, on_progress = settings or Settings(), on_progress or (lambda _: None)
-    checkpoint = open_checkpoint(source)[1]
+    checkpoint, left_out = open_checkpoint(source)[1], settings.left_out()
     config = checkpoint.config
-    settings.check(config)
-    threads = settings.threads or default_threads()
-    machine, rows = Machine(threads), []
-    for precision in settings.precisions:
-        with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
-            on_progress(f"{precision}: files are converted")
-            turns = Turns(source, config, checkpoint.vocabulary, settings, threads, precision, Path(directory))
-            rows += turns.run(machine, on_progress)
+    settings = settings.resolve(config)
+    machine, rows = Machine(settings.threads or 1), []
+    with busy_cores(settings.busy):
+        for precision in settings.precisions:
+            with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
+                on_progress(f"{precision}: files are converted")
+                turns = Turns(source, config, checkpoint.vocabulary, settings, precision, Path(directory))
+                rows += turns.run(machine, on_progress)
     return {
         "model": {"source": str(source), "parameters": config.n_parameters, "config": config.to_dict()},
         "machine": {
-            "threads": threads,
+            "threads": settings.threads,
             "read_bandwidth": statistics.median(machine.bandwidths),
             "multiply_add_peak": {dtype: statistics.median(found) for dtype, found in machine.peaks.items()},
         },
         "settings": asdict(settings),
+        "left_out": left_out,
         "rows": rows,
     }
 

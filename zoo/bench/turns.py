@@ -38,17 +38,21 @@ class Turns:
         config: GPTConfig,
         vocabulary: Vocabulary | None,
         settings: Settings,
-        threads: int,
         precision: str,
         directory: Path,
     ) -> None:
-        """Convert the model for each of them."""
+        """Convert the model for each of them; the settings are resolved."""
         self._config, self._vocabulary, self._settings = config, vocabulary, settings
-        self._threads, self._precision = threads, precision
+        self._contexts, self._prefill, self._threads = (
+            settings.contexts or (),
+            settings.prefill or 1,
+            settings.threads or 1,
+        )
+        self._precision = precision
         self._files: dict[str, Path] = {}
         for name in ("zoo", *settings.against):
             kind = CONTENDERS[name]
-            if precision in kind.dtypes and (settings.batch == 1 or kind.batches):
+            if precision in kind.dtypes:
                 self._files[name] = directory / f"{name}{_SUFFIXES.get(kind.format, '')}"
                 convert(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
         self._samples: dict[str, Samples] = {name: defaultdict(list) for name in self._files}
@@ -65,7 +69,7 @@ class Turns:
             for name, path in self._files.items():
                 on_progress(f"{self._precision}: {name} loads")
                 processes[name] = stack.enter_context(Process(name, path, self._precision, self._threads))
-                self._generate(processes[name], min(self._settings.contexts), 2)  # warm
+                self._generate(processes[name], min(self._contexts), 2)  # warm
             for turn in range(self._settings.rounds):
                 for name, process in processes.items():
                     on_progress(f"{self._precision}: round {turn + 1} of {self._settings.rounds}, {name}")
@@ -77,7 +81,7 @@ class Turns:
 
     def _turn(self, name: str, process: Process, machine: Machine) -> None:
         n, batch, samples = self._settings.tokens, self._settings.batch, self._samples[name]
-        for context in self._settings.contexts:
+        for context in self._contexts:
             before = machine.bandwidth() if name == "zoo" else 0
             times = self._generate(process, context, n)["seconds"]
             rate = batch * (n - 1) / (times[-1] - times[0])
@@ -86,7 +90,7 @@ class Turns:
                 cached = 8 * self._config.n_layers * self._config.width * (context + n / 2)  # float32 keys and values
                 read = rate * (process.nbytes / batch + cached)
                 samples[f"bandwidth {context}"].append(read / statistics.mean([before, machine.bandwidth()]))
-        length = self._settings.prompt_length(self._config)
+        length = self._prefill
         found = self._generate(process, length, 1)
         samples["prefill"].append(batch * length / found["seconds"][0])
         if name == "zoo":
@@ -117,17 +121,17 @@ class Turns:
             "contender": name,
             "precision": self._precision,
             "prefill_tokens_per_s": found["prefill"],
-            "decode_tokens_per_s": {c: found[f"decode {c}"] for c in self._settings.contexts},
+            "decode_tokens_per_s": {c: found[f"decode {c}"] for c in self._contexts},
             "first_token_s": found.get("first"),
             **self._sizes[name],
         }
         if name == "zoo":
             row["share_of_peak"] = found["peak"]
-            row["share_of_bandwidth"] = {c: found[f"bandwidth {c}"] for c in self._settings.contexts}
+            row["share_of_bandwidth"] = {c: found[f"bandwidth {c}"] for c in self._contexts}
         else:
             row["zoo_is_faster"] = {
                 "prefill": self._ratio(name, "prefill"),
-                "decode": {c: self._ratio(name, f"decode {c}") for c in self._settings.contexts},
+                "decode": {c: self._ratio(name, f"decode {c}") for c in self._contexts},
                 "first_token": 1 / self._ratio(name, "first") if "first" in found else None,
             }
         return row

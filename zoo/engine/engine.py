@@ -19,16 +19,15 @@ from zoo.config import GPTConfig
 from zoo.conversion import check_redundant
 from zoo.engine import native
 from zoo.engine.cache import EngineCache
-from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, kind_of, quantize
+from zoo.engine.quantize import Quantized
+from zoo.engine.weights import Pointers, check_options, load_weights
 from zoo.errors import OptionError, ZooError
 from zoo.format import Checkpoint
 from zoo.plan import open_checkpoint
-from zoo.tensors import DTYPES, LazyTensor, get_dtype
 
 Floats = NDArray[np.float32]
 _MOST = 256  # tokens a pass; longer prompts are read in several
 _SHORT = 32  # tokens; so few take little longer than one
-_NATIVE = ("float32", "bfloat16", "float16")
 
 
 class Engine:
@@ -54,20 +53,15 @@ class Engine:
             OptionError: threads is below 1, or ZOO_ENGINE_ISA names instructions that this machine has not.
             ZooError: zoo was installed without its C library, or there is no memory.
         """
-        library = native.library()
-        if library is None:
-            raise ZooError(
-                "the native engine was not built here; use `--engine torch`, or install zoo with a C compiler"
-            )
+        library = _library()
         threads = default_threads() if threads is None else threads
         if not 1 <= threads <= 1024:
             raise OptionError(f"threads must be from 1 to 1024, not {threads}")
         self.config, self.vocabulary, self._library = config, vocabulary, library
-        self._held: list[Any] = []  # what the C side points to
-        _check_shapes(config, weights)
-        self.nbytes = 0
+        self._weights = Pointers(config, weights)
+        self.nbytes = self._weights.nbytes
         isa = os.environ.get("ZOO_ENGINE_ISA", "")
-        handle = library.zoo_open(self._model(weights), threads, _MOST, isa.encode())
+        handle = library.zoo_open(self._weights.model, threads, _MOST, isa.encode())
         if not handle:
             raise OptionError(
                 f"the engine cannot start with {threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
@@ -102,20 +96,15 @@ class Engine:
             OptionError: dtype or quantize is none of these, or the engine cannot start.
             ZooError: the checkpoint is damaged, or not what format and size say.
         """
-        if quantize not in (None, *KINDS):
-            raise OptionError(f"quantize must be int8 or int4, not {quantize!r}")
-        if dtype and get_dtype(dtype).name not in _NATIVE:
-            raise OptionError(f"the engine computes with weights of {', '.join(_NATIVE)}, not {dtype!r}")
+        _library()  # seconds may go into quantising: what cannot run is told before
+        check_options(dtype, quantize)
         if isinstance(source, Checkpoint):
             checkpoint, tensors = source, source.tensors
         else:
             found, checkpoint = open_checkpoint(source, format=format, size=size)
             tensors, drops = found.to_ours(checkpoint)
             check_redundant(checkpoint, drops)
-        if dtype is None and quantize is None:
-            quantize = min((t.kind for t in tensors.values() if isinstance(t, QuantizedTensor)), default=None)
-        cast = get_dtype(dtype) if dtype else _usual(tensors)
-        weights = {name: _load(name, tensor, cast, quantize) for name, tensor in tensors.items()}
+        weights = load_weights(tensors, dtype, quantize)
         return cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
 
     def new_cache(self, batch: int = 1, room: int | None = None) -> EngineCache:
@@ -125,22 +114,32 @@ class Engine:
             raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
         return EngineCache(self.config, batch, room)
 
-    def begin(self, ids: list[int], cache: EngineCache, row: int = 0) -> list[int]:
-        """Read what of a prompt (T,) may be read with rounded activations; return what is left for an exact pass.
+    def begin(self, ids: Sequence[list[int]], cache: EngineCache, rows: Sequence[int]) -> list[list[int]]:
+        """Read what of prompts may be read with rounded activations; return what is left of each for an exact pass.
 
-        Where the processor multiplies bfloat16 and weights are bfloat16, int8 or int4, that takes half the time: of
-        prompts of more than 32 tokens, all but the last are read so. Else nothing is read, and all is left.
+        Where the processor multiplies bfloat16 and the weights are bfloat16, that takes half the time: of prompts of
+        more than 32 tokens, all but the last are read so, with one pass for every 256 tokens of all of
+        them. Else nothing is read, and all is left.
+
+        Args:
+            ids: B lists of tokens.
+            cache: that they go on with.
+            rows: of the cache, one for each list.
         """
-        if not self._rounds or len(ids) <= _SHORT:
-            return ids
-        tokens = np.asarray(ids, np.int32)[:-1]
-        self._read(tokens, np.full(len(tokens), row), cache, np.zeros(len(tokens), bool), rounded=True)
-        return ids[-1:]
+        _check_distinct(len(ids), rows)
+        rounded = [self._rounds and len(part) > _SHORT for part in ids]
+        parts = [part[:-1] for part, is_rounded in zip(ids, rounded, strict=True) if is_rounded]
+        if parts:
+            which = [row for row, is_rounded in zip(rows, rounded, strict=True) if is_rounded]
+            tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
+            places = np.repeat(which, [len(part) for part in parts])
+            self._read(tokens, places, cache, np.zeros(len(tokens), bool), rounded=True)
+        return [part[-1:] if is_rounded else part for part, is_rounded in zip(ids, rounded, strict=True)]
 
     def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache, as begin; return the logits behind the last, (V,) float32."""
         tokens = np.asarray(ids, np.int32).reshape(-1).tolist()
-        return self.extend([self.begin(tokens, cache, row)], cache, [row])[0]
+        return self.extend(self.begin([tokens], cache, [row]), cache, [row])[0]
 
     def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
         """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
@@ -171,8 +170,7 @@ class Engine:
         counts = [len(part) for part in parts]
         if not counts or 0 in counts:
             raise OptionError("there are no tokens to read")
-        if len(counts) != len(rows) or len(set(rows)) != len(rows):
-            raise OptionError(f"each list of tokens goes into a row of its own: {len(counts)} lists, rows {rows}")
+        _check_distinct(len(counts), rows)
         wanted = np.repeat(np.cumsum(counts), counts) - np.arange(sum(counts)) <= last
         return self._read(np.concatenate(parts), np.repeat(rows, counts), cache, wanted)
 
@@ -213,49 +211,6 @@ class Engine:
         np.add.at(cache.lengths, rows, 1)
         return logits[:, : self.config.vocab_size]
 
-    def _model(self, weights: Mapping[str, NDArray[np.generic] | Quantized]) -> native.Model:
-        config = self.config
-        layers = (native.Layer * config.n_layers)()
-        for i, layer in enumerate(layers):
-            block = f"blocks.{i}"
-            layer.norm1, layer.norm2 = self._norm(weights, f"{block}.norm1"), self._norm(weights, f"{block}.norm2")
-            layer.qkv, layer.out = (self._matrix(weights, f"{block}.attn.{name}") for name in ("qkv", "out"))
-            layer.up, layer.down = (self._matrix(weights, f"{block}.mlp.{name}") for name in ("up", "down"))
-        self._held.append(layers)
-        head = self._matrix(weights, "tok_emb" if config.tied else "head")
-        read = self.nbytes
-        tokens, positions = self._matrix(weights, "tok_emb"), self._matrix(weights, "pos_emb")
-        self.nbytes = read  # of the embeddings a token reads one row
-        return native.Model(
-            tokens, positions, head, self._norm(weights, "final_norm"), layers,
-            config.n_layers, config.n_heads, config.width, config.inner_width,
-            config.activation == "gelu", config.norm_eps,
-        )  # fmt: skip
-
-    def _matrix(self, weights: Mapping[str, Any], name: str) -> native.Matrix:
-        weight, bias = weights[f"{name}.weight"], weights.get(f"{name}.bias")
-        of_groups = of_rows = None
-        if isinstance(weight, Quantized):
-            data, kind, (rows, columns) = weight.data, weight.kind, weight.shape
-            scales = self._keep(weight.scales)
-            of_groups, of_rows = (scales, None) if kind == "int4" else (None, scales)
-            self.nbytes += weight.scales.nbytes
-        else:
-            data, kind, (rows, columns) = weight, weight.dtype.name, weight.shape
-        self.nbytes += data.nbytes
-        bias = None if bias is None else self._keep(bias.astype(np.float32))
-        return native.Matrix(self._keep(data), of_groups, of_rows, bias, rows, columns, native.TYPES[kind], 0)
-
-    def _norm(self, weights: Mapping[str, Any], name: str) -> native.Norm:
-        bias = weights.get(f"{name}.bias")
-        bias = None if bias is None else self._keep(bias.astype(np.float32))
-        return native.Norm(self._keep(weights[f"{name}.weight"].astype(np.float32)), bias)
-
-    def _keep(self, array: NDArray[np.generic]) -> int:
-        array = np.require(array, requirements=["C", "A"])
-        self._held.append(array)
-        return array.ctypes.data
-
 
 def default_threads() -> int:
     """Return how many cores this process may use."""
@@ -269,25 +224,13 @@ def is_built() -> bool:
     return native.library() is not None
 
 
-def _check_shapes(config: GPTConfig, weights: Mapping[str, Any]) -> None:
-    for name, shape in config.parameter_shapes().items():
-        weight = weights.get(name)
-        found = getattr(weight, "shape", None)
-        if found != shape:
-            raise OptionError(f"{name} must have the shape {shape}, not {found}")
+def _check_distinct(n: int, rows: Sequence[int]) -> None:
+    if n != len(rows) or len(set(rows)) != n:
+        raise OptionError(f"each list of tokens goes into a row of its own: {n} lists, rows {rows}")
 
 
-def _usual(tensors: Mapping[str, LazyTensor]) -> np.dtype[np.generic]:
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    return dtypes.pop() if len(dtypes) == 1 and dtypes <= {DTYPES[name] for name in _NATIVE} else DTYPES["float32"]
-
-
-def _load(
-    name: str, tensor: LazyTensor, dtype: np.dtype[np.generic], kind: str | None
-) -> NDArray[np.generic] | Quantized:
-    found = kind_of(name, tensor.shape, kind)
-    if isinstance(tensor, QuantizedTensor) and tensor.kind == found:
-        return tensor.stored()
-    if found:
-        return quantize(tensor.load(), found)
-    return tensor.astype(dtype).load()
+def _library() -> ctypes.CDLL:
+    found = native.library()
+    if found is None:
+        raise ZooError("the native engine was not built here; use `--engine torch`, or install zoo with a C compiler")
+    return found

@@ -10,17 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zoo.config import GPTConfig
 from zoo.engine.cache import EngineCache
+from zoo.engine.choose import Logits, check_finite, logprob, pick
 from zoo.engine.engine import Engine
-from zoo.engine.native import logsumexp
-from zoo.errors import ZooError
 from zoo.request import Prompt, Request, Row, Token, prompt_ids, require
 from zoo.tokenizer import Tokenizer
 
-Logits = NDArray[np.float32]
 _ROOM = 64  # a cache grows by whole multiples of so many tokens
 
 
@@ -97,7 +94,7 @@ def _decode(engine: Engine, rows: Iterable[Row], n_slots: int) -> Iterator[tuple
         for (slot, row), logits in zip(list(slots.items()), _logits(engine, cache, slots), strict=True):
             check_finite(logits)
             chosen = pick(logits, row.ids, row.request, row.generator)
-            yield row.index, row.take(chosen, float(logits[chosen]) - logsumexp(logits))
+            yield row.index, row.take(chosen, logprob(logits, chosen))
             if row.finished:
                 cache.truncate(0, slot)
                 del slots[slot]
@@ -110,79 +107,10 @@ def _logits(engine: Engine, cache: EngineCache, slots: dict[int, Row]) -> Logits
     for slot, row in slots.items():
         if len(row.ids) > size:
             cache.truncate(0, slot)
-        parts.append(row.ids[-1:] if cache.lengths[slot] else engine.begin(row.ids[-size:], cache, slot))
-    return engine.extend(parts, cache, list(slots))
-
-
-def check_finite(logits: Logits) -> None:
-    """Refuse logits among which no choice can be made.
-
-    Raises:
-        ZooError: some are not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
+        parts.append(row.ids[-1:] if cache.lengths[slot] else row.ids[-size:])
+    return engine.extend(engine.begin(parts, cache, list(slots)), cache, list(slots))
 
 
 def room_for(config: GPTConfig, row: Row) -> int:
     """How many tokens a cache needs for a row, in whole steps of its growth."""
     return min(config.context_length, -(-row.n_wanted // _ROOM) * _ROOM)
-
-
-def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.random.Generator) -> int:
-    """Choose a token; the filters, their order and what they do with equals are those of zoo.sampler."""
-    logits = _penalise(logits, ids, request)
-    if request.temperature == 0:
-        return int(logits.argmax())
-    order, probs = _filter(logits, request)
-    sums = probs.cumsum()
-    return int(order[min(np.searchsorted(sums, generator.random() * sums[-1], side="right"), len(probs) - 1)])
-
-
-def distribution(logits: Logits, ids: Sequence[int], request: Request) -> NDArray[np.float64]:
-    """Return the probabilities with which pick chooses, (V,); the temperature is not 0."""
-    order, kept = _filter(_penalise(logits, ids, request), request)
-    probs = np.zeros(len(logits))
-    probs[order[: len(kept)]] = kept / kept.sum()
-    return probs
-
-
-def _penalise(logits: Logits, ids: Sequence[int], request: Request) -> Logits:
-    if request.repetition_penalty == 1:
-        return logits
-    used = np.unique(ids)
-    logits = logits.copy()
-    old = logits[used]
-    logits[used] = np.where(old < 0, old * request.repetition_penalty, old / request.repetition_penalty)
-    return logits
-
-
-def _filter(logits: Logits, request: Request) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Tokens, the most probable first (in any order if none is left out), and the weights of those that are kept."""
-    probs = np.exp((logits - logits.max()).astype(np.float64) / request.temperature)  # of the best token: 1
-    order, total = _candidates(logits, probs, request)
-    probs = probs[order]
-    if request.top_p is not None and request.top_p < 1:
-        probs = probs[: int((probs.cumsum() - probs < request.top_p * total).sum())]
-    if request.min_p:
-        probs = probs[probs >= request.min_p]
-    return order, probs
-
-
-def _candidates(logits: Logits, probs: NDArray[np.float64], request: Request) -> tuple[NDArray[np.int64], float]:
-    """All tokens that the filters can keep, and the sum of the weights among which top_p chooses.
-
-    Sorting few is faster: of a vocabulary of V, tokens below (1 - p) / V have together less than 1 - p.
-    """
-
-    def ordered(least: float) -> NDArray[np.int64]:
-        found = np.flatnonzero(probs >= least)
-        return found[np.argsort(-logits[found], kind="stable")]
-
-    if request.top_k is not None and request.top_k < len(probs):
-        order = ordered(np.partition(probs, -request.top_k)[-request.top_k])[: request.top_k]
-        return order, float(probs[order].sum())
-    total, least = float(probs.sum()), request.min_p or 0.0
-    if request.top_p is not None and request.top_p < 1:
-        least = max(least, (1 - request.top_p) / len(probs) * total)
-    return ordered(least) if least else np.arange(len(probs)), total

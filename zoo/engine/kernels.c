@@ -400,12 +400,3 @@ void zoo_forward(Engine *e, const Tokens *tokens) {
     forward(&e->workers[0]);
     await(e, &e->left, 0, 0);
 }
-
-/* Natural logarithm of the sum of exponentials, for the log-probability of one token. */
-float zoo_logsumexp(const float *x, int n) {
-    float largest = -INFINITY;
-    double total = 0;
-    for (int i = 0; i < n; i++) largest = x[i] > largest ? x[i] : largest;
-    for (int i = 0; i < n; i++) total += expf(x[i] - largest);
-    return largest + (float)log(total);
-}

@@ -9,8 +9,6 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-import numpy as np
-
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 
 
@@ -105,15 +103,4 @@ def library() -> ctypes.CDLL | None:
     found.zoo_read.argtypes, found.zoo_read.restype = [c_void_p, c_size_t], c_float
     for multiply in (found.zoo_multiply, found.zoo_multiply_bf16):
         multiply.argtypes, multiply.restype = [c_size_t], c_float
-    found.zoo_logsumexp.argtypes, found.zoo_logsumexp.restype = [c_void_p, c_int], c_float
     return found
-
-
-def logsumexp(logits: np.ndarray) -> float:
-    """Return the natural logarithm of the sum of exponentials of a row of logits, (V,) float32."""
-    found = library()
-    if found is None:
-        largest = logits.max()
-        return float(largest + np.log(np.exp(logits - largest, dtype=np.float64).sum()))
-    logits = np.ascontiguousarray(logits, np.float32)
-    return float(found.zoo_logsumexp(logits.ctypes.data, len(logits)))

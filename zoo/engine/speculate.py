@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.engine.cache import EngineCache
+from zoo.engine.choose import Logits, check_finite, distribution, draw, logprob, pick
 from zoo.engine.engine import Engine
-from zoo.engine.generation import Logits, check_finite, distribution, pick, room_for
-from zoo.engine.native import logsumexp
+from zoo.engine.generation import room_for
 from zoo.errors import OptionError
 from zoo.request import Prompt, Request, Row, Token, prompt_ids, require
 from zoo.tokenizer import Tokenizer
@@ -170,7 +170,7 @@ class Draft:
                 ids.append(pick(logits, ids, request, row.generator))
             else:
                 probs.append(distribution(logits, ids, request))
-                ids.append(_draw(probs[-1], row.generator))
+                ids.append(draw(probs[-1], row.generator))
         return ids[len(row.ids) :], probs or None
 
 
@@ -206,7 +206,7 @@ def _continue(engine: Engine, row: Row, guesser: Guesser, n_tokens: int, counts:
                 chosen = _judge(distribution(logits, row.ids, row.request), drawn_from[i], guess, row.generator)
             counts.accepted += chosen == guess
             counts.tokens += 1
-            yield row.take(chosen, float(logits[chosen]) - logsumexp(logits))
+            yield row.take(chosen, logprob(logits, chosen))
             if chosen != guess or row.finished:
                 break
 
@@ -218,7 +218,7 @@ def _read(engine: Engine, cache: EngineCache, ids: list[int], guesses: list[int]
     cache.truncate(0 if len(ids) > size else min(int(cache.lengths[0]), len(ids) - 1))
     unread = ids[-size:][cache.lengths[0] :]
     if not cache.lengths[0]:
-        unread = engine.begin(unread, cache)
+        unread = engine.begin([unread], cache, [0])[0]
     return engine.extend([[*unread, *guesses]], cache, [0], last=len(guesses) + 1)
 
 
@@ -227,11 +227,4 @@ def _judge(p: Probs, q: Probs, guess: int, generator: np.random.Generator) -> in
     if generator.random() * q[guess] < p[guess]:
         return guess
     lacking = np.maximum(p - q, 0)
-    return _draw(lacking if lacking.any() else p, generator)  # p and q may be equal but for rounding
-
-
-def _draw(weights: Probs, generator: np.random.Generator) -> int:
-    """Draw an index with these weights, which need not sum to 1."""
-    ids = np.flatnonzero(weights)
-    total = weights[ids].cumsum()
-    return int(ids[min(np.searchsorted(total, generator.random() * total[-1], side="right"), len(ids) - 1)])
+    return draw(lacking if lacking.any() else p, generator)  # p and q may be equal but for rounding

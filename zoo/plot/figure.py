@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import MissingPackage, OptionError
-from zoo.output import atomic_output
+from zoo.output import atomic_output, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,15 +16,24 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".pdf", ".svg")
 
 
+def check_figure(out: str | Path, *, force: bool) -> None:
+    """Refuse a file that a figure could not be written to, before work is done for it.
+
+    Raises:
+        OptionError: it has another suffix.
+        OutputError: it exists, or its directory is not there.
+        MissingPackage: matplotlib is not installed.
+    """
+    _check_suffix(Path(out))
+    check_output(Path(out), force=force)
+    _figure_class()
+
+
 def make_figure(out: str | Path, width: float, height: float) -> tuple[Figure, Any]:
     """Return a figure, drawn without a screen and without matplotlib's global state, and what writes it to a file."""
     out = Path(out)
-    if out.suffix not in SUFFIXES:
-        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}, so that its kind is known")
-    try:
-        figure: Figure = import_module("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
-    except ImportError as error:
-        raise MissingPackage("plots need matplotlib; install it with `pip install 'gpt2-zoo[plot]'`") from error
+    _check_suffix(out)
+    figure: Figure = _figure_class()(figsize=(width, height), layout="constrained")
 
     def save(force: bool) -> None:
         # Without a date, the same numbers give the same bytes.
@@ -34,3 +43,15 @@ def make_figure(out: str | Path, width: float, height: float) -> tuple[Figure, A
             figure.savefig(temporary, dpi=150, metadata=metadata)
 
     return figure, save
+
+
+def _check_suffix(out: Path) -> None:
+    if out.suffix not in SUFFIXES:
+        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}, so that its kind is known")
+
+
+def _figure_class() -> Any:
+    try:
+        return import_module("matplotlib.figure").Figure
+    except ImportError as error:
+        raise MissingPackage("plots need matplotlib; install it with `pip install 'gpt2-zoo[plot]'`") from error
