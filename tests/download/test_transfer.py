@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -259,7 +260,7 @@ def test_an_empty_file_is_a_file(tmp_path, server):
 
 def test_no_byte_is_written_where_there_is_no_room(tmp_path, server, monkeypatch):
     """The size is compared with the free disk first; the message has both numbers."""
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
 
     with pytest.raises(OutputError, match=r"1,000 bytes free.*1,234,567 more"):
         get(remote(server), tmp_path / "w.bin")

@@ -53,9 +53,9 @@ def write_files(work, source):
     zoo.convert(source, seed("safetensors", "book") / "m.safetensors", to="book")
     for kind in ("int8", "int4"):
         zoo.convert(source, seed("quantised", kind) / "m.safetensors", dtype=kind)
-    format, checkpoint = open_checkpoint(source)
-    assert isinstance(format, ZooFile)
-    format.write_compact(seed("quantised", "rows") / "m.safetensors", checkpoint)
+    found, checkpoint = open_checkpoint(source)
+    assert isinstance(found, ZooFile)
+    found.write_compact(seed("quantised", "rows") / "m.safetensors", checkpoint)
     zoo.convert(source, seed("gguf", "float32") / "m.gguf")
     zoo.save(model(WIDE), work / "wide.safetensors")
     zoo.convert(work / "wide.safetensors", seed("gguf", "q5_0") / "m.gguf", dtype="q5_0")

@@ -16,6 +16,7 @@ class Hasher:
     def __init__(self, path: Path) -> None:
         self._digest = hashlib.sha256()
         self._pieces: queue.Queue[bytes | None] = queue.Queue(16)
+        self._error: OSError | None = None
         self._path, self._length = path, path.stat().st_size
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
@@ -25,8 +26,14 @@ class Hasher:
         self._pieces.put(piece)
 
     def hexdigest(self) -> str:
-        """Return the hash of everything, in hexadecimal."""
+        """Return the hash of everything, in hexadecimal.
+
+        Raises:
+            OSError: what was there before cannot be read.
+        """
         self.stop()
+        if self._error:
+            raise self._error
         return self._digest.hexdigest()
 
     def stop(self) -> None:
@@ -36,10 +43,16 @@ class Hasher:
             self._thread.join()
 
     def _work(self) -> None:
+        try:
+            self._read_file()
+        except OSError as error:
+            self._error = error
+        while (piece := self._pieces.get()) is not None:
+            self._digest.update(piece)
+
+    def _read_file(self) -> None:
         with self._path.open("rb") as file:
             left = self._length
             while left and (block := file.read(min(_BLOCK, left))):
                 self._digest.update(block)
                 left -= len(block)
-        while (piece := self._pieces.get()) is not None:
-            self._digest.update(piece)

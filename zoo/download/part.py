@@ -32,6 +32,10 @@ class Part:
         self._expected: int | None = None
         self._file: BinaryIO | None = None
 
+    def noted_url(self) -> str:
+        """The address that the bytes came from, as far as that is known; "" without any."""
+        return str(self._read_notes().get("url", "")) if self.path.exists() else ""
+
     def open(self, url: str, file: RemoteFile) -> bool:
         """Open it for appending, and say whether anything of it can be gone on with.
 
