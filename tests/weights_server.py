@@ -10,6 +10,8 @@ import time
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cases import counts
+
 
 class WeightsServer:
     """Serves `files` (path -> bytes, or a pathlib.Path) on 127.0.0.1.
@@ -45,6 +47,11 @@ class WeightsServer:
         with self.lock:
             return self.faults.pop(0) if self.faults else self.always
 
+    def asked(self, end):
+        """First bytes of the ranges that were asked for of files whose names end so."""
+        ranges = [asked.removeprefix("bytes=") for name, asked in self.log if name.endswith(end)]
+        return [int(asked.partition("-")[0] or 0) for asked in ranges]
+
 
 class Quiet(ThreadingHTTPServer):
     """A client that goes away is nothing to report."""
@@ -70,7 +77,9 @@ class Handler(BaseHTTPRequestHandler):
         self.owner.log.append((name, self.headers.get("Range", "")))
         fault = self.owner.next_fault()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if fault is None or not fault(self):
+            faulty = fault is not None and fault(self)
+            counts["answers of servers with a fault"] += bool(faulty)
+            if not faulty:
                 self.serve(self.owner.files.get(name))
 
     def serve(self, content, *, most=None, length=None, headers=()):
@@ -260,6 +269,36 @@ def endless(handler):
     handler.close_connection = True
     while True:
         handler.wfile.write(bytes(1 << 16))
+
+
+def without_length(*, chunked, most=None):
+    """A body whose end is the connection's, or that comes in chunks; most of it, if it is not the whole."""
+
+    def fault(handler):
+        content = content_of(handler)[:most]
+        handler.send_response(200)
+        handler.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Connection", "close")))
+        handler.end_headers()
+        if chunked:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(content), content) + (b"0\r\n\r\n" if most is None else b""))
+        else:
+            handler.wfile.write(content)
+        handler.wfile.flush()
+        if most is not None or not chunked:
+            handler.hang_up()
+        return True
+
+    return fault
+
+
+def head(**headers):
+    """The file, under a head in which something is changed."""
+
+    def fault(handler):
+        handler.serve(content_of(handler), headers={key.replace("_", "-"): value for key, value in headers.items()})
+        return True
+
+    return fault
 
 
 def bomb(handler):

@@ -102,7 +102,7 @@ def _explain(error: BaseException, where: str) -> ZooError | None:
         hint = "if it is private, log in with `hf auth login` or set HF_TOKEN"
         return DownloadError(f"there is no repository {where}, or it may not be seen; {hint}")
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | errors.RevisionResolutionError):
-        hint = "download it where there is a network, with `zoo download`, and bring it here"
+        hint = f"run `zoo download {where} --to DIR` where there is a network, bring DIR here, and give its path"
         return MissingWeights(f"{where} is not in the Hub's cache, and the network is not used or not there; {hint}")
     if isinstance(error, errors.HFValidationError):
         return OptionError(f"{where} is no name of a repository: {error}")

@@ -2,6 +2,7 @@
 
 import pytest
 from bucket import write_table
+from cases import counts
 from weights_server import WeightsServer
 
 import zoo
@@ -31,3 +32,9 @@ def bucket(published, tmp_path, monkeypatch):
     ) as server:
         write_table(tmp_path / "sources.toml", server, files)
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _count():
+    yield
+    counts["cases of downloads"] += 1

@@ -2,15 +2,18 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import weights_server as bad
 from bucket import zoo_command
+from cases import counts
 
-from zoo.download.cache import Cache
+from zoo.download.cache import Cache, damage
 from zoo.download.models import get_model, get_url
 from zoo.errors import OutputError
 
@@ -100,3 +103,63 @@ def test_a_damaged_record_is_as_if_it_were_not_there(bucket, text):
 
     assert Cache().find("test-tiny") is None
     assert get_model("test-tiny").is_file()
+
+
+def test_what_a_process_is_at_work_on_is_not_removed(bucket, tmp_path):
+    """zoo cache rm --unfinished during a download leaves it alone; afterwards there is nothing to remove."""
+    data = "model.ckpt.data-00000-of-00001"
+    bucket.always = lambda handler: handler.path.endswith(data) and bool(time.sleep(1))
+    with subprocess.Popen([sys.executable, "-c", CHILD], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as child:
+        while not any(name.endswith(data) for name, _ in bucket.log):
+            time.sleep(0.01)
+        done = zoo_command("cache", "rm", "--unfinished")
+        assert (0, "48\n") == (done.exit_code, child.communicate()[0])
+
+    assert Cache().find("test-tiny")
+    assert [] == Cache().unfinished()
+
+
+def test_an_object_that_lost_its_record_is_listed_and_removed(bucket):
+    """As a process leaves it that is killed between the two."""
+    path = get_model("test-tiny")
+    (Path(os.environ["ZOO_CACHE"]) / "records" / "test-tiny.json").unlink()
+
+    assert [path.parent] == Cache().unfinished()
+    assert 0 == zoo_command("cache", "rm", "--unfinished").exit_code
+    assert not path.exists()
+
+
+def killed_at_random(bucket, tmp_path, times):
+    """Kill processes that fill the cache; whatever is in it is whole each time."""
+    bucket.always = bad.pause(0.02)
+    chance, killed = random.Random(9), 0
+    for _ in range(times):
+        with subprocess.Popen([sys.executable, "-c", STARTED], cwd=tmp_path, stdout=-1, stderr=-1) as child:
+            child.stdout.readline()
+            time.sleep(chance.random() * 0.5)
+            child.kill()
+        killed += child.returncode != 0
+        for entry in Cache().entries():
+            assert "" == damage(entry)
+            Cache().remove(entry)
+    bucket.always = None
+    get_model("test-tiny")
+    assert "" == damage(Cache().find("test-tiny"))
+    zoo_command("cache", "rm", "--unfinished")
+    assert [] == Cache().unfinished()
+    counts["processes killed that fill the cache"] += killed
+    return killed
+
+
+STARTED = "import zoo.conversion, zoo.sources; print(flush=True); zoo.sources.find_checkpoint('test-tiny')"
+
+
+def test_a_killed_process_leaves_a_cache_of_whole_files(bucket, tmp_path):
+    """SIGKILL at five random moments of download, conversion and the last renames; the slow test has 200."""
+    assert killed_at_random(bucket, tmp_path, 5) > 0
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(bucket, tmp_path):
+    """SIGKILL at 200 random moments."""
+    assert killed_at_random(bucket, tmp_path, 200) > 100

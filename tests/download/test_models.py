@@ -12,7 +12,7 @@ from bucket import write_table, zoo_command
 import zoo
 from zoo.download.cache import Cache
 from zoo.download.models import add_model, get_model, get_url
-from zoo.errors import DownloadError, MissingWeights, OptionError, ZooError
+from zoo.errors import DownloadError, FormatError, MissingWeights, OptionError, ZooError
 from zoo.sources import find_checkpoint
 
 
@@ -67,7 +67,7 @@ def test_a_pinned_hash_is_checked(bucket, published, tmp_path):
     assert get_model("test-tiny").is_file()
 
 
-def test_damaged_files_do_not_get_into_the_cache(bucket):
+def test_damaged_files_do_not_get_into_the_cache(bucket, published):
     """What a server sends is converted with all checks of the format, whatever its hash."""
     for place in ("a", "b"):
         name = f"{place}/model.ckpt.data-00000-of-00001"
@@ -75,7 +75,12 @@ def test_damaged_files_do_not_get_into_the_cache(bucket):
 
     with pytest.raises(ZooError, match="checksum"):
         get_model("test-tiny")
-    assert [] == Cache().entries()
+    assert [] == Cache().entries() == Cache().unfinished()
+
+    # Nothing of it was recorded as right: when the server is whole again, the next call succeeds.
+    for place in ("a", "b"):
+        bucket.files[f"{place}/model.ckpt.data-00000-of-00001"] = published[0]["model.ckpt.data-00000-of-00001"]
+    assert get_model("test-tiny").is_file()
 
 
 def test_offline_says_what_is_missing_and_how_to_bring_it(bucket, monkeypatch, tmp_path):
@@ -138,6 +143,18 @@ def test_a_url_is_downloaded_once(bucket, published, tmp_path):
     assert (0, second.stdout) == (first.exit_code, first.stdout)
     assert "model.safetensors" == find_checkpoint(Path(url)).name
     assert 1 == sum(asked.startswith("bytes=0-") for _, asked in bucket.log)
+
+
+def test_the_page_of_a_captive_portal_is_not_kept(bucket, published, tmp_path):
+    """What a URL gives must be a checkpoint; when it is, the next call has it."""
+    zoo.save(published[1], tmp_path / "x.safetensors")
+    url = f"{bucket.url}model.safetensors"
+    bucket.files["model.safetensors"] = b"<html>Log in to the wireless network of this hotel</html>"
+    with pytest.raises(FormatError, match="no checkpoint that zoo knows"):
+        get_url(url)
+    bucket.files["model.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
+
+    assert get_url(url).read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(("end", "said"), [("", "does not end in the name"), ("none.bin", "HTTP 404")])

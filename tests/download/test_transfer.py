@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import weights_server as bad
+from cases import counts
 from weights_server import WeightsServer
 
 from zoo.download import http, transfer
@@ -291,7 +292,7 @@ def test_faults_at_random_end_in_the_file_or_in_one_sentence(tmp_path, server):
     chance = random.Random(7)
     faults = [*PASSING.values(), *(fault for fault, _ in LASTING.values() if fault is not bad.trickle)]
     faults = [fault for fault in faults if fault not in (PASSING["stall"], LASTING["stall"][0])]
-    counts = {"whole": 0, "refused": 0}
+    ends = {"whole": 0, "refused": 0}
     for i in range(200):
         target = tmp_path / f"{i}.bin"
         server.ranges, server.etags = chance.random() < 0.8, chance.random() < 0.8
@@ -300,17 +301,17 @@ def test_faults_at_random_end_in_the_file_or_in_one_sentence(tmp_path, server):
         server.faults = [chance.choice(faults) if chance.random() < 0.4 else None for _ in range(12)]
         try:
             get(file, target)
-            counts["whole"] += 1
+            ends["whole"] += 1
         except DownloadError:
-            counts["refused"] += 1
+            ends["refused"] += 1
             assert not target.exists()
             server.faults = []
             get(file, target)
         assert CONTENT == target.read_bytes()
         target.unlink()
-    print(f"random faults: {counts}")
+    counts["downloads under random faults"] += 200
     assert [] == names(tmp_path)
-    assert min(counts.values()) > 20
+    assert min(ends.values()) > 20
 
 
 CHILD = """
@@ -346,7 +347,7 @@ def kill_at_random(tmp_path, times):
                 assert content.startswith(part.read_bytes())
                 lengths.add(part.stat().st_size)
         assert sha256 == get(RemoteFile("weights.bin", (f"{server.url}weights.bin",), None, sha256), target)
-    print(f"killed {killed} of {times}; parts of {len(lengths)} different lengths were left")
+    counts["downloads killed"] += killed
     return killed, len(lengths)
 
 
