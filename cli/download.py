@@ -28,7 +28,7 @@ def download(model: str, to: Path | None, format: str | None, as_json: bool) -> 
       zoo download 355M --from huggingface --to models/355M-hf
       zoo download hf:openai-community/gpt2-medium --to models/355M-hf
     """
-    from zoo.download.cache import hash_file
+    from zoo.download.hasher import hash_file
     from zoo.download.models import download as run
     from zoo.download.models import get_model
     from zoo.sources import find_checkpoint

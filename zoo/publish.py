@@ -11,7 +11,7 @@ from typing import Any
 import zoo
 from zoo.content import content_hash
 from zoo.conversion import Report, convert
-from zoo.download.cache import hash_file
+from zoo.download.hasher import hash_file
 from zoo.download.models import is_offline
 from zoo.errors import OptionError
 from zoo.hub import explained, load_library

@@ -8,8 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import faults as bad
 import pytest
-import weights_server as bad
 from bucket import zoo_command
 from cases import counts
 

@@ -4,9 +4,9 @@ import os
 from hashlib import sha256
 from pathlib import Path
 
+import faults as bad
 import numpy as np
 import pytest
-import weights_server as bad
 from bucket import write_table, zoo_command
 
 import zoo

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 
+import faults as bad
 import pytest
-import weights_server as bad
-from weights_server import WeightsServer
+from weights_server import Handler, WeightsServer
 
 from zoo.download import http, transfer
 from zoo.download.hasher import Hasher
@@ -79,7 +79,7 @@ def test_endless_numbers_do_no_harm(tmp_path, server, monkeypatch, headers):
 def test_a_server_that_does_not_know_if_range_is_found_out(tmp_path, server, monkeypatch):
     """It answers with ranges of a file of the same length that is another one by now: its new ETag tells."""
     other = CONTENT[::-1]
-    monkeypatch.setattr(bad.Handler, "same", lambda *_: True)
+    monkeypatch.setattr(Handler, "same", lambda *_: True)
 
     def change(handler):
         server.files["a/w.bin"] = other

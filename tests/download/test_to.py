@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import faults as bad
 import pytest
-import weights_server as bad
 from bucket import zoo_command
 
 import zoo

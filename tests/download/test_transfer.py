@@ -9,8 +9,8 @@ import sys
 import time
 from types import SimpleNamespace
 
+import faults as bad
 import pytest
-import weights_server as bad
 from cases import counts
 from weights_server import WeightsServer
 

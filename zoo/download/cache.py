@@ -24,6 +24,7 @@ from typing import Any
 
 import platformdirs
 
+from zoo.download.hasher import hash_file
 from zoo.download.locks import exclusive, if_free
 from zoo.errors import OutputError
 from zoo.output import as_output_error, atomic_output
@@ -215,12 +216,6 @@ def damage(entry: Entry) -> str:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return "" if found == entry.sha256 else f"its SHA-256 is {found}, not {entry.sha256}"
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def directory_size(path: Path) -> int:

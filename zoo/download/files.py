@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import zoo.progress
-from zoo.download.cache import hash_file
+from zoo.download.hasher import hash_file
 from zoo.download.http import Client
 from zoo.download.locks import exclusive
 from zoo.download.sources import RemoteFile, Source

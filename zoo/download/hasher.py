@@ -1,4 +1,4 @@
-"""SHA-256 of a file while it is downloaded, on a thread of its own: hashing is about as fast as a fast network."""
+"""SHA-256 of a file; while it is downloaded on a thread of its own: hashing is about as fast as a fast network."""
 
 from __future__ import annotations
 
@@ -56,3 +56,9 @@ class Hasher:
             while left and (block := file.read(min(_BLOCK, left))):
                 self._digest.update(block)
                 left -= len(block)
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
