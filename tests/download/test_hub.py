@@ -211,6 +211,26 @@ def test_a_broken_transfer_is_resumed_by_the_client(server, checkpoint, kind):
     assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
 
 
+def test_wrong_bytes_are_not_kept(server, checkpoint):
+    """huggingface_hub compares the length only; the hash that the Hub tells shows them, and the next call is right."""
+
+    def other(handler):
+        content = server.repositories["ada/tiny"].revisions["main"]["model.safetensors"]
+        handler.send_response(200)
+        handler.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[:-1] + bytes([content[-1] ^ 1]))
+        return True
+
+    server.faults.append(("resolve/.*/model.safetensors", lambda handler: handler.command == "GET" and other(handler)))
+    server.faults.insert(0, ("resolve/.*/model.safetensors", lambda handler: False))  # its HEAD
+
+    with pytest.raises(DownloadError, match="hf:ada/tiny sends another file than it says"):
+        fetch("ada/tiny")
+    assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
+
+
 def test_no_server_is_one_sentence(server, checkpoint):
     """A refused connection; what is in the Hub's cache is found all the same."""
     fetch("ada/tiny")
