@@ -71,7 +71,7 @@ def convert(
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
     target = to or format_of_suffix(out or Path())
     beside = out.parent if out and not dry_run and dtype is None else None  # a cast output has another size
-    with _checkpoint(source, format, size, out, force, keep_source, beside) as (path, found):
+    with _checkpoint(source, format, size, out, force, keep_source or dry_run, beside) as (path, found):
         if dry_run:
             plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
             show_json(plan.to_dict()) if as_json else _show_plan(plan)

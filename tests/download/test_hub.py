@@ -176,6 +176,8 @@ def answer(status, **headers):
         ("tiny", None, OptionError, "write hf:org/name"),
         ("ada/ti ny", None, OptionError, "no name of a repository"),
         ("ada/tiny", answer(403), DownloadError, "HTTP 403"),
+        ("ada/tiny", answer(429), DownloadError, "HTTP 429; wait"),
+        ("ada/tiny", answer(500), DownloadError, "HTTP 500; try again later"),
         ("ada/gated", None, DownloadError, "is gated"),
     ],
 )

@@ -122,6 +122,17 @@ def test_convert_downloads_what_is_not_named(bucket, published, tmp_path):
     assert asked == len(bucket.log)
 
 
+def test_what_a_plan_downloaded_is_kept(bucket, tmp_path):
+    """--dry-run shows what the conversion will do, and the conversion does not download again."""
+    arguments = ("convert", "--size", "test-tiny", "--out", tmp_path / "a.safetensors")
+    done = zoo_command(*arguments, "--dry-run")
+    assert (0, []) == (done.exit_code, list(tmp_path.glob("*.safetensors")))
+    asked = len(bucket.log)
+
+    assert 0 == zoo_command(*arguments).exit_code
+    assert asked == len(bucket.log) > 0
+
+
 def test_convert_refuses_an_output_before_it_downloads(bucket, tmp_path):
     """Nobody waits for gigabytes to be told that the output exists."""
     (tmp_path / "a.safetensors").write_bytes(b"mine")

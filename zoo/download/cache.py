@@ -67,8 +67,7 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """Return all models, by name."""
-        found = (self._read(path) for path in sorted(self.root.glob("records/*.json")))
-        return [entry for entry in found if entry]
+        return [entry for path in sorted(self.root.glob("records/*.json")) if (entry := self._read(path))]
 
     def add(self, name: str, file: Path, origin: Mapping[str, Any]) -> Entry:
         """Move a file into the cache, which is on the same disk.
@@ -78,13 +77,8 @@ class Cache:
         """
         sha256 = hash_file(file)
         place = self.make("objects") / sha256
-        record = {
-            "name": name,
-            "file": file.name,
-            "size": file.stat().st_size,
-            "sha256": sha256,
-            "origin": dict(origin),
-        }
+        size = file.stat().st_size
+        record = {"name": name, "file": file.name, "size": size, "sha256": sha256, "origin": dict(origin)}
         with self._changing():
             try:
                 place.mkdir(exist_ok=True)
