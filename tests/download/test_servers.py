@@ -120,12 +120,25 @@ def test_a_part_is_gone_on_with_where_it_came_from(tmp_path, server):
     with pytest.raises(DownloadError):
         get(tmp_path / "w.bin", first, mirror)
     begun = (tmp_path / ".w.bin.part").stat().st_size
+    server.always = bad.status(403)  # while nobody answers, nothing is thrown away either
+    with pytest.raises(DownloadError):
+        get(tmp_path / "w.bin", first, mirror)
     server.always = None
     server.log.clear()
 
     assert SHA256 == get(tmp_path / "w.bin", first, mirror)
     assert begun == min(server.asked("w.bin")) > 0
     assert {"b/w.bin"} == {name for name, _ in server.log}
+
+
+def test_a_part_of_something_else_is_no_part_of_an_empty_file(tmp_path, server):
+    """It is not published under the file's name."""
+    (tmp_path / ".w.bin.part").write_bytes(CONTENT)
+    server.files["a/w.bin"] = b""
+    with Client() as client:
+        found = fetch(RemoteFile("w.bin", (f"{server.url}a/w.bin",), 0), tmp_path / "w.bin", client=client)
+
+    assert (hashlib.sha256().hexdigest(), b"") == (found, (tmp_path / "w.bin").read_bytes())
 
 
 def test_a_proxy_of_the_environment_is_used(tmp_path, monkeypatch):
@@ -188,10 +201,10 @@ def test_an_interrupt_does_not_wait_for_a_dead_line(tmp_path, server):
 def test_a_part_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
     """Not the hash of what could be read; nor does whoever adds to it wait for ever."""
     (tmp_path / "part").write_bytes(CONTENT)
-    hasher = Hasher(tmp_path / "part")
+    hasher = Hasher(tmp_path / "part", len(CONTENT))
     hasher.hexdigest()
     monkeypatch.setattr(type(tmp_path), "open", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-    hasher = Hasher(tmp_path / "part")
+    hasher = Hasher(tmp_path / "part", len(CONTENT))
     for _ in range(100):
         hasher.update(b"x")
 

@@ -11,13 +11,13 @@ _BLOCK = 1 << 20
 
 
 class Hasher:
-    """The SHA-256 of what a file holds now, and of what is added from now on."""
+    """The SHA-256 of the first bytes of a file, and of what is added from now on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, length: int) -> None:
         self._digest = hashlib.sha256()
         self._pieces: queue.Queue[bytes | None] = queue.Queue(16)
         self._error: OSError | None = None
-        self._path, self._length = path, path.stat().st_size
+        self._path, self._length = path, length
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 

@@ -111,7 +111,7 @@ class _Transfer:
     def _complete(self) -> str:
         for last in (False, False, True):
             try:
-                self.hasher = Hasher(self.part.path)
+                self.hasher = Hasher(self.part.path, self.part.size)
                 self._receive()
                 return self.hasher.hexdigest()
             except ChangedError:
@@ -155,10 +155,10 @@ class _Transfer:
         self.total = answer.total
         if not (answer.has_end or self.file.sha256):
             raise RefusedError("it does not say how long the file is, and no SHA-256 of it is known")
-        if answer.start != self.part.size:
+        if answer.start != self.part.size or self.part.stale:
             self.part.clear()
             self.hasher.stop()
-            self.hasher = Hasher(self.part.path)
+            self.hasher = Hasher(self.part.path, self.part.size)
         self.part.note(answer.validator, self.total)
         if self.total is not None:
             check_room(self.part.path.parent, self.total - self.part.size)
