@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,20 +40,20 @@ def list_(as_json: bool) -> None:
       zoo cache list
       zoo cache list --json
     """
-    from zoo.download.cache import Cache
+    from zoo.download.cache import Cache, directory_size
 
     found = Cache()
     entries, unfinished = found.entries(), found.unfinished()
     if as_json:
         models = [{**vars(entry), "path": str(entry.path)} for entry in entries]
-        kept = [{"path": str(path), "size": _size(path)} for path in unfinished]
+        kept = [{"path": str(path), "size": directory_size(path)} for path in unfinished]
         show_json({"cache": str(found.root), "models": models, "sources": kept})
         return
     if not entries and not unfinished:
         click.echo(f"{found.root} is empty; `zoo download gpt2-small` fills it")
         return
     rows = [[entry.name, human_bytes(entry.size), entry.origin.get("format", ""), entry.sha256] for entry in entries]
-    rows += [[path.name, human_bytes(_size(path)), "files of a download", ""] for path in unfinished]
+    rows += [[path.name, human_bytes(directory_size(path)), "files of a download", ""] for path in unfinished]
     show_table(["model", "size", "from", "SHA-256"], rows, right=["size"])
 
 
@@ -126,9 +125,8 @@ def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool
     for entry in entries:
         found.remove(entry)
         freed += entry.size
-    for directory in found.unfinished() if everything or unfinished else []:
-        freed += _size(directory)
-        shutil.rmtree(directory, ignore_errors=True)
+    if everything or unfinished:
+        freed += found.remove_unfinished()
     click.echo(f"removed {human_bytes(freed)}")
 
 
@@ -160,7 +158,3 @@ def _name(model: str) -> str:
     from zoo.registry import is_registered, resolve_name
 
     return resolve_name(model) if is_registered(model) else model
-
-
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

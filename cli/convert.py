@@ -70,7 +70,8 @@ def convert(
     if out is None and not (dry_run and to):
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
     target = to or format_of_suffix(out or Path())
-    with _checkpoint(source, format, size, out, force, keep_source) as (path, found):
+    beside = out.parent if out and not dry_run and dtype is None else None  # a cast output has another size
+    with _checkpoint(source, format, size, out, force, keep_source or dry_run, beside) as (path, found):
         if dry_run:
             plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
             show_json(plan.to_dict()) if as_json else _show_plan(plan)
@@ -96,7 +97,13 @@ def convert(
 
 @contextmanager
 def _checkpoint(
-    source: Path | None, format: str | None, size: str | GPTConfig | None, out: Path | None, force: bool, keep: bool
+    source: Path | None,
+    format: str | None,
+    size: str | GPTConfig | None,
+    out: Path | None,
+    force: bool,
+    keep: bool,
+    beside: Path | None,
 ) -> Iterator[tuple[Path, str | None]]:
     """The checkpoint to read and its format: the one named, or the published one of this size."""
     if source is not None:
@@ -111,7 +118,7 @@ def _checkpoint(
 
     if out is not None:
         check_output(out, force=force)  # before something large is downloaded
-    with published(size, format, keep=keep) as found:
+    with published(size, format, keep=keep, beside=beside) as found:
         yield found
 
 

@@ -16,9 +16,9 @@ from zoo.cli._show import human_bytes, show_json
 @click.option("--from", "format", type=FORMAT, help="Which of the published checkpoints, with --to.")
 @click.option("--json", "as_json", is_flag=True, help="Print paths, sizes and SHA-256 as JSON.")
 def download(model: str, to: Path | None, format: str | None, as_json: bool) -> None:
-    """Download the weights of MODEL, a registered name, and check them.
+    """Download the weights of MODEL and check them: a registered name, hf:org/name@revision or an https address.
 
-    Without --to they are converted into the cache, where every command finds them by name. With --to their files are
+    Without --to they are put into the cache, where every command finds them by this name. With --to their files are
     put into a directory that can be carried to a machine without network. What is interrupted goes on where it was.
 
     \b
@@ -26,20 +26,22 @@ def download(model: str, to: Path | None, format: str | None, as_json: bool) -> 
       zoo download gpt2-small
       zoo download 355M --to models/355M
       zoo download 355M --from huggingface --to models/355M-hf
+      zoo download hf:openai-community/gpt2-medium --to models/355M-hf
     """
-    from zoo.download.cache import hash_file
+    from zoo.download.hasher import hash_file
     from zoo.download.models import download as run
     from zoo.download.models import get_model
-    from zoo.download.sources import find_source
+    from zoo.sources import find_checkpoint
 
+    if format and (to is None or ":" in model):
+        raise click.UsageError("--from needs --to, and the name of a registered model")
     if to is None:
-        if format:
-            raise click.UsageError("--from needs --to: in the cache is the converted file, whatever it came from")
-        path = get_model(model)
-        files = [path]
+        path = find_checkpoint(model) if ":" in model else get_model(model)
     else:
-        path = run(find_source(model, format), to)
-        files = sorted(file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+        run(model, to, format)
+        path = to
+    found = path.iterdir() if path.is_dir() else [path]
+    files = sorted(file for file in found if file.is_file() and not file.name.startswith("."))
     if as_json:
         sizes = {file.name: {"size": file.stat().st_size, "sha256": hash_file(file)} for file in files}
         show_json({"model": model, "path": str(path), "files": sizes})

@@ -7,6 +7,7 @@ import tempfile
 
 import pytest
 import torch
+from cases import counts
 from hypothesis import settings
 
 # No deadline: a busy machine is no bug. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
@@ -26,3 +27,9 @@ def _global_state_untouched(request: pytest.FixtureRequest) -> object:
     dtype, seed = torch.get_default_dtype(), torch.initial_seed()
     yield
     assert (torch.get_default_dtype(), torch.initial_seed()) == (dtype, seed)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many cases of faults there were."""
+    for what, number in sorted(counts.items()):
+        terminalreporter.write_line(f"{number} {what}")

@@ -6,9 +6,10 @@ import socket
 import struct
 import sys
 import threading
-import time
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from cases import counts
 
 
 class WeightsServer:
@@ -45,6 +46,11 @@ class WeightsServer:
         with self.lock:
             return self.faults.pop(0) if self.faults else self.always
 
+    def asked(self, end):
+        """First bytes of the ranges that were asked for of files whose names end so."""
+        ranges = [asked.removeprefix("bytes=") for name, asked in self.log if name.endswith(end)]
+        return [int(asked.partition("-")[0] or 0) for asked in ranges]
+
 
 class Quiet(ThreadingHTTPServer):
     """A client that goes away is nothing to report."""
@@ -70,7 +76,9 @@ class Handler(BaseHTTPRequestHandler):
         self.owner.log.append((name, self.headers.get("Range", "")))
         fault = self.owner.next_fault()
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if fault is None or not fault(self):
+            faulty = fault is not None and fault(self)
+            counts["answers of servers with a fault"] += bool(faulty)
+            if not faulty:
                 self.serve(self.owner.files.get(name))
 
     def serve(self, content, *, most=None, length=None, headers=()):
@@ -137,144 +145,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
-
-
-def content_of(handler):
-    return handler.owner.files.get(handler.path.lstrip("/"))
-
-
-def status(code, **headers):
-    """Answer with an error."""
-
-    def fault(handler):
-        handler.fail(code, **headers)
-        return True
-
-    return fault
-
-
-def hang_up(handler):
-    """No answer at all: the connection is reset."""
-    handler.hang_up(hard=True)
-    return True
-
-
-def cut(most):
-    """The connection ends after this many bytes of the body."""
-
-    def fault(handler):
-        handler.serve(content_of(handler), most=most)
-        return True
-
-    return fault
-
-
-def stall(most, seconds):
-    """The body stops after this many bytes, and nothing comes for some seconds."""
-
-    def fault(handler):
-        content = content_of(handler)
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        handler.wfile.write(content[:most])
-        handler.wfile.flush()
-        time.sleep(seconds)
-        handler.hang_up()
-        return True
-
-    return fault
-
-
-def pause(seconds):
-    """Answer late."""
-
-    def fault(handler):
-        time.sleep(seconds)
-        return False
-
-    return fault
-
-
-def trickle(handler):
-    """The body comes byte by byte, for ever."""
-    content = content_of(handler)
-    handler.send_response(200)
-    handler.send_header("Content-Length", str(len(content)))
-    handler.end_headers()
-    for i in range(200):
-        handler.wfile.write(content[i : i + 1])
-        handler.wfile.flush()
-        time.sleep(0.05)
-    handler.hang_up()
-    return True
-
-
-def other_bytes(handler):
-    """The right length, but a bit is flipped."""
-    content = content_of(handler)
-    if len(content) == 0:
-        return False
-    middle = len(content) // 2
-    handler.serve(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    return True
-
-
-def wrong_length(extra):
-    """The whole file is longer or shorter than it should be, and says so."""
-
-    def fault(handler):
-        content = content_of(handler)
-        handler.serve(content[:extra] if extra < 0 else content + bytes(extra))
-        return True
-
-    return fault
-
-
-def lying_length(extra):
-    """The head says another length than the body has."""
-
-    def fault(handler):
-        content = content_of(handler)
-        handler.serve(content, length=len(content) + extra)
-        return True
-
-    return fault
-
-
-def redirect(to):
-    """Go elsewhere."""
-
-    def fault(handler):
-        handler.fail(302, Location=to)
-        return True
-
-    return fault
-
-
-def endless(handler):
-    """A body without end, and without a length."""
-    handler.send_response(200)
-    handler.send_header("Connection", "close")
-    handler.end_headers()
-    handler.close_connection = True
-    while True:
-        handler.wfile.write(bytes(1 << 16))
-
-
-def bomb(handler):
-    """A small body that unpacks to a large one."""
-    handler.serve(content_of(handler)[:100], headers={"Content-Encoding": "gzip"})
-    return True
-
-
-def without_range_head(handler):
-    """A part of the file that does not say which."""
-    handler.serve(content_of(handler), headers={"Content-Range": None})
-    return True
-
-
-def another_range(handler):
-    """Bytes that were not asked for."""
-    handler.serve(content_of(handler), headers={"Content-Range": "bytes 7-9/10"})
-    return True

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from zoo.download.hasher import hash_file
 from zoo.errors import DownloadError, MissingPackage, MissingWeights, OptionError, ZooError
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.pth", "*.pt", "*.bin")
@@ -33,13 +35,15 @@ def fetch(name: str, *, offline: bool = False) -> Path:
         OptionError: the name is no such name.
         MissingPackage: huggingface_hub is not installed.
         MissingWeights: it is not in the cache, and the network is not to be used.
-        DownloadError: there is no such repository, it may not be read, or the connection fails.
+        DownloadError: there is no such repository, it may not be read, the connection fails, or wrong bytes came.
     """
     hub = load_library()
     repository, _, revision = name.partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise OptionError(f"hf:{name} is no repository; write hf:org/name or hf:org/name@revision")
     offline = offline or hub.constants.HF_HUB_OFFLINE
+    blobs = _blobs(hub, repository)
+    before = set(blobs.glob("*"))
     options = {"repo_id": repository, "revision": revision or None, "library_name": "zoo", "local_files_only": offline}
     with explained(repository, revision):
         patterns = None
@@ -51,8 +55,23 @@ def fetch(name: str, *, offline: bool = False) -> Path:
                     raise
                 options["local_files_only"] = True
         directory = Path(hub.snapshot_download(**options, allow_patterns=patterns))
+    _check_hashes(sorted({*blobs.glob("*")} - before), repository)
     weights = [path for path in directory.iterdir() if any(path.match(pattern) for pattern in WEIGHTS)]
     return directory if (directory / "config.json").exists() or len(weights) != 1 else weights[0]
+
+
+def _blobs(hub: Any, repository: str) -> Path:
+    """Where the Hub's cache keeps a repository's files; those with weights under their SHA-256, which the Hub tells."""
+    return Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+
+
+def _check_hashes(files: list[Path], repository: str) -> None:
+    """Compare files that just came with their hashes, which huggingface_hub does not; a wrong one is removed."""
+    for path in files:
+        if re.fullmatch("[0-9a-f]{64}", path.name) and (found := hash_file(path)) != path.name:
+            path.unlink()
+            problem = f"sends another file than it says: the SHA-256 is {found}, not {path.name}; try again"
+            raise DownloadError(f"hf:{repository} {problem}")
 
 
 def load_library() -> Any:
@@ -102,7 +121,7 @@ def _explain(error: BaseException, where: str) -> ZooError | None:
         hint = "if it is private, log in with `hf auth login` or set HF_TOKEN"
         return DownloadError(f"there is no repository {where}, or it may not be seen; {hint}")
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | errors.RevisionResolutionError):
-        hint = "download it where there is a network, with `zoo download`, and bring it here"
+        hint = f"run `zoo download {where} --to DIR` where there is a network, bring DIR here, and give its path"
         return MissingWeights(f"{where} is not in the Hub's cache, and the network is not used or not there; {hint}")
     if isinstance(error, errors.HFValidationError):
         return OptionError(f"{where} is no name of a repository: {error}")

@@ -40,9 +40,7 @@ def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterat
     check_output(path, force=force)
     temporary = path.with_name(f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp.{path.name}")
     try:
-        free = shutil.disk_usage(path.parent).free
-        if needed > free:
-            raise OutputError(f"{path} needs {needed:,} bytes and the disk has {free:,} free; make room")
+        check_room(path.parent, needed)
         yield temporary
         _replace(temporary, path)
     except OSError as error:
@@ -61,6 +59,17 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} cannot be written: there is no directory {path.parent}; create it first")
     if path.exists() and not force:
         raise OutputError(f"{path} exists already; choose another name, or replace it with --force")
+
+
+def check_room(directory: Path, needed: int) -> None:
+    """Refuse, before the first byte, what the disk has no room for.
+
+    Raises:
+        OutputError: there is less free than needed, in bytes.
+    """
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; make room")
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:

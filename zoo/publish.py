@@ -11,7 +11,8 @@ from typing import Any
 import zoo
 from zoo.content import content_hash
 from zoo.conversion import Report, convert
-from zoo.download.cache import hash_file
+from zoo.download.hasher import hash_file
+from zoo.download.models import is_offline
 from zoo.errors import OptionError
 from zoo.hub import explained, load_library
 from zoo.output import atomic_output
@@ -68,11 +69,13 @@ def push(
         on_progress: called as the conversion's bytes go by.
 
     Raises:
-        OptionError: the repository has files, and update is not given.
+        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
         DownloadError: the Hub refuses, or cannot be reached.
         MissingPackage: huggingface_hub is not installed.
         ZooError: the source cannot be converted.
     """
+    if is_offline():
+        raise OptionError("ZOO_OFFLINE is set, so nothing is uploaded; --dry-run DIR writes the files")
     api = load_library().HfApi(library_name="zoo", library_version=zoo.__version__)
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as directory:
         path = Path(directory) / "repository"

@@ -33,10 +33,10 @@ def find_checkpoint(source: str | Path) -> Path:
         from zoo.hub import fetch
 
         return fetch(name.removeprefix("hf:"), offline=is_offline())
-    if address := re.fullmatch(r"(https?):/{1,2}([^/].*)", name):  # Path makes one slash of two
+    if address := re.fullmatch(r"([A-Za-z]{2,}):/{1,2}([^/].*)", name):  # Path makes one slash of two
         from zoo.download.models import get_url
 
-        return get_url(f"{address[1]}://{address[2]}")
+        return get_url(f"{address[1].lower()}://{address[2]}")
     if path.exists():
         return weights_of_run(path) or path
     if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files that begin so

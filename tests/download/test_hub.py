@@ -110,6 +110,46 @@ def test_what_was_fetched_is_there_without_network(server, checkpoint, monkeypat
     assert [] == server.log
 
 
+def test_a_repository_is_brought_to_a_directory(server, checkpoint, tmp_path, monkeypatch):
+    """Its files and SHA256SUMS, no links; from the Hub's cache too, without a network."""
+    names = {path.name for path in checkpoint.iterdir()}
+    assert 0 == run("download", "hf:ada/tiny", "--to", tmp_path / "a").exit_code
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    for _ in range(2):  # what is there already is no hindrance
+        done = run("download", "hf:ada/tiny@main", "--to", tmp_path / "b")
+        assert 0 == done.exit_code, done.output
+
+    for directory in (tmp_path / "a", tmp_path / "b"):
+        assert names | {"SHA256SUMS"} == {path.name for path in directory.iterdir()}
+        assert not any(path.is_symlink() for path in directory.iterdir())
+        assert zoo.content_hash(checkpoint) == zoo.content_hash(directory)
+
+
+def test_a_repository_of_one_file_is_brought_to_a_directory(server, checkpoint, tmp_path):
+    """That file, in the directory."""
+    zoo.convert(checkpoint, tmp_path / "tiny.safetensors")
+    server.put("ada/file", {"tiny.safetensors": (tmp_path / "tiny.safetensors").read_bytes()})
+
+    done = run("download", "hf:ada/file", "--to", tmp_path / "stick")
+
+    assert 0 == done.exit_code, done.output
+    assert {"tiny.safetensors", "SHA256SUMS"} == {path.name for path in (tmp_path / "stick").iterdir()}
+
+
+def test_a_registered_name_may_stand_for_a_repository(server, checkpoint, tmp_path, monkeypatch):
+    """The table says which; what is in the Hub's cache is converted without a network too."""
+    (tmp_path / "sources.toml").write_text('[test-tiny.huggingface]\nhub = "ada/tiny"\n')
+    monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "sources.toml"))
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+    with pytest.raises(MissingWeights, match=r"hf:ada/tiny is not in the Hub's cache.*zoo download"):
+        find_checkpoint("test-tiny")
+    monkeypatch.delenv("ZOO_OFFLINE")
+    fetch("ada/tiny")
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+
+    assert zoo.content_hash(checkpoint) == zoo.content_hash("test-tiny")
+
+
 def test_private_repositories_need_a_token(server, checkpoint, monkeypatch):
     """HF_TOKEN, as everywhere."""
     server.put("ada/secret", server.repositories["ada/tiny"].revisions["main"], private=True)
@@ -136,6 +176,8 @@ def answer(status, **headers):
         ("tiny", None, OptionError, "write hf:org/name"),
         ("ada/ti ny", None, OptionError, "no name of a repository"),
         ("ada/tiny", answer(403), DownloadError, "HTTP 403"),
+        ("ada/tiny", answer(429), DownloadError, "HTTP 429; wait"),
+        ("ada/tiny", answer(500), DownloadError, "HTTP 500; try again later"),
         ("ada/gated", None, DownloadError, "is gated"),
     ],
 )
@@ -168,6 +210,26 @@ def test_a_broken_transfer_is_resumed_by_the_client(server, checkpoint, kind):
         ("resolve/.*/model.safetensors", lambda handler: handler.command == "GET" and fault(handler)),
     )
 
+    assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
+
+
+def test_wrong_bytes_are_not_kept(server, checkpoint):
+    """huggingface_hub compares the length only; the hash that the Hub tells shows them, and the next call is right."""
+
+    def other(handler):
+        content = server.repositories["ada/tiny"].revisions["main"]["model.safetensors"]
+        handler.send_response(200)
+        handler.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        handler.wfile.write(content[:-1] + bytes([content[-1] ^ 1]))
+        return True
+
+    server.faults.append(("resolve/.*/model.safetensors", lambda handler: handler.command == "GET" and other(handler)))
+    server.faults.insert(0, ("resolve/.*/model.safetensors", lambda handler: False))  # its HEAD
+
+    with pytest.raises(DownloadError, match="hf:ada/tiny sends another file than it says"):
+        fetch("ada/tiny")
     assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
 
 
@@ -239,6 +301,16 @@ def test_pushing_without_a_token_is_refused(server, checkpoint, monkeypatch, tok
     assert 1 == done.exit_code
     assert "HF_TOKEN" in done.stderr
     assert "ada/new" not in server.repositories
+
+
+def test_nothing_is_pushed_offline(server, checkpoint, monkeypatch):
+    """ZOO_OFFLINE is for both directions."""
+    monkeypatch.setenv("ZOO_OFFLINE", "1")
+
+    done = run("push", checkpoint, "ada/new")
+
+    assert (1, []) == (done.exit_code, server.log)
+    assert "--dry-run" in done.stderr
 
 
 def test_a_dry_run_writes_the_files_and_asks_nobody(server, checkpoint, tmp_path):

@@ -10,7 +10,8 @@ import time
 from hashlib import sha256
 
 import pytest
-from weights_server import WeightsServer, content_of
+from faults import content_of
+from weights_server import WeightsServer
 
 import zoo
 

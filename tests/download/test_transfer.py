@@ -3,13 +3,15 @@
 import errno
 import hashlib
 import random
+import shutil
 import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
+import faults as bad
 import pytest
-import weights_server as bad
+from cases import counts
 from weights_server import WeightsServer
 
 from zoo.download import http, transfer
@@ -232,8 +234,9 @@ def test_plain_http_needs_a_known_hash(tmp_path):
         get(file, tmp_path / "w.bin")
 
 
-def test_connections_are_few_and_kept(tmp_path, server):
+def test_connections_are_few_and_kept(tmp_path, server, monkeypatch):
     """A large file comes in many ranges, over one connection for each thread."""
+    monkeypatch.setattr(http, "TIMEOUT", 30.0)  # a busy machine is no reason for another one
     server.files["a/weights.bin"] = CONTENT * 40
 
     get(remote(server, **UNKNOWN), tmp_path / "w.bin")
@@ -259,7 +262,7 @@ def test_an_empty_file_is_a_file(tmp_path, server):
 
 def test_no_byte_is_written_where_there_is_no_room(tmp_path, server, monkeypatch):
     """The size is compared with the free disk first; the message has both numbers."""
-    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000))
 
     with pytest.raises(OutputError, match=r"1,000 bytes free.*1,234,567 more"):
         get(remote(server), tmp_path / "w.bin")
@@ -290,7 +293,7 @@ def test_faults_at_random_end_in_the_file_or_in_one_sentence(tmp_path, server):
     chance = random.Random(7)
     faults = [*PASSING.values(), *(fault for fault, _ in LASTING.values() if fault is not bad.trickle)]
     faults = [fault for fault in faults if fault not in (PASSING["stall"], LASTING["stall"][0])]
-    counts = {"whole": 0, "refused": 0}
+    ends = {"whole": 0, "refused": 0}
     for i in range(200):
         target = tmp_path / f"{i}.bin"
         server.ranges, server.etags = chance.random() < 0.8, chance.random() < 0.8
@@ -299,17 +302,17 @@ def test_faults_at_random_end_in_the_file_or_in_one_sentence(tmp_path, server):
         server.faults = [chance.choice(faults) if chance.random() < 0.4 else None for _ in range(12)]
         try:
             get(file, target)
-            counts["whole"] += 1
+            ends["whole"] += 1
         except DownloadError:
-            counts["refused"] += 1
+            ends["refused"] += 1
             assert not target.exists()
             server.faults = []
             get(file, target)
         assert CONTENT == target.read_bytes()
         target.unlink()
-    print(f"random faults: {counts}")
+    counts["downloads under random faults"] += 200
     assert [] == names(tmp_path)
-    assert min(counts.values()) > 20
+    assert min(ends.values()) > 20
 
 
 CHILD = """
@@ -345,7 +348,7 @@ def kill_at_random(tmp_path, times):
                 assert content.startswith(part.read_bytes())
                 lengths.add(part.stat().st_size)
         assert sha256 == get(RemoteFile("weights.bin", (f"{server.url}weights.bin",), None, sha256), target)
-    print(f"killed {killed} of {times}; parts of {len(lengths)} different lengths were left")
+    counts["downloads killed"] += killed
     return killed, len(lengths)
 
 

@@ -62,6 +62,7 @@ class Reader:
 READERS = {
     "tf": Reader("tf", (".index", ".data-00000-of-00001", "checkpoint", ".data-00000-of-00002")),
     "safetensors": Reader("safetensors", entry="*"),
+    "quantised": Reader("safetensors", entry="*"),
     "shards": Reader("safetensors", (".safetensors", ".index.json")),
     "torch": Reader("zip", entry="*", needs_size=True),
     "legacy": Reader("bytes", entry="*", needs_size=True),

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 
 import zoo
+from zoo.converters.zoo_file import ZooFile
 from zoo.model import GPTModel
+from zoo.plan import open_checkpoint
 from zoo.train.lora import LoRA, add_lora, save_adapter
 from zoo.train.sharded import save_sharded
 from zoo.vocabulary import Vocabulary
@@ -49,6 +51,11 @@ def write_files(work, source):
     shutil.copy(source, seed("safetensors", "float32") / "m.safetensors")
     zoo.save(model(SIZE, torch.bfloat16), seed("safetensors", "bfloat16") / "m.safetensors")
     zoo.convert(source, seed("safetensors", "book") / "m.safetensors", to="book")
+    for kind in ("int8", "int4"):
+        zoo.convert(source, seed("quantised", kind) / "m.safetensors", dtype=kind)
+    found, checkpoint = open_checkpoint(source)
+    assert isinstance(found, ZooFile)
+    found.write_compact(seed("quantised", "rows") / "m.safetensors", checkpoint)
     zoo.convert(source, seed("gguf", "float32") / "m.gguf")
     zoo.save(model(WIDE), work / "wide.safetensors")
     zoo.convert(work / "wide.safetensors", seed("gguf", "q5_0") / "m.gguf", dtype="q5_0")

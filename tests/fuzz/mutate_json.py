@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -25,11 +26,21 @@ def mutate_json(random: Random, tree: Any) -> Any:
     return tree
 
 
-def _places(node: Any) -> Any:
-    """Yield every (container, key) of a tree."""
-    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-        yield node, key
-        yield from _places(node[key])
+def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every (container, key) of a tree; without recursion, which takes a minute for deep and wide ones."""
+    stack = [(tree, _keys(tree))]
+    while stack:
+        node, keys = stack[-1]
+        key = next(keys, None)
+        if key is None:
+            stack.pop()
+        else:
+            yield node, key
+            stack.append((node[key], _keys(node[key])))
+
+
+def _keys(node: Any) -> Iterator[Any]:
+    return iter(list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ())
 
 
 def _change(random: Random, parent: Any, key: Any, places: list[tuple[Any, Any]]) -> None:

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 
 import pytest
+from cases import counts
 from disk import largest_file
 
 import zoo
@@ -61,7 +62,7 @@ def test_a_disk_that_fills_at_any_byte_leaves_what_was_there(source, tmp_path, f
             zoo.convert(source, out, to=format, force=existed)
         assert (OLD if existed else None) == files(out)
         assert {"whole", *(["out"] if existed else [])} == set(os.listdir(tmp_path))
-    print(f"{format}: {len(limits)} full disks")
+    counts["conversions on a full disk"] += len(limits)
 
     zoo.convert(source, out, to=format, force=existed)
     assert files(whole) == files(out)
@@ -104,7 +105,7 @@ def kill_at_random(source, directory, format, times):
     with atomic_output(out, force=True) as temporary:
         temporary.write_bytes(OLD)
     assert {"out", "whole"} == set(os.listdir(directory))  # nothing of the killed is left
-    print(f"{format}: killed {killed} of {times}; the output was new {replaced} times")
+    counts["conversions killed"] += killed
     return killed, replaced
 
 

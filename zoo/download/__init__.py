@@ -2,7 +2,8 @@
 
 sources.py      the table of addresses
 http.py         one request, checked
-transfer.py     one file; with part.py, what is here of it, and hasher.py, its SHA-256
+transfer.py     one file; with part.py, what is here of it, hasher.py, its SHA-256, and background.py, its threads
+files.py        all files of a source, in a directory
 cache.py        what was downloaded, by the hash of its bytes; with locks.py
 models.py       from a name or a URL to a file
 """

@@ -3,7 +3,7 @@
 objects/SHA256/NAME   a zoo file, or a file that a URL gave; never changed, and read-only
 records/KEY.json      which object a model or URL is, and where it came from
 hashes/KEY.json       SHA-256 of each file that was ever downloaded for it: another one is refused later
-sources/KEY/          files on their way, or kept
+sources/KEY/          files on their way, or kept, and what is made of them
 locks/KEY.lock
 
 A key is the name of a model, or made from a URL. Reading needs no lock: a record is written after its object, at once.
@@ -24,7 +24,8 @@ from typing import Any
 
 import platformdirs
 
-from zoo.download.locks import exclusive
+from zoo.download.hasher import hash_file
+from zoo.download.locks import exclusive, if_free
 from zoo.errors import OutputError
 from zoo.output import as_output_error, atomic_output
 
@@ -66,8 +67,7 @@ class Cache:
 
     def entries(self) -> list[Entry]:
         """Return all models, by name."""
-        found = (self._read(path) for path in sorted(self.root.glob("records/*.json")))
-        return [entry for entry in found if entry]
+        return [entry for path in sorted(self.root.glob("records/*.json")) if (entry := self._read(path))]
 
     def add(self, name: str, file: Path, origin: Mapping[str, Any]) -> Entry:
         """Move a file into the cache, which is on the same disk.
@@ -77,21 +77,17 @@ class Cache:
         """
         sha256 = hash_file(file)
         place = self.make("objects") / sha256
-        record = {
-            "name": name,
-            "file": file.name,
-            "size": file.stat().st_size,
-            "sha256": sha256,
-            "origin": dict(origin),
-        }
-        try:
-            place.mkdir(exist_ok=True)
-            file.chmod(0o444)
-            os.replace(file, place / file.name)
-        except OSError as error:
-            raise as_output_error(error, place) from error
-        self._write("records", name, record)
-        found = self.find(name)
+        size = file.stat().st_size
+        record = {"name": name, "file": file.name, "size": size, "sha256": sha256, "origin": dict(origin)}
+        with self._changing():
+            try:
+                place.mkdir(exist_ok=True)
+                file.chmod(0o444)
+                os.replace(file, place / file.name)
+            except OSError as error:
+                raise as_output_error(error, place) from error
+            self._write("records", name, record)
+            found = self.find(name)
         assert found is not None
         return found
 
@@ -101,32 +97,62 @@ class Cache:
         Raises:
             OutputError: the cache cannot be written.
         """
-        try:
-            (self.root / "records" / f"{_key(entry.name)}.json").unlink(missing_ok=True)
-            if entry.sha256 not in {other.sha256 for other in self.entries()}:
-                shutil.rmtree(entry.path.parent)
-        except OSError as error:
-            raise as_output_error(error, entry.path) from error
+        with self._changing():
+            try:
+                (self.root / "records" / f"{_key(entry.name)}.json").unlink(missing_ok=True)
+                if entry.path.parent in self._without_record():
+                    shutil.rmtree(entry.path.parent)
+            except OSError as error:
+                raise as_output_error(error, entry.path) from error
 
-    def known_hashes(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return size and SHA-256 of each file that was downloaded for a name before."""
-        return _read_json(self.root / "hashes" / f"{_key(name)}.json")
+    def known_hashes(self, name: str) -> dict[str, str]:
+        """Return SHA-256 of each file, by name, that was downloaded for a model before."""
+        return {file: sha256 for file, sha256 in _read_json(self._hashes(name)).items() if isinstance(sha256, str)}
 
-    def remember_hashes(self, name: str, hashes: Mapping[str, Mapping[str, Any]]) -> None:
-        """Record them, for the next download."""
-        self._write("hashes", name, {**self.known_hashes(name), **hashes})
+    def remember_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
+        """Record them, for the next download.
+
+        Raises:
+            OutputError: the cache cannot be written.
+        """
+        old = self.known_hashes(name)
+        if (new := {**old, **hashes}) != old:
+            self._write("hashes", name, new)
 
     def forget_hashes(self, name: str) -> None:
-        """Accept other files from now on."""
-        (self.root / "hashes" / f"{_key(name)}.json").unlink(missing_ok=True)
+        """Accept other files from now on.
+
+        Raises:
+            OutputError: the cache cannot be written.
+        """
+        try:
+            self._hashes(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise as_output_error(error, self._hashes(name)) from error
 
     def unfinished(self) -> list[Path]:
-        """Return the directories of downloads that did not end, or were kept."""
-        return sorted({file.parent for file in self.root.glob("sources/*/*") if file.stat().st_size})
+        """Return the directories of downloads that did not end, or were kept, and objects that no record is of."""
+        begun = [path for path in sorted(self.root.glob("sources/*")) if directory_size(path)]
+        return begun + self._without_record()
 
-    def source(self, key: str) -> Path:
-        """Return the directory for files on their way."""
-        return self.make("sources", _key(key))
+    def remove_unfinished(self) -> int:
+        """Delete them, but for those that a process is at work on; return how many bytes that were.
+
+        Raises:
+            OutputError: the cache cannot be written.
+        """
+        freed = 0
+        with self._changing():
+            for path in self._without_record():
+                freed += _remove(path)
+        for path in self.root.glob("sources/*"):
+            with if_free(self.make("locks") / f"{path.name}.lock") as free:
+                freed += _remove(path) if free else 0
+        return freed
+
+    def source(self, name: str, kind: str) -> Path:
+        """Return the directory for a kind of files of a model, on their way."""
+        return self.make("sources", _key(name), kind)
 
     def lock(self, name: str, what: str) -> AbstractContextManager[None]:
         """Return a context in which only this process fills the cache with a model."""
@@ -150,6 +176,17 @@ class Cache:
         if not os.access(path, os.W_OK):
             raise OutputError(f"the cache {self.root} cannot be written; set ZOO_CACHE to a directory that can")
         return path
+
+    def _changing(self) -> AbstractContextManager[None]:
+        """Only one process at a time changes what objects and records there are."""
+        return exclusive(self.make("locks") / ".objects.lock", "changes the cache")
+
+    def _without_record(self) -> list[Path]:
+        known = {entry.path.parent for entry in self.entries()}
+        return [path for path in sorted(self.root.glob("objects/*")) if path not in known]
+
+    def _hashes(self, name: str) -> Path:
+        return self.root / "hashes" / f"{_key(name)}.json"
 
     def _read(self, path: Path) -> Entry | None:
         record = _read_json(path)
@@ -175,10 +212,15 @@ def damage(entry: Entry) -> str:
     return "" if found == entry.sha256 else f"its SHA-256 is {found}, not {entry.sha256}"
 
 
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def directory_size(path: Path) -> int:
+    """Return how many bytes the files in a directory, and in those in it, have."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def _remove(path: Path) -> int:
+    size = directory_size(path)
+    shutil.rmtree(path, ignore_errors=True)
+    return size
 
 
 def _key(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from urllib.parse import urljoin, urlsplit
 
@@ -68,6 +68,11 @@ class Answer:
     def __exit__(self, *_: object) -> None:
         self.body.close()  # a connection whose body was read to the end is kept for the next request all the same
 
+    @property
+    def has_end(self) -> bool:
+        """Whether the end of the body can be told from a connection that breaks."""
+        return self.length is not None or self.body.headers.get("Transfer-Encoding", "").lower() == "chunked"
+
     def pieces(self) -> Iterator[bytes]:
         """Yield the body as it comes.
 
@@ -128,7 +133,12 @@ class Client:
             headers["If-Range"] = validator
         response = self._follow(url, headers)
         try:
-            return _check(response, start, stop)
+            answer = _check(response, start, stop)
+            if response.status_code == 206 and validator:
+                if answer.validator not in ("", validator):  # a server that knows ranges, but not If-Range
+                    raise ChangedError
+                answer = replace(answer, validator=validator)
+            return answer
         except BaseException:
             response.close()
             raise
@@ -141,30 +151,36 @@ class Client:
                 )
             except requests.exceptions.SSLError as error:
                 raise RefusedError(f"{_short(error)}; check the clock, or set REQUESTS_CA_BUNDLE") from error
-            except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
-                raise RefusedError(str(error)) from error
+            except ValueError as error:  # of requests, urllib3 or the standard library, for what is no address
+                raise RefusedError(f"it is no address: {error}") from error
             except requests.RequestException as error:
                 raise InterruptedTransferError(_short(error)) from error
             if "Location" not in response.headers or response.status_code not in (301, 302, 303, 307, 308):
                 return response
             response.close()
-            old, url = url, urljoin(url, response.headers["Location"])
-            if urlsplit(url).scheme not in ("https", urlsplit(old).scheme):
-                raise RefusedError(f"it redirects to {url!r}, which is not https")
+            url = _redirected(url, response.headers["Location"])
         raise RefusedError(f"it redirects more than {_MOST_REDIRECTS} times")
 
 
 def is_safe(url: str) -> bool:
     """Whether nobody on the way can change what comes: https, or a server on this machine."""
-    parts = urlsplit(url)
-    if parts.scheme == "https":
-        return True
     try:
-        return parts.scheme == "http" and (
-            parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
-        )
+        parts = urlsplit(url)
+        if parts.scheme != "http":
+            return parts.scheme == "https"
+        return parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
     except ValueError:
         return False
+
+
+def _redirected(old: str, location: str) -> str:
+    try:
+        url = urljoin(old, location)
+        if urlsplit(url).scheme not in ("http", "https") or (is_safe(old) and not is_safe(url)):
+            raise RefusedError(f"it redirects to {url!r}, which is not https")
+    except ValueError as error:
+        raise RefusedError(f"it redirects to {location!r}, which is no address") from error
+    return url
 
 
 def _check(response: requests.Response, start: int, stop: int | None) -> Answer:
@@ -184,7 +200,7 @@ def _check(response: requests.Response, start: int, stop: int | None) -> Answer:
     validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is not for ranges
     if status == 200:
         return Answer(0, length, length, validator, response)
-    found = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
+    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
     if not found:
         raise RefusedError("it sends a part of the file without saying which")
     first, last, total = map(int, found.groups())
@@ -204,7 +220,7 @@ def _retry_after(text: str) -> float:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() else None
+    return int(text) if text and re.fullmatch(r"\d{1,18}", text) else None
 
 
 def _short(error: Exception) -> str:

@@ -38,3 +38,24 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def if_free(path: Path) -> Iterator[bool]:
+    """Hold the lock of this path for the block, or say that another process has it.
+
+    Raises:
+        OutputError: the file cannot be made.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise as_output_error(error, path) from error
+    try:
+        yield True
+    finally:
+        lock.release()

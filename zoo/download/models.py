@@ -6,21 +6,15 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Any
-from urllib.parse import unquote, urlsplit
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import zoo.progress
-from zoo.download.cache import Cache, hash_file
-from zoo.download.http import Client
-from zoo.download.locks import exclusive
-from zoo.download.sources import RemoteFile, Source, find_source
-from zoo.download.transfer import OnBytes, check_room, fetch
-from zoo.errors import DownloadError, MissingWeights, OptionError
-from zoo.output import as_output_error
-from zoo.progress import OnProgress
+from zoo.download.cache import Cache
+from zoo.download.files import check_sums, copy_files, fetch_files
+from zoo.download.sources import Source, find_source, source_of_url
+from zoo.errors import ConfigError, FormatError, MissingWeights, OutputError
+from zoo.output import check_room
 from zoo.registry import resolve_name
 
 logger = logging.getLogger("zoo")
@@ -45,27 +39,26 @@ def get_model(name: str) -> Path:
     if found := cache.find(name):
         return found.path
     source = find_source(name)
-    if is_offline():
-        raise MissingWeights(_how_to_bring(name))
+    _check_online(source)
     with cache.lock(name, f"downloads {name}"):
         if found := cache.find(name):
             return found.path
         logger.warning("downloading %s to the cache, %s", name, cache.root)
-        directory = download(source, None)
-        path = add_model(name, directory, source.format)
-        if not source.hub:
-            remove_source(source)
-        return path
+        with _fetched(source, beside=cache.root) as directory:
+            return _convert(name, directory, source.format)
 
 
 @contextmanager
-def published(name: str, format: str | None = None, *, keep: bool = False) -> Iterator[tuple[Path, str | None]]:
+def published(
+    name: str, format: str | None = None, *, keep: bool = False, beside: Path | None = None
+) -> Iterator[tuple[Path, str | None]]:
     """Give a registered model's checkpoint, and its format, for the block: downloaded, if it is not in the cache.
 
     Args:
         name: of the model.
         format: of the published checkpoint; None takes the usual one.
         keep: whether the downloaded files stay in the cache behind the block, if it ends well.
+        beside: the directory in which the block will write as many bytes again, if it will.
 
     Raises:
         ZooError: as get_model.
@@ -75,12 +68,38 @@ def published(name: str, format: str | None = None, *, keep: bool = False) -> It
     if found and found.origin.get("format") == source.format:
         yield found.path, None
         return
-    if is_offline():
-        raise MissingWeights(_how_to_bring(source.model))
-    with cache.lock(source.model, f"downloads {source.model}"):
-        yield download(source, None), source.format
-        if not (keep or source.hub):
-            remove_source(source)
+    _check_online(source)
+    with (
+        cache.lock(source.model, f"downloads {source.model}"),
+        _fetched(source, keep=keep, beside=beside) as directory,
+    ):
+        yield directory, source.format
+
+
+def get_url(url: str) -> Path:
+    """Return the file of a URL; it is downloaded once.
+
+    Raises:
+        OptionError: the URL does not end in the name of a file, or has a login in it.
+        MissingWeights: it is not in the cache, and ZOO_OFFLINE is set.
+        DownloadError: it cannot be downloaded, or is another file than before.
+        FormatError: what came is no checkpoint.
+        OutputError: the disk is full, or the cache cannot be written.
+    """
+    from zoo.plugins import detect_format
+
+    cache = Cache()
+    if found := cache.find(url):
+        return found.path
+    source = source_of_url(url)
+    _check_online(source)
+    with cache.lock(url, f"downloads {url}"):
+        if found := cache.find(url):
+            return found.path
+        with _fetched(source) as directory:
+            path = directory / source.files[0].name
+            detect_format(path)  # the page of a captive portal, say, is none
+            return cache.add(url, path, {"format": "", "urls": [url]}).path
 
 
 def add_model(name: str, checkpoint: Path, format: str | None = None) -> Path:
@@ -88,142 +107,106 @@ def add_model(name: str, checkpoint: Path, format: str | None = None) -> Path:
 
     Raises:
         CheckpointMismatch: it is not this model.
+        CorruptFile: a file is not the one in SHA256SUMS, which `zoo download --to` wrote beside it.
         ZooError: it cannot be read, or the cache cannot be written.
     """
+    name = resolve_name(name)
+    check_sums(checkpoint)
+    with Cache().lock(name, f"fills the cache with {name}"):
+        return _convert(name, checkpoint, format)
+
+
+def download(name: str, to: Path, format: str | None = None) -> None:
+    """Put the published files of a model into a directory, with their SHA256SUMS, to be brought elsewhere.
+
+    Args:
+        name: of a registered model, or hf:org/name@revision, or the https address of a file.
+        to: the directory, made if need be; files of an earlier call are kept and completed.
+        format: of a registered model's checkpoint; None takes the usual one.
+
+    Raises:
+        MissingWeights: ZOO_OFFLINE is set.
+        DownloadError: a file cannot be downloaded, or is another one than the first time.
+        OutputError: the disk is full, or the directory cannot be written.
+    """
+    if name.startswith("hf:"):
+        source = Source("", "", hub=name.removeprefix("hf:"))
+    else:
+        source = source_of_url(name) if "://" in name else find_source(name, format)
+    _check_online(source)
+    if source.hub:
+        snapshot = _fetch_hub(source)
+        files = sorted(path for path in snapshot.iterdir() if path.is_file()) if snapshot.is_dir() else [snapshot]
+        copy_files(source, files, to)
+        return
+    cache = Cache()
+    found = fetch_files(source, to, cache.known_hashes(source.model))
+    with suppress(OutputError):  # another user's cache
+        cache.remember_hashes(source.model, found)
+
+
+@contextmanager
+def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) -> Iterator[Path]:
+    """Download a source into the cache for the block; what turns out damaged in the block is not kept.
+
+    Only after the block the hashes are recorded: those of damaged files would refuse the right ones later.
+    """
+    if source.hub:
+        yield _fetch_hub(source)
+        return
+    cache = Cache()
+    directory = cache.source(source.model, source.format or "file")
+    size = sum(file.size or 0 for file in source.files)
+    same_disk = beside is not None and beside.stat().st_dev == directory.stat().st_dev
+    if beside and not same_disk:
+        check_room(beside, size)
+    found = fetch_files(source, directory, cache.known_hashes(source.model), beside=size * same_disk)
+    try:
+        yield directory
+    except (FormatError, ConfigError):
+        logger.warning("what was downloaded of %s is damaged, and removed", source.model)
+        _remove(directory)
+        raise
+    cache.remember_hashes(source.model, found)
+    if not keep:
+        _remove(directory)
+
+
+def _convert(name: str, checkpoint: Path, format: str | None) -> Path:
     from zoo.conversion import convert
 
-    name, cache = resolve_name(name), Cache()
-    out = cache.source(f"{name}.converted") / f"{name}.safetensors"
+    cache = Cache()
+    out = cache.source(name, "converted") / f"{name}.safetensors"
     try:
         with zoo.progress.show() as on_progress:
             report = convert(checkpoint, out, format=format, size=name, to="zoo", force=True, on_progress=on_progress)
         origin = {"format": report.source_format, "files": report.provenance.get("source_blake3", {})}
         return cache.add(name, out, origin).path
     finally:
-        shutil.rmtree(out.parent, ignore_errors=True)
+        _remove(out.parent)
 
 
-def download(source: Source, to: Path | None) -> Path:
-    """Download the files of a source, each checked, and return their directory.
-
-    Args:
-        source: what.
-        to: the directory, made if need be; None takes one in the cache, or the Hub's own cache.
-
-    Raises:
-        DownloadError: a file cannot be downloaded, or is another one than the first time.
-        OutputError: the disk is full, or the directory cannot be written.
-    """
-    if source.hub:
-        return _download_hub(source.hub, to)
-    cache = Cache()
-    directory = to if to else cache.source(f"{source.model}.{source.format}")
-    known = cache.known_hashes(source.model)
-    found: dict[str, dict[str, Any]] = {}
-    with zoo.progress.show() as on_progress, Client() as client:
-        _make(directory)
-        check_room(directory / "any", sum(file.size or 0 for file in source.files) - _bytes_here(directory))
-        # Large files last: what is wrong with an address shows in the small ones.
-        for file in sorted(source.files, key=lambda file: file.size or 0):
-            expected = _expect(file, known)
-            target = directory / file.name
-            with exclusive(directory / f".{file.name}.lock", f"downloads {file.name}"):
-                sha256 = _check_present(expected, target) or fetch(
-                    expected, target, client=client, on_bytes=_bar(file.name, on_progress)
-                )
-            found[file.name] = {"size": target.stat().st_size, "sha256": sha256}
-    for file in source.files:
-        (directory / f".{file.name}.lock").unlink(missing_ok=True)
-    if found != known and (to is None or os.access(cache.root, os.W_OK)):
-        cache.remember_hashes(source.model, found)
-    return directory
+def _remove(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    with suppress(OSError):
+        directory.parent.rmdir()  # unless there is something else
 
 
-def remove_source(source: Source) -> None:
-    """Delete the downloaded files of a source from the cache."""
-    shutil.rmtree(Cache().source(f"{source.model}.{source.format}"), ignore_errors=True)
+def _fetch_hub(source: Source) -> Path:
+    from zoo.hub import fetch
+
+    return fetch(source.hub, offline=is_offline())
 
 
-def get_url(url: str) -> Path:
-    """Return the file of a URL; it is downloaded once.
-
-    Raises:
-        OptionError: the URL does not end in the name of a file.
-        MissingWeights: it is not in the cache, and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded, or is another file than before.
-        OutputError: the disk is full, or the cache cannot be written.
-    """
-    cache = Cache()
-    if found := cache.find(url):
-        return found.path
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    if not name or name in (".", "..") or set(name) & set("/\\\0"):
-        raise OptionError(f"{url} does not end in the name of a file; give the address of a checkpoint of one file")
-    if is_offline():
-        raise MissingWeights(f"{url} is not in the cache, and ZOO_OFFLINE is set; download it elsewhere, give its path")
-    with cache.lock(url, f"downloads {url}"):
-        if found := cache.find(url):
-            return found.path
-        target = cache.source(url) / name
-        expected = _expect(RemoteFile(name, (url,)), cache.known_hashes(url))
-        with zoo.progress.show() as on_progress, Client() as client:
-            sha256 = fetch(expected, target, client=client, on_bytes=_bar(name, on_progress))
-        cache.remember_hashes(url, {name: {"size": target.stat().st_size, "sha256": sha256}})
-        entry = cache.add(url, target, {"format": "", "urls": [url]})
-        shutil.rmtree(target.parent, ignore_errors=True)
-        return entry.path
-
-
-def _expect(file: RemoteFile, known: dict[str, dict[str, Any]]) -> RemoteFile:
-    """The file with the SHA-256 of the first time, where the table has none."""
-    if file.sha256 or file.name not in known:
-        return file
-    return replace(file, sha256=known[file.name]["sha256"], size=known[file.name]["size"])
-
-
-def _check_present(file: RemoteFile, target: Path) -> str:
-    """The SHA-256 of a file that is here already; "" if it is not here."""
-    if not target.exists():
-        return ""
-    sha256 = hash_file(target)
-    if file.sha256 not in (None, sha256) or file.size not in (None, target.stat().st_size):
-        raise DownloadError(f"{target} exists and is not the file that was to be downloaded; move it away")
-    return sha256
-
-
-def _bytes_here(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.iterdir())
-
-
-def _bar(name: str, on_progress: OnProgress | None) -> OnBytes:
-    def on_bytes(done: int, total: int | None) -> None:
-        if on_progress:
-            on_progress(name, done, total or done)
-
-    return on_bytes
-
-
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise as_output_error(error, directory) from error
-
-
-def _download_hub(name: str, to: Path | None) -> Path:
-    from zoo.hub import fetch as fetch_repository
-
-    snapshot = fetch_repository(name)
-    if to is None:
-        return snapshot
-    try:
-        return Path(shutil.copytree(snapshot, to, symlinks=False, dirs_exist_ok=True))
-    except OSError as error:
-        raise as_output_error(error, to) from error
-
-
-def _how_to_bring(name: str) -> str:
-    return (
+def _check_online(source: Source) -> None:
+    """Refuse to ask a server if ZOO_OFFLINE is set; the Hub has a cache of its own."""
+    if not is_offline() or source.hub:
+        return
+    if "://" in source.model:
+        name, use = source.model, "give the file's path"
+    else:
+        name, use = source.model, f"run `zoo cache add {source.model} DIR` (or give DIR's path)"
+    raise MissingWeights(
         f"the weights of {name} are not on this machine, and ZOO_OFFLINE is set; where there is a network, "
-        f"run `zoo download {name} --to DIR`, bring DIR here, and run `zoo cache add {name} DIR` (or give DIR's path)"
+        f"run `zoo download {name} --to DIR`, bring DIR here, and {use}"
     )

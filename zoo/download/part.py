@@ -18,7 +18,8 @@ class Part:
 
     Attributes:
         path: of the first bytes.
-        size: how many there are.
+        size: how many there are, that can be gone on with.
+        stale: whether there are others, of something else: they stay until an address has answered.
         validator: the server's name for the state of the file; "" without one.
         total: bytes of the whole file; None where that is not known.
     """
@@ -26,11 +27,15 @@ class Part:
     def __init__(self, target: Path) -> None:
         self.path = target.with_name(f".{target.name}.part")
         self._notes = target.with_name(f".{target.name}.part.json")
-        self.size, self.validator = 0, ""
+        self.size, self.validator, self.stale = 0, "", False
         self.total: int | None = None
         self._url = ""
         self._expected: int | None = None
         self._file: BinaryIO | None = None
+
+    def noted_url(self) -> str:
+        """The address that the bytes came from, as far as that is known; "" without any."""
+        return str(self._read_notes().get("url", "")) if self.path.exists() else ""
 
     def open(self, url: str, file: RemoteFile) -> bool:
         """Open it for appending, and say whether anything of it can be gone on with.
@@ -42,13 +47,14 @@ class Part:
         same = notes.get("url") == url
         self.validator, self._url = (str(notes.get("validator", "")) if same else ""), url
         self._file = self.path.open("ab")
-        self.size = self._file.tell()
+        here = self._file.tell()
         self._expected = file.size
         self.total = file.size if file.size is not None else notes.get("total")
-        usable = bool(file.sha256 or self.validator) and type(self.total) is int and self.size <= self.total
-        if not usable:
-            self.clear()
-        return usable and self.size > 0
+        if (file.sha256 or self.validator) and type(self.total) is int and here <= self.total:
+            self.size, self.stale = here, False
+        else:
+            self.size, self.stale, self.validator, self.total = 0, here > 0, "", file.size
+        return self.size > 0
 
     def note(self, validator: str, total: int | None) -> None:
         """Remember from which state of the file the bytes are."""
@@ -67,7 +73,7 @@ class Part:
 
     def clear(self) -> None:
         """Begin anew."""
-        self.size, self.validator, self.total = 0, "", self._expected
+        self.size, self.stale, self.validator, self.total = 0, False, "", self._expected
         with suppress(FileNotFoundError):
             self._notes.unlink()
         if self.path.exists():
@@ -80,6 +86,8 @@ class Part:
 
     def publish(self, target: Path) -> None:
         """Give the whole file its name."""
+        if self.stale:  # it is empty
+            self.clear()
         os.replace(self.path, target)
         with suppress(FileNotFoundError):
             self._notes.unlink()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import platformdirs
 
-from zoo.errors import ConfigError, MissingWeights
+from zoo.errors import ConfigError, MissingWeights, OptionError
 from zoo.registry import resolve_name
 
 PACKAGED = Path(__file__).parents[1] / "data" / "sources.toml"
@@ -38,7 +39,7 @@ class Source:
     """Where one model comes from: files by URL, or a repository on the Hugging Face Hub.
 
     Attributes:
-        model: registered name.
+        model: registered name; of a URL itself.
         format: of the checkpoint there.
         files: to download; none for a Hub repository.
         hub: "org/name" or "org/name@revision"; "" for files.
@@ -69,6 +70,25 @@ def find_source(name: str, format: str | None = None) -> Source:
     if format is not None and format not in sources:
         raise MissingWeights(f"no address is known for {model} as {format}; there is one as {' and '.join(sources)}")
     return sources[format or next(iter(sources))]
+
+
+def source_of_url(url: str) -> Source:
+    """Return the source of one file, whose model is the URL.
+
+    Raises:
+        OptionError: it is no address, does not end in the name of a file, or has a login in it.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise OptionError(f"{url!r} is no address: {error}") from error
+    name = PurePosixPath(unquote(parts.path)).name
+    if not _is_plain(name):
+        raise OptionError(f"{url} does not end in the name of a file; give the address of a checkpoint of one file")
+    if "@" in parts.netloc:
+        host = parts.netloc.rpartition("@")[2]
+        raise OptionError(f"the address of {name} at {host} has a login in it, which belongs into ~/.netrc")
+    return Source(url, "", (RemoteFile(name, (url,)),))
 
 
 def read_table() -> dict[str, dict[str, Source]]:
@@ -117,10 +137,14 @@ def _file(name: str, urls: tuple[str, ...], known: dict[str, Any]) -> RemoteFile
     size, sha256 = known.get("size"), known.get("sha256")
     if unknown := set(known) - {"size", "sha256"}:
         raise ValueError(f"{name} has the unknown key {min(unknown)!r}")
-    if name in (".", "..") or set(name) & set("/\\\0"):
+    if not _is_plain(name):
         raise ValueError(f"{name!r} is no plain file name")
     if size is not None and (type(size) is not int or size < 0):
         raise ValueError(f"the size of {name} is {size!r}, no number of bytes")
     if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
         raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits in lower case")
     return RemoteFile(name, urls, size, sha256)
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and name not in (".", "..") and name.isprintable() and not set(name) & set("/\\")

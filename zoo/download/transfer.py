@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
+from threading import Event
 
+from zoo.download.background import Background
 from zoo.download.hasher import Hasher
 from zoo.download.http import CONNECTIONS, Answer, ChangedError, Client, InterruptedTransferError, RefusedError, is_safe
 from zoo.download.part import Part
 from zoo.download.sources import RemoteFile
-from zoo.errors import DownloadError, OutputError
-from zoo.output import as_output_error
+from zoo.errors import DownloadError
+from zoo.output import as_output_error, check_room
 
 TRIES = 5
 """How often in a row an address may fail without sending more of the file."""
@@ -46,7 +46,8 @@ def fetch(
     What comes lies in `.NAME.part` beside it, and is gone on with after any interruption.
 
     Args:
-        file: what to download, from the first of its addresses that gives it.
+        file: what to download, from the first of its addresses that gives it; the one that a part came from is asked
+            before the others, who might not be able to go on with it.
         target: where to.
         client: to ask with.
         on_bytes: told what is here, what an earlier call left included.
@@ -60,7 +61,7 @@ def fetch(
     """
     reasons = []
     part = Part(target)
-    for url in file.urls:
+    for url in sorted(file.urls, key=lambda url: url != part.noted_url()):
         transfer = _Transfer(file, url, part, client, on_bytes)
         try:
             if not file.sha256 and not is_safe(url):
@@ -90,7 +91,6 @@ class _Transfer:
         self.file, self.url, self.part, self.client = file, url, part, client
         self.on_bytes = on_bytes
         self.total: int | None = None
-        self.stopped = threading.Event()
 
     def run(self) -> str:
         """Complete the part and return its SHA-256; a part that turns out wrong is downloaded once more."""
@@ -111,7 +111,7 @@ class _Transfer:
     def _complete(self) -> str:
         for last in (False, False, True):
             try:
-                self.hasher = Hasher(self.part.path)
+                self.hasher = Hasher(self.part.path, self.part.size)
                 self._receive()
                 return self.hasher.hexdigest()
             except ChangedError:
@@ -153,13 +153,15 @@ class _Transfer:
                 raise ChangedError
             raise RefusedError(f"the file there has {answer.total:,} bytes, not {self.file.size:,}")
         self.total = answer.total
-        if answer.start != self.part.size:
+        if not (answer.has_end or self.file.sha256):
+            raise RefusedError("it does not say how long the file is, and no SHA-256 of it is known")
+        if answer.start != self.part.size or self.part.stale:
             self.part.clear()
             self.hasher.stop()
-            self.hasher = Hasher(self.part.path)
+            self.hasher = Hasher(self.part.path, self.part.size)
         self.part.note(answer.validator, self.total)
         if self.total is not None:
-            check_room(self.part.path, self.total - self.part.size)
+            check_room(self.part.path.parent, self.total - self.part.size)
         most = MOST_WITHOUT_LENGTH if self.total is None else self.total
         for piece in answer.pieces():
             if self.part.size + len(piece) > most:
@@ -170,11 +172,11 @@ class _Transfer:
         """Ask for one range after the other on several connections, and append them in order."""
         size, position, began, begun = _FIRST, self.part.size, time.monotonic(), self.part.size
         waiting: deque[Future[list[bytes]]] = deque()
-        with self._pool() as pool:
+        with Background[list[bytes]](CONNECTIONS) as threads:
             while self.part.size < total:
                 while position < total and len(waiting) < 2 * CONNECTIONS:
                     stop = min(position + size, total)
-                    waiting.append(pool.submit(self._range, position, stop))
+                    waiting.append(threads.submit(partial(self._range, position, stop, threads.closed)))
                     position = stop
                 for piece in waiting.popleft().result():
                     self._append(piece)
@@ -182,22 +184,10 @@ class _Transfer:
                 rate = (self.part.size - begun) / (time.monotonic() - began) / CONNECTIONS
                 size = max(_FIRST, min(int(rate / 2), _LARGEST))
 
-    @contextmanager
-    def _pool(self) -> Iterator[ThreadPoolExecutor]:
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            try:
-                yield pool
-            except BaseException:
-                self.stopped.set()
-                pool.shutdown(cancel_futures=True)
-                raise
-            finally:
-                self.stopped.clear()
-
-    def _range(self, start: int, stop: int) -> list[bytes]:
+    def _range(self, start: int, stop: int, closed: Event) -> list[bytes]:
         pieces: list[bytes] = []
         position, patience = start, _Patience()
-        while position < stop:
+        while position < stop and not closed.is_set():
             had = position
             try:
                 with self.client.get(self.url, position, stop, self.part.validator) as answer:
@@ -206,12 +196,10 @@ class _Transfer:
                     for piece in answer.pieces():
                         pieces.append(piece)
                         position += len(piece)
-                        if self.stopped.is_set():
-                            raise InterruptedTransferError("another part failed")
+                        if closed.is_set():
+                            break
             except InterruptedTransferError as error:
-                if self.stopped.is_set():
-                    raise
-                patience.endure(error, position - had)
+                patience.endure(error, position - had, closed)
         return pieces
 
     def _append(self, piece: bytes) -> None:
@@ -227,20 +215,10 @@ class _Patience:
     def __init__(self) -> None:
         self.failures = 0
 
-    def endure(self, error: InterruptedTransferError, gained: int) -> None:
+    def endure(self, error: InterruptedTransferError, gained: int, closed: Event | None = None) -> None:
         """Wait before the next try, or give up."""
         self.failures = 1 if gained >= _ENOUGH else self.failures + 1
         if self.failures >= TRIES:
             raise RefusedError(f"{error} (asked {TRIES} times)") from error
-        time.sleep(max(error.wait, PAUSE * 2**self.failures))
-
-
-def check_room(path: Path, needed: int) -> None:
-    """Refuse a download for which the disk has no room.
-
-    Raises:
-        OutputError: there is less free than needed, in bytes.
-    """
-    free = shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise OutputError(f"{path.parent} has {free:,} bytes free, and {needed:,} more are needed; make room")
+        seconds = max(error.wait, PAUSE * 2**self.failures)
+        (closed or Event()).wait(seconds)

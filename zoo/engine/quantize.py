@@ -118,11 +118,12 @@ def dequantize(matrix: Quantized) -> NDArray[np.float32]:
         numbers = _unpack(matrix.data[block : block + step], matrix.kind)
         i, n = block * ROWS, min(len(numbers), rows - block * ROWS)
         if matrix.kind == "int8":
-            part = numbers[:n] * matrix.scales[i : i + n, None].astype(np.float32)
+            scales = matrix.scales[i : i + n, None].astype(np.float32)
         else:
             scales = matrix.scales[block : block + step].astype(np.float32).swapaxes(1, 2).reshape(len(numbers), -1)
-            part = (numbers.reshape(len(numbers), -1, GROUP) * scales[..., None]).reshape(numbers.shape)[:n]
-        values[i : i + n] = part[:, :columns]
+            scales = scales[:n].repeat(GROUP, axis=1)[:, :columns]
+        with np.errstate(invalid="ignore", over="ignore"):  # a damaged file's scales may be anything
+            values[i : i + n] = numbers[:n, :columns] * scales
     return values
 
 

@@ -1,0 +1,48 @@
+"""Threads for requests. Nobody waits for them in the end: one may hang in a dead connection for half a minute."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """A few threads that take calls in turn; unlike concurrent.futures' they do not keep the process alive.
+
+    Attributes:
+        closed: whether the results are not wanted any more; calls that take long look at it.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.closed = threading.Event()
+        self._calls: SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = SimpleQueue()
+        self._size = size
+        for _ in range(size):
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def __enter__(self) -> Background[T]:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.closed.set()
+        for _ in range(self._size):
+            self._calls.put(None)
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        """Call a function soon; its result, or what it raises, is in the future."""
+        future: Future[T] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def _work(self) -> None:
+        while job := self._calls.get():
+            future, call = job
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
