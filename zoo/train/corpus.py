@@ -10,7 +10,7 @@ from typing import Any
 from zoo.errors import OptionError
 from zoo.plan import open_checkpoint
 from zoo.tokenizer import Tokenizer
-from zoo.train.text import cut_characters, find_texts, read_documents
+from zoo.train.text import Continuation, cut_characters, find_texts, read_documents
 from zoo.train.tokens import Layout, Tokens, count_processes, encode_documents, open_tokens, write_tokens
 
 
@@ -150,7 +150,7 @@ def prepare_file(
     def counted() -> Iterator[str]:
         nonlocal n_documents
         for document in _documents(texts, field):
-            n_documents += 1
+            n_documents += not isinstance(document, Continuation)
             yield document
 
     parts = encode_documents(counted(), Tokenizer(vocabulary), processes=processes or count_processes())
