@@ -250,3 +250,20 @@ def test_a_full_disk_ends_processes_that_share_out_a_model(files, tmp_path):
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     spread("train", "--resume", tmp_path / "run", "-q")
     assert 6 == len(losses(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_others(files, tmp_path):
+    """With --compile, losses are those without, and its run goes on without."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "-q", "--out"]
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        arguments = ["train", files / "text.txt", *options, tmp_path / name, *more]
+        command = [sys.executable, "-m", "zoo", *map(str, arguments)]
+        subprocess.run(command, check=True)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-4)
+    shutil.rmtree(tmp_path / "compiled/checkpoints/step-00000006")
+    command = [sys.executable, "-m", "zoo", "train", "--resume", str(tmp_path / "compiled"), "--no-compile", "-q"]
+    subprocess.run(command, check=True)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-4)
