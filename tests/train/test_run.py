@@ -21,7 +21,7 @@ from disk import largest_file
 import zoo
 from zoo.cli.main import main
 from zoo.converters._safetensors import read_safetensors
-from zoo.errors import OptionError, OutputError, TrainingError, ZooError
+from zoo.errors import FormatError, OptionError, OutputError, TrainingError, ZooError
 from zoo.train.config import TrainConfig
 from zoo.train.corpus import Sources, open_corpus
 from zoo.train.distributed import World
@@ -298,6 +298,21 @@ def test_a_step_needs_a_window_for_every_process(text, tmp_path):
     with pytest.raises(OptionError, match="a step has 4 windows, fewer than there are processes, 5"):
         sources = Sources(train=(str(text),))
         Run.begin(tmp_path / "run", CONFIG, sources, Start(config=MODEL), World())[0].trainer(World(0, 5), Watcher())
+
+
+def test_tokens_are_found_again_from_anywhere(straight, text, tmp_path, monkeypatch):
+    """A .bin may be a pattern and relative; the run goes on from another directory. More than one are refused."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(straight / "data" / "train.bin", "a.bin")
+    begin(tmp_path / "run", "*.bin", CONFIG.replace(steps=2)).run()
+    monkeypatch.chdir(tmp_path / "run")
+    assert "done" == resume(tmp_path / "run")[0].run()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("a.bin", "b.bin")
+    with pytest.raises(OptionError, match="give one .bin of tokens"):
+        begin(tmp_path / "other", "*.bin")
+    with pytest.raises(FormatError, match="none.bin: there is no such file"):
+        begin(tmp_path / "other", "none.bin")
 
 
 def test_no_directory_but_a_run_resumes(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ class Sources:
     def from_dict(cls, fields: Mapping[str, Any]) -> Sources:
         """Build it from its fields by name."""
         return cls(**{**fields, "train": tuple(fields["train"]), "val": tuple(fields["val"])})
+
+    def absolute(self) -> Sources:
+        """Return the same with the whole paths of .bin files, which a run maps again when it is resumed anywhere.
+
+        Raises:
+            FormatError: a .bin, or a pattern of some, means no file.
+        """
+        return replace(self, train=_absolute(self.train), val=_absolute(self.val))
 
 
 def prepare(sources: Sources, tokenizer: Tokenizer, directory: Path) -> None:
@@ -96,6 +104,14 @@ def check_ids(tokens: Tokens, vocab_size: int, path: Path | str) -> None:
     for start in range(0, len(tokens), 1 << 22):
         if (highest := int(tokens[start : start + (1 << 22)].max())) >= vocab_size:
             raise OptionError(f"{path} has token id {highest}, but the model's ids are 0 to {vocab_size - 1}")
+
+
+def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for source in sources:
+        is_bin = Path(source).suffix == ".bin"
+        found += [str(path.absolute()) for path in find_texts([source])] if is_bin else [source]
+    return tuple(found)
 
 
 def _is_bin(sources: Sequence[str]) -> bool:

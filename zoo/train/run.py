@@ -95,6 +95,7 @@ class Run:
         # Another run stands for its newest weights, which are others tomorrow.
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
+        sources = sources.absolute()
         model, generator = _first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
         content = {
