@@ -24,7 +24,7 @@ from zoo.train.loss import LanguageModelLoss
 from zoo.train.metrics import Metrics, Row
 from zoo.train.samples import Samples
 from zoo.train.sharded import save_sharded_checkpoint
-from zoo.train.step import make_optimizer, split, train_step
+from zoo.train.step import StepResult, make_optimizer, split, train_step
 from zoo.train.tokens import Tokens
 from zoo.train.validation import Validation, is_due
 from zoo.train.watcher import Watcher
@@ -92,10 +92,11 @@ class Trainer:
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
         self.schedule = config.make_schedule(self.steps)
         self.model = model.to(self.here.device).train()
-        self._samples = Samples(self.model, config, self.here, fsdp=fsdp)
-        self.loss = LanguageModelLoss(self.model, adjust(self.model, config, train))
         # One process alone has nothing to share out; its checkpoints stay of the kind that several can read.
-        self.module = self.here.wrap(self.loss, fsdp=fsdp and self.here.size > 1, compile=compile)
+        is_shared = fsdp and self.here.size > 1
+        self._samples = Samples(self.model, config, self.here, is_shared=is_shared)
+        self.loss = LanguageModelLoss(self.model, adjust(self.model, config, train))
+        self.module = self.here.wrap(self.loss, fsdp=is_shared, compile=compile)
         self.optimizer = make_optimizer(
             self.module, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay, betas=config.betas
         )
@@ -144,34 +145,13 @@ class Trainer:
 
     def _step(self) -> Row | None:
         """Do one step, and measure."""
-        state, config, started = self.state, self.config, time.perf_counter()
-        if config.order != "book":
-            # Dropout too is a function of the step, so that resuming needs no state.
-            torch.manual_seed(
-                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
-            )
+        state, started = self.state, time.perf_counter()
         lr = self.schedule(state.step)
-        shares = self.batches.share(state.step, self.here.rank, self.here.size, config.micro_batch_size)
-        parts = [split(self.windows[share]) for share in shares]
-        done = train_step(
-            self.module,
-            self.optimizer,
-            parts,
-            step=state.step + 1,
-            lr=lr,
-            clip=config.clip or None,
-            dtype=config.dtype,
-            here=self.here,
-        )
-        state.step += 1
-        state.n_tokens += done.n_tokens
-        if self.average and state.step > self.steps * (1 - config.average):
-            self.average.update_parameters(self.model)
-            state.n_averaged += 1
+        done = self._train(lr)
         trained = time.perf_counter() - started
         state.seconds += trained
         measured = self.validation.measure(state, self.steps, self._judged())
-        if config.order == "book" and measured.train is None:
+        if self.config.order == "book" and measured.train is None:
             return None
         return Row(
             step=state.step,
@@ -185,6 +165,31 @@ class Trainer:
             tokens_per_s=done.n_tokens / trained,
             seconds=state.seconds,
         )
+
+    def _train(self, lr: float) -> StepResult:
+        state, config = self.state, self.config
+        if config.order != "book":
+            # Dropout too is a function of the step, so that resuming needs no state.
+            torch.manual_seed(
+                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
+            )
+        shares = self.batches.share(state.step, self.here.rank, self.here.size, config.micro_batch_size)
+        done = train_step(
+            self.module,
+            self.optimizer,
+            [split(self.windows[share]) for share in shares],
+            step=state.step + 1,
+            lr=lr,
+            clip=config.clip or None,
+            dtype=config.dtype,
+            here=self.here,
+        )
+        state.step += 1
+        state.n_tokens += done.n_tokens
+        if self.average and state.step > self.steps * (1 - config.average):
+            self.average.update_parameters(self.model)
+            state.n_averaged += 1
+        return done
 
     @property
     def averaged(self) -> GPTModel:

@@ -15,17 +15,17 @@ from zoo.train.distributed import World, full_state
 class Samples:
     """Samples of a run, of a model that processes share out, too."""
 
-    def __init__(self, model: GPTModel, config: TrainConfig, here: World, *, fsdp: bool) -> None:
+    def __init__(self, model: GPTModel, config: TrainConfig, here: World, *, is_shared: bool) -> None:
         """Take a model before World.wrap changes it.
 
         Args:
             model: that will be trained.
             config: what to sample.
             here: the processes.
-            fsdp: whether they share out the parameters.
+            is_shared: whether they share out the parameters.
         """
         self._config, self._here = config, here
-        self._empty = _without_values(model) if fsdp and config.sample_every else None
+        self._empty = _without_values(model) if is_shared and config.sample_every else None
 
     def write(self, model: GPTModel) -> str:
         """Return the prompt as the model continues it; "" in all processes but the main one. All must call it.
