@@ -13,9 +13,10 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from zoo.train.loop import Trainer, Watcher
+    from zoo.train.loop import Trainer
     from zoo.train.metrics import Row
     from zoo.train.tensorboard import TensorBoard
+    from zoo.train.watcher import Watcher
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -24,7 +25,7 @@ class Show:
     """Shows a run on stderr. A context manager."""
 
     def __init__(self, options: dict[str, Any], *, quiet: bool) -> None:
-        from zoo.train.loop import Watcher
+        from zoo.train.watcher import Watcher
 
         self._quiet, self._tensorboard = quiet, options["tensorboard"]
         self._stack = ExitStack()

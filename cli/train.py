@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from zoo.cli._params import PATH, SIZE
 from zoo.cli._show import show_json
@@ -26,6 +28,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 _SCRATCH_LR = 6e-4
 _LORA_LR = 5e-4
+_FREE = ("resume", "fsdp", "compile", "device", "tensorboard", "as_json", "quiet")
+"""Options that a run may be resumed with; they change how it is computed, not what."""
 
 
 def _option(name: str, kind: Any, help: str) -> Callable[[_F], _F]:
@@ -35,7 +39,9 @@ def _option(name: str, kind: Any, help: str) -> Callable[[_F], _F]:
 
 @click.command()
 @click.argument("texts", nargs=-1)
-@click.option("--model", "-m", help="The checkpoint to go on with: any format, or a run.")
+@click.option(
+    "--model", "-m", help="The checkpoint to go on with: any format, or a run. With --resume, a moved base of LoRA."
+)
 @click.option("--size", type=SIZE, help="Begin from scratch instead: a registered model, or a JSON file of a config.")
 @click.option("--init", type=click.Choice(["gpt2", "book"]), default="gpt2", help="How fresh weights are drawn.")
 @click.option("--out", "-o", type=PATH, help="Directory for the run; must not exist.")
@@ -76,8 +82,8 @@ def _option(name: str, kind: Any, help: str) -> Callable[[_F], _F]:
 @click.option("--lora-rank", type=int, help="Train LoRA adapters of this rank instead of the weights.")
 @click.option("--lora-alpha", type=float, help="Their alpha.  [default: twice the rank]")
 @click.option("--lora-dropout", type=float, default=0.0, help="Of their input.")
-@click.option("--fsdp", is_flag=True, help="Under torchrun: share out parameters and optimizer (FSDP2).")
-@click.option("--compile", is_flag=True, help="Let torch.compile make the kernels.")
+@click.option("--fsdp/--no-fsdp", default=None, help="Under torchrun: share out parameters and optimizer (FSDP2).")
+@click.option("--compile/--no-compile", default=None, help="Let torch.compile make the kernels.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--tensorboard", is_flag=True, help="Write metrics for TensorBoard, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -119,6 +125,7 @@ def _open(options: dict[str, Any], here: World, show: Show) -> tuple[Run, Traine
     if options["resume"]:
         run = Run.open(options["resume"])
         _check_resume(run, options, given)
+        run.start = _resumed(run.start, options)
         return run, run.trainer(here, show.watcher)
     if options["out"] is None:
         raise click.UsageError("Missing option '--out'.")
@@ -148,17 +155,30 @@ def _start(options: dict[str, Any]) -> Start:
         config=config if isinstance(config, GPTConfig) else None,
         init=options["init"],
         lora=lora,
-        fsdp=options["fsdp"],
-        compile=options["compile"],
+        fsdp=bool(options["fsdp"]),
+        compile=bool(options["compile"]),
     )
+
+
+def _resumed(start: Start, options: dict[str, Any]) -> Start:
+    """Change what does not change the run: where LoRA's base is, and how processes compute."""
+    from zoo.sources import find_checkpoint
+
+    changes: dict[str, Any] = {name: options[name] for name in ("fsdp", "compile") if options[name] is not None}
+    if options["model"]:
+        changes["model"] = str(find_checkpoint(options["model"]).absolute())
+    return dataclasses.replace(start, **changes)
 
 
 def _check_resume(run: Run, options: dict[str, Any], given: dict[str, Any]) -> None:
     """Refuse to resume with other settings, and say which they are."""
     config = run.config.to_dict()
     differ = [f"{name} (was {config[name]}, now {value})" for name, value in given.items() if config[name] != value]
-    others = (("the text", "texts"), ("--model", "model"), ("--size", "size"), ("--out", "out"), ("--val", "val"))
-    differ += [name for name, key in (*others, ("--lora-rank", "lora_rank")) if options[key]]
+    context = click.get_current_context()
+    for name in options:
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if is_given and name not in config and name not in _FREE and not (name == "model" and run.start.lora):
+            differ.append("the text" if name == "texts" else f"--{name.replace('_', '-')}")
     if differ:
         raise OptionError(
             f"a run goes on with its own settings, and these were given anew: {', '.join(differ)}; leave them out, or "
@@ -183,7 +203,13 @@ def _report(trainer: Trainer, path: Path, reason: str, options: dict[str, Any]) 
             }
         )
     elif not options["quiet"]:
-        loss = "" if state.val_loss is None else f", validation loss {state.val_loss:.4f}"
-        click.echo(f"{path}: {reason} after step {state.step:,} of {trainer.steps:,}{loss}")
+        text = f"{path}: {reason} after step {state.step:,} of {trainer.steps:,}"
+        if state.val_loss is not None:
+            perplexity = math.exp(min(state.val_loss, 700))
+            text += f", validation loss {state.val_loss:.4f} nats (perplexity {perplexity:.2f})"
+        click.echo(text)
+        if state.best_loss is not None and not state.is_best:
+            best = path / "checkpoints" / "best"
+            click.echo(f"the best was {state.best_loss:.4f} after step {state.best_step:,}: {best}")
         if reason == "interrupted":
             click.echo(f"go on with `zoo train --resume {path}`", file=sys.stderr)

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from disk import largest_file
 
 import zoo
 from zoo.cli.main import main
@@ -81,7 +82,9 @@ def test_a_finished_run_says_so_and_json_is_for_scripts(run, begun):
     [
         (["--lr", "0.5"], "lr (was 0.01, now 0.5)"),
         (["--steps", "9", "--seed", "3"], "steps (was 6, now 9), seed (was 0, now 3)"),
-        (["other.txt", "--model", "x"], "the text, --model"),
+        (["other.txt", "--model", "x"], "--model, the text;"),
+        (["--val-fraction", "0.2", "--field", "body", "--init", "book"], "--val-fraction, --field, --init;"),
+        (["--lora-rank", "3", "--lora-dropout", "0.1"], "--lora-rank, --lora-dropout;"),
     ],
 )
 def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
@@ -104,6 +107,7 @@ def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
         (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 1, "lr must be a number above 0"),
         (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
         (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp goes without average"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--lora-rank", "2"], 1, "only_used_ids and LoRA; leave"),
         (["--resume", "."], 1, "is no run of zoo train"),
     ],
 )
@@ -168,32 +172,46 @@ def test_eval_reads_stdin_and_refuses_nothing_to_predict(run, begun):
     assert "fewer than two tokens" in err
 
 
-def spread(*arguments):
+def torchrun(*arguments):
     """Run zoo in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "zoo"]
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def spread(*arguments):
+    """Run zoo in two processes that end well, and return what they said."""
+    done = torchrun(*arguments)
     assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize("kind", [[], ["--fsdp"]])
 def test_two_processes_train_what_one_trains(run, files, tmp_path, kind):
-    """Under torchrun, DDP and FSDP2 follow one process to 1e-5, and their run is a model, too."""
-    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "--micro-batch-size", "2"]
-    arguments = ["train", files / "text.txt", *options, "-q", "--out"]
-    assert 0 == run(*arguments, tmp_path / "one")[0]
-    spread(*arguments, tmp_path / "two", *kind)
+    """Under torchrun, DDP and FSDP2 follow one process to 1e-5, and their run is a model, too.
+
+    Steps of five windows and validation in three batches do not come out even; the samples are the same text.
+    """
+    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "--micro-batch-size", "1"]
+    options += ["--batch-size", "5", "--sample-every", "3", "--sample-tokens", "9"]
+    arguments = ["train", files / "text.txt", *options, "--out"]
+    code, _, said = run(*arguments, tmp_path / "one")
+    assert 0 == code
+    heard = spread(*arguments, tmp_path / "two", *kind)
+    samples = [[line for line in text.splitlines() if line.startswith("sample")] for text in (said, heard)]
+    assert 2 == len(samples[0]) == len(set(samples[0]))
+    assert samples[0] == samples[1]
     texts = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("one", "two")]
     one, two = ([json.loads(line) for line in text.splitlines()] for text in texts)
     assert len(one) == len(two) == 6
     for a, b in zip(one, two, strict=True):
         assert math.isclose(a["train_loss"], b["train_loss"], abs_tol=1e-5)
         assert a["tokens"] == b["tokens"]
-    assert math.isclose(one[-1]["val_loss"], two[-1]["val_loss"], abs_tol=1e-4)
+    assert math.isclose(one[-1]["val_loss"], two[-1]["val_loss"], abs_tol=1e-5)
     assert zoo.load(tmp_path / "two").config == zoo.load(tmp_path / "one").config
 
 
@@ -213,10 +231,39 @@ def test_a_run_resumes_on_another_number_of_processes(run, files, tmp_path, kind
     ]
     spread(*arguments, tmp_path / "two", *kind)
     shutil.rmtree(tmp_path / "two/checkpoints/step-00000006")
-    assert 0 == run("train", "--resume", tmp_path / "two", "-q")[0]
+    assert 0 == run("train", "--resume", tmp_path / "two", "-q", "--no-fsdp")[0]
     for name in ("step-00000006", "step-00000004"):  # what one process wrote, two go on from
         shutil.rmtree(tmp_path / "two/checkpoints" / name)
     assert 0 == run("train", "--resume", tmp_path / "two", "-q")[0]
     shutil.rmtree(tmp_path / "two/checkpoints/step-00000006")
-    spread("train", "--resume", tmp_path / "two", "-q")
+    spread("train", "--resume", tmp_path / "two", "-q", "--fsdp")  # from what one process wrote whole
     assert expected == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
+
+
+def test_a_full_disk_ends_processes_that_share_out_a_model(files, tmp_path):
+    """Full in every process: the error says so, nothing half written stays, and the run is one to resume."""
+    arguments = ["train", files / "text.txt", "--size", files / "small.json", *FEW, "-q", "--fsdp", "--out"]
+    with largest_file(300_000):
+        done = torchrun(*arguments, tmp_path / "run")
+    assert done.returncode != 0
+    assert "checkpoints/step-00000002 was not written: " in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    spread("train", "--resume", tmp_path / "run", "-q")
+    assert 6 == len(losses(tmp_path / "run"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_as_others(files, tmp_path):
+    """With --compile, losses are those without, and its run goes on without."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    options = ["--size", files / "small.json", *FEW, "--dtype", "float32", "--dropout", "0", "-q", "--out"]
+    for name, more in (("plain", []), ("compiled", ["--compile"])):
+        arguments = ["train", files / "text.txt", *options, tmp_path / name, *more]
+        command = [sys.executable, "-m", "zoo", *map(str, arguments)]
+        subprocess.run(command, check=True)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-4)
+    shutil.rmtree(tmp_path / "compiled/checkpoints/step-00000006")
+    command = [sys.executable, "-m", "zoo", "train", "--resume", str(tmp_path / "compiled"), "--no-compile", "-q"]
+    subprocess.run(command, check=True)
+    assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-4)

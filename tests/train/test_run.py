@@ -15,17 +15,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from disk import largest_file
 
 import zoo
-from zoo.errors import OptionError, OutputError, TrainingError, ZooError
+from zoo.cli.main import main
+from zoo.converters._safetensors import read_safetensors
+from zoo.errors import FormatError, OptionError, OutputError, TrainingError, ZooError
 from zoo.train.config import TrainConfig
-from zoo.train.corpus import Sources
+from zoo.train.corpus import Sources, open_corpus
 from zoo.train.distributed import World
+from zoo.train.evaluate import cover, evaluate
 from zoo.train.layout import checkpoint_path, list_checkpoints
-from zoo.train.loop import Watcher
 from zoo.train.lora import LoRA
+from zoo.train.loss import LanguageModelLoss
 from zoo.train.run import Run, Start
+from zoo.train.watcher import Watcher
 
 MODEL = zoo.GPTConfig(vocab_size=50257, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.2)
 CONFIG = TrainConfig(
@@ -163,6 +168,41 @@ def test_lora_trains_adapters_only_and_resumes(straight, text, tmp_path):
     assert not torch.equal(base.blocks[0].attn.qkv.weight, merged.blocks[0].attn.qkv.weight)
 
 
+def test_the_average_of_adapters_is_kept_and_resumed(straight, text, tmp_path):
+    """With LoRA the mean is of the adapters: it is what loads, and survives a resume bit for bit."""
+    config = CONFIG.replace(average=0.25, save_every=1, keep=20)
+    start = Start(model=str(straight), lora=LoRA(rank=2))
+    begin(tmp_path / "one", text, config, start).run()
+    path = tmp_path / "two"
+    stop = {"on_row": lambda row: os.kill(os.getpid(), 15) if row["step"] == 11 else None}
+    begin(path, text, config, start, **stop).run()
+    resume(path)[0].run()
+    names = [f"{kind}/adapter_model.safetensors" for kind in ("adapter", "average-adapter")]
+    assert last_bytes(tmp_path / "one", names) == last_bytes(path, names)
+    adapters = [read_safetensors(each / names[0])[0] for each in list_checkpoints(path)[:3]]
+    for name, mean in read_safetensors(list_checkpoints(path)[0] / names[1])[0].items():
+        np.testing.assert_allclose(mean.load(), np.mean([each[name].load() for each in adapters], 0), atol=1e-7)
+    last, mean = (zoo.load(list_checkpoints(path)[0] / kind) for kind in ("adapter", "average-adapter"))
+    weight = zoo.load(path).blocks[0].attn.qkv.weight
+    assert torch.equal(weight, mean.blocks[0].attn.qkv.weight)
+    assert not torch.equal(weight, last.blocks[0].attn.qkv.weight)
+
+
+def test_a_moved_base_is_named_at_resume(straight, text, tmp_path):
+    """A LoRA run whose base is elsewhere says so, and goes on to the same end with the base's new place."""
+    base, path = tmp_path / "base.safetensors", tmp_path / "run"
+    zoo.convert(straight, base)
+    begin(path, text, CONFIG, Start(model=str(base), lora=LoRA(rank=2))).run()
+    names = ("adapter/adapter_model.safetensors", "optimizer.safetensors")
+    whole = last_bytes(path, names)
+    shutil.rmtree(list_checkpoints(path)[0])
+    base.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(ZooError, match=r"base\.safetensors: there is no such file"):
+        resume(path)
+    done = CliRunner().invoke(main, ["train", "--resume", str(path), "-q", "-m", str(tmp_path / "moved.safetensors")])
+    assert (0, whole) == (done.exit_code, last_bytes(path, names)), done.output
+
+
 def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path):
     """The one before is taken, with a note; the end is the same. Without any, the run says so."""
     path = tmp_path / "run"
@@ -186,20 +226,26 @@ def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path):
 def test_early_stopping_ends_the_run_and_keeps_the_best(text, tmp_path):
     """After `patience` evaluations without improvement the run ends; the best checkpoint is still there."""
     config = CONFIG.replace(
-        steps=60, lr=0.3, schedule="constant", warmup=0, eval_every=2, save_every=2, patience=2, keep=1
+        steps=60, lr=0.3, schedule="constant", warmup=0, eval_every=2, save_every=0, patience=2, keep=1
     )
     trainer = begin(tmp_path / "run", text, config)
     assert "no improvement" == trainer.run()
     assert 2 == trainer.state.n_worse
     assert trainer.state.step < 60
-    assert checkpoint_path(tmp_path / "run", trainer.state.best_step).is_dir()
+    links = {name: (tmp_path / "run" / "checkpoints" / name).resolve() for name in ("best", "last")}
+    assert links["best"] == checkpoint_path(tmp_path / "run", trainer.state.best_step)
+    assert links["last"] == checkpoint_path(tmp_path / "run", trainer.state.step) != links["best"]
+    best = zoo.load(tmp_path / "run" / "checkpoints" / "best")
+    tokens = open_corpus(Run.open(tmp_path / "run").sources, tmp_path / "run" / "data")[1]
+    found = evaluate(LanguageModelLoss(best), cover(tokens, config.context, batch_size=3))
+    assert trainer.state.best_loss == pytest.approx(found.loss, rel=1e-6)
 
 
 def test_a_loss_that_explodes_keeps_the_last_checkpoint(text, tmp_path):
     """The run stops with the step's number; what was saved before loads."""
     config = CONFIG.replace(lr=1e30, clip=0, warmup=6, start_lr=1e-3, save_every=1)
     trainer = begin(tmp_path / "run", text, config)
-    with pytest.raises(TrainingError, match=r"at step \d+; lower"):
+    with pytest.raises(TrainingError, match=r"at step \d+; lower.*checkpoints/step-\d+ is the last good checkpoint"):
         trainer.run()
     assert list_checkpoints(tmp_path / "run")
     assert zoo.load(list_checkpoints(tmp_path / "run")[-1] / "model.safetensors")
@@ -245,6 +291,28 @@ def test_ids_that_the_model_does_not_have_are_refused(tmp_path):
     np.arange(0, 900, dtype=np.uint16).tofile(tmp_path / "x.bin")
     with pytest.raises(OptionError, match="has token id 719, but the model's ids are 0 to 96"):
         begin(tmp_path / "run", tmp_path / "x.bin", CONFIG, Start(config=MODEL.replace(vocab_size=97)))
+
+
+def test_a_step_needs_a_window_for_every_process(text, tmp_path):
+    """Fewer windows than processes are refused before anything is computed."""
+    with pytest.raises(OptionError, match="a step has 4 windows, fewer than there are processes, 5"):
+        sources = Sources(train=(str(text),))
+        Run.begin(tmp_path / "run", CONFIG, sources, Start(config=MODEL), World())[0].trainer(World(0, 5), Watcher())
+
+
+def test_tokens_are_found_again_from_anywhere(straight, text, tmp_path, monkeypatch):
+    """A .bin may be a pattern and relative; the run goes on from another directory. More than one are refused."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(straight / "data" / "train.bin", "a.bin")
+    begin(tmp_path / "run", "*.bin", CONFIG.replace(steps=2)).run()
+    monkeypatch.chdir(tmp_path / "run")
+    assert "done" == resume(tmp_path / "run")[0].run()
+    monkeypatch.chdir(tmp_path)
+    shutil.copy("a.bin", "b.bin")
+    with pytest.raises(OptionError, match="give one .bin of tokens"):
+        begin(tmp_path / "other", "*.bin")
+    with pytest.raises(FormatError, match="none.bin: there is no such file"):
+        begin(tmp_path / "other", "none.bin")
 
 
 def test_no_directory_but_a_run_resumes(tmp_path):

@@ -2,13 +2,18 @@
 
 import io
 import json
+import tracemalloc
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import zoo
 from zoo.errors import FormatError
-from zoo.train.text import cut_characters, find_texts, read_documents
+from zoo.train import text as module
+from zoo.train.text import Continuation, cut_characters, find_texts, read_documents
+from zoo.train.tokens import encode_documents
 
 
 def test_sources_are_found_in_a_fixed_order(tmp_path):
@@ -77,3 +82,44 @@ def test_a_cut_keeps_every_character_in_its_place(documents, n_first):
     whole = "".join(documents)
     assert (whole[:n_first], whole[n_first:]) == ("".join(head), "".join(tail))
     assert all(head + tail)
+
+
+@given(
+    st.lists(st.text("ab'1 !\n\t\x1c\u3000\u672c<|endoftext|>", max_size=60), min_size=1, max_size=4),
+    st.integers(1, 40),
+)
+def test_pieces_of_long_documents_have_the_tokens_of_the_whole(tmp_path_factory, texts, size):
+    """However a text is cut into blocks and pieces, tokens and separators are those of its documents."""
+    path = tmp_path_factory.mktemp("text") / "x.txt"
+    path.write_bytes("<|endoftext|>".join(texts).encode())
+    expected = [zoo.Tokenizer().encode(document) for document in read_documents(path)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_BLOCK", size)
+        patch.setattr(module, "_PIECE", 5)
+        pieces = list(read_documents(path))
+    assert len(expected) == sum(not isinstance(piece, Continuation) for piece in pieces)
+    joined = [token for ids in expected for token in (50256, *ids)][1:]
+    assert joined == np.concatenate([np.zeros(0, int), *encode_documents(pieces, zoo.Tokenizer())]).tolist()
+
+    n = len("".join(pieces)) // 2
+    first, second = cut_characters(pieces, n)
+    head = list(first)
+    assert [type(piece) for piece in pieces[: len(head)]] == [type(piece) for piece in head]
+    assert "".join(pieces) == "".join([*head, *second])
+
+
+def test_a_file_without_separators_is_read_in_little_memory(tmp_path):
+    """Of 60 MB in one document, little is held at a time; the pieces are the text."""
+    path, line = tmp_path / "x.txt", "Every effort moves you a little forward, every day.\n"
+    path.write_text(line * 1_200_000)
+    tracemalloc.start()
+    try:
+        length = longest = 0
+        for piece in read_documents(path):
+            length, longest = length + len(piece), max(longest, len(piece))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(line) * 1_200_000 == length
+    assert longest < 6_000_000
+    assert peak < 40_000_000

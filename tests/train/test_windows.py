@@ -79,3 +79,15 @@ def test_evaluation_predicts_every_token_once(n, context, stride, batch_size):
         assert torch.equal(ids[counted] + 1, wanted[counted])
         targets += wanted[counted].tolist()
     assert list(range(101, 100 + n)) == sorted(targets)
+
+
+@given(st.integers(1, 9), st.integers(1, 13), st.integers(1, 5))
+def test_processes_share_out_a_step(size, batch_size, micro_batch_size):
+    """Together they have each window of it once, in as many parts each; only the last part may be one too large."""
+    batch_size = max(size, batch_size)
+    batches = Batches(17, batch_size, seed=3)
+    shares = [batches.share(0, rank, size, micro_batch_size) for rank in range(size)]
+    assert 1 == len({len(parts) for parts in shares})
+    assert sorted(batches[0]) == sorted(window for parts in shares for part in parts for window in part)
+    assert all(0 < len(part) <= micro_batch_size for parts in shares for part in parts[:-1])
+    assert all(0 < len(parts[-1]) <= micro_batch_size + 1 for parts in shares)

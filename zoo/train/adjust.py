@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zoo.model import Attention, Block, GPTModel
+from zoo.train.config import TrainConfig
+from zoo.train.tokens import Tokens
+
+
+def adjust(model: GPTModel, config: TrainConfig, train: Tokens) -> Tensor | None:
+    """Change a model as a run's config says.
+
+    Returns:
+        the ids that the text has, (U,) int64 on the model's device, if the head shall compute only those.
+    """
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
+    if config.recompute:
+        checkpoint_activations(model)
+    if not config.only_used_ids:
+        return None
+    used = torch.from_numpy(np.unique(train).astype(np.int64)).to(model.tok_emb.weight.device)
+    zero_rows(model, used)
+    return used
 
 
 def set_dropout(model: GPTModel, dropout: float) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from zoo.converters._files import read_json
@@ -20,7 +23,17 @@ from zoo.loading import load, save, to_numpy, to_torch
 from zoo.model import GPTModel
 from zoo.output import atomic_output
 from zoo.tensors import LazyTensor
-from zoo.train.layout import ADAPTER, AVERAGE, CHECKPOINTS, MODEL, OPTIMIZER, STATE, checkpoint_path, list_checkpoints
+from zoo.train.layout import (
+    ADAPTER,
+    AVERAGE,
+    AVERAGE_ADAPTER,
+    CHECKPOINTS,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    checkpoint_path,
+    list_checkpoints,
+)
 from zoo.train.lora import has_lora, load_adapter, write_lora
 
 
@@ -52,6 +65,11 @@ class State:
     order: dict[str, Any] = field(default_factory=dict)
     generator: str = ""
 
+    @property
+    def is_best(self) -> bool:
+        """Whether the validation loss of these very weights is the lowest so far."""
+        return self.val_loss is not None and self.best_step == self.step
+
 
 def save_checkpoint(
     run: Path, state: State, model: GPTModel, optimizer: Optimizer, *, average: GPTModel | None = None, base: str = ""
@@ -73,16 +91,20 @@ def save_checkpoint(
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path, force=True) as temporary:
         temporary.mkdir()
-        if has_lora(model):
-            (temporary / ADAPTER).mkdir()
-            write_lora(model, temporary / ADAPTER, base=base or None)
-        else:
-            save(model, temporary / MODEL)
+        _write_weights(model, temporary / MODEL, temporary / ADAPTER, base)
         if average is not None:
-            save(average, temporary / AVERAGE)
+            _write_weights(average, temporary / AVERAGE, temporary / AVERAGE_ADAPTER, base)
         _write_optimizer(temporary / OPTIMIZER, model, optimizer)
         finish_checkpoint(temporary, state)
     return path
+
+
+def _write_weights(model: GPTModel, whole: Path, adapter: Path, base: str) -> None:
+    if has_lora(model):
+        adapter.mkdir()
+        write_lora(model, adapter, base=base or None)
+    else:
+        save(model, whole)
 
 
 def finish_checkpoint(directory: Path, state: State) -> None:
@@ -115,15 +137,16 @@ def read_state(path: Path) -> State:
     return state
 
 
-def load_model(path: Path, *, base: str = "") -> GPTModel:
-    """Load the model of a checkpoint, with adapters beside its base if it has them.
+def load_model(path: Path, *, base: str = "", average: bool = False) -> GPTModel:
+    """Load the model of a checkpoint, or the mean of the last ones, with adapters beside its base if it has them.
 
     Raises:
         ZooError: it is damaged, or the base is not there.
     """
-    if (path / ADAPTER).is_dir():
-        return load_adapter(load(base, dtype="float32"), path / ADAPTER)
-    return load(path / MODEL)
+    adapter = path / (AVERAGE_ADAPTER if average else ADAPTER)
+    if adapter.is_dir():
+        return load_adapter(load(base, dtype="float32"), adapter)
+    return load(path / (AVERAGE if average else MODEL))
 
 
 def load_optimizer(path: Path, model: GPTModel, optimizer: Optimizer) -> None:
@@ -139,8 +162,28 @@ def load_optimizer(path: Path, model: GPTModel, optimizer: Optimizer) -> None:
         raise FormatError(file, "is the optimizer's state of other parameters; it does not belong to this model")
     for name, parameter in trained.items():
         kinds = ("exp_avg", "exp_avg_sq")
-        values = {kind: to_torch(tensors[f"{name}.{kind}"].load()).to(parameter.device, copy=True) for kind in kinds}
+        values = {kind: _placed(to_torch(tensors[f"{name}.{kind}"].load()), parameter) for kind in kinds}
         optimizer.state[parameter] = {"step": torch.tensor(float(metadata["step"])), **values}
+
+
+def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """Copy a value to where a parameter is; only this process's share of it, if it is shared out."""
+    value = value.to(parameter.device, copy=True)
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def link_checkpoints(run: Path, *, best_step: int) -> None:
+    """Let checkpoints/last and checkpoints/best be the newest and the best one's names, for people."""
+    directory = run / CHECKPOINTS
+    with suppress(OSError):  # not every disk has links, and zoo itself needs none
+        for name, path in (("last", list_checkpoints(run)[0]), ("best", checkpoint_path(run, best_step))):
+            if path.is_dir():
+                link = directory / f".{name}"
+                link.unlink(missing_ok=True)
+                link.symlink_to(path.name)
+                os.replace(link, directory / name)
 
 
 def prune(run: Path, *, keep: int, best_step: int) -> None:
@@ -156,6 +199,8 @@ def prune(run: Path, *, keep: int, best_step: int) -> None:
 def sweep(run: Path) -> None:
     """Delete what a killed process left half written or half deleted."""
     for path in (run / CHECKPOINTS).glob(".*"):
+        if path.is_symlink():
+            path.unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import OptionError
 from zoo.plan import open_checkpoint
 from zoo.tokenizer import Tokenizer
-from zoo.train.text import cut_characters, find_texts, read_documents
+from zoo.train.text import Continuation, cut_characters, find_texts, read_documents
 from zoo.train.tokens import Layout, Tokens, count_processes, encode_documents, open_tokens, write_tokens
 
 
@@ -40,6 +40,14 @@ class Sources:
     def from_dict(cls, fields: Mapping[str, Any]) -> Sources:
         """Build it from its fields by name."""
         return cls(**{**fields, "train": tuple(fields["train"]), "val": tuple(fields["val"])})
+
+    def absolute(self) -> Sources:
+        """Return the same with the whole paths of .bin files, which a run maps again when it is resumed anywhere.
+
+        Raises:
+            FormatError: a .bin, or a pattern of some, means no file.
+        """
+        return replace(self, train=_absolute(self.train), val=_absolute(self.val))
 
 
 def prepare(sources: Sources, tokenizer: Tokenizer, directory: Path) -> None:
@@ -98,6 +106,14 @@ def check_ids(tokens: Tokens, vocab_size: int, path: Path | str) -> None:
             raise OptionError(f"{path} has token id {highest}, but the model's ids are 0 to {vocab_size - 1}")
 
 
+def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for source in sources:
+        is_bin = Path(source).suffix == ".bin"
+        found += [str(path.absolute()) for path in find_texts([source])] if is_bin else [source]
+    return tuple(found)
+
+
 def _is_bin(sources: Sequence[str]) -> bool:
     suffixes = [Path(source).suffix == ".bin" for source in sources]
     if any(suffixes) and len(sources) > 1:
@@ -150,7 +166,7 @@ def prepare_file(
     def counted() -> Iterator[str]:
         nonlocal n_documents
         for document in _documents(texts, field):
-            n_documents += 1
+            n_documents += not isinstance(document, Continuation)
             yield document
 
     parts = encode_documents(counted(), Tokenizer(vocabulary), processes=processes or count_processes())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import OptionError
 from zoo.model import GPTModel
 from zoo.train.corpus import check_ids
+from zoo.train.distributed import World
 from zoo.train.loss import IGNORED, LanguageModelLoss
 from zoo.train.step import autocast
 from zoo.train.text import find_texts, read_documents
@@ -46,7 +48,12 @@ class Evaluation:
 
 
 def evaluate(
-    module: nn.Module, batches: Iterator[tuple[Tensor, Tensor]], *, dtype: str = "float32", device: Any = "cpu"
+    module: nn.Module,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    *,
+    dtype: str = "float32",
+    device: Any = "cpu",
+    here: World | None = None,
 ) -> Evaluation:
     """Compute the mean loss over batches, without dropout; the module's mode is left as it was.
 
@@ -55,18 +62,28 @@ def evaluate(
         batches: (ids, targets), each (B, T) int64.
         dtype: "bfloat16" for autocast.
         device: that the module is on.
+        here: the processes that share out the batches; all must call it, with the same batches.
     """
+    here = here or World()
     was_training = module.training
     module.eval()
     total, n = 0.0, 0
     try:
         with torch.no_grad(), autocast(dtype, device):
-            for ids, targets in batches:
+            for ids, targets in _share(batches, here):
                 total += module(ids.to(device), targets.to(device)).item()
                 n += int((targets != IGNORED).sum())
     finally:
         module.train(was_training)
-    return Evaluation(total / n if n else math.nan, n)
+    total, n_all = here.sum(total, n)
+    return Evaluation(total / n_all if n_all else math.nan, int(n_all))
+
+
+def _share(batches: Iterator[tuple[Tensor, Tensor]], here: World) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield one process's batches; where they do not come out even, the last counts nothing: all must do the same."""
+    while group := list(islice(batches, here.size)):
+        ids, targets = group[min(here.rank, len(group) - 1)]
+        yield ids, targets if here.rank < len(group) else torch.full_like(targets, IGNORED)
 
 
 def cover(

@@ -3,10 +3,11 @@
 config.json                 settings, sources and the model begun with
 data/train.bin, val.bin     tokens made from text
 metrics.jsonl, metrics.csv
+checkpoints/last, best      links to the newest checkpoint and to that of the lowest validation loss
 checkpoints/step-00000200/
     state.json              step, tokens, metrics, and the BLAKE3 of every other file
     model.safetensors       the weights, a zoo file (adapter/ for LoRA; sharded/ where parameters are shared out)
-    average.safetensors     the mean of the last weights, if the run takes it
+    average.safetensors     the mean of the last weights, if the run takes it (average-adapter/ for LoRA)
     optimizer.safetensors   AdamW's means, by the names of their parameters
 """
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 SETTINGS, DATA, CHECKPOINTS, STATE = "config.json", "data", "checkpoints", "state.json"
 MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.safetensors"
-ADAPTER, SHARDED = "adapter", "sharded"
+ADAPTER, AVERAGE_ADAPTER, SHARDED = "adapter", "average-adapter", "sharded"
 
 
 def checkpoint_path(run: Path, step: int) -> Path:
@@ -35,7 +36,7 @@ def weights_of_run(path: Path) -> Path | None:
     Also for one of its checkpoints. None if the path is neither, or has no weights yet.
     """
     for directory in [path] if (path / STATE).is_file() else list_checkpoints(path):
-        for name in (AVERAGE, MODEL, ADAPTER, SHARDED):
+        for name in (AVERAGE, AVERAGE_ADAPTER, MODEL, ADAPTER, SHARDED):
             if (directory / name).exists():
                 return directory / name
     return None

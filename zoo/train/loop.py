@@ -4,50 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from zoo.errors import OptionError
-from zoo.generation import complete
+from zoo.errors import OptionError, TrainingError
 from zoo.model import GPTModel
-from zoo.train.adjust import checkpoint_activations, set_dropout, zero_rows
-from zoo.train.checkpoint import State, prune, save_checkpoint
+from zoo.train.adjust import adjust
+from zoo.train.checkpoint import State, link_checkpoints, prune, save_checkpoint
 from zoo.train.config import TrainConfig
 from zoo.train.distributed import World
 from zoo.train.interrupts import interrupts
+from zoo.train.layout import list_checkpoints
+from zoo.train.lora import has_lora
 from zoo.train.loss import LanguageModelLoss
 from zoo.train.metrics import Metrics, Row
+from zoo.train.samples import Samples
 from zoo.train.sharded import save_sharded_checkpoint
-from zoo.train.step import make_optimizer, split, train_step
+from zoo.train.step import StepResult, make_optimizer, split, train_step
 from zoo.train.tokens import Tokens
 from zoo.train.validation import Validation, is_due
+from zoo.train.watcher import Watcher
 from zoo.train.windows import Batches, Windows
-
-
-def _ignore(*arguments: Any) -> None:
-    pass
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """What is told of a run while it goes on; in the main process only.
-
-    Attributes:
-        on_row: of each line of metrics.
-        on_sample: of each sample: the step and the text.
-        on_checkpoint: of each checkpoint's path.
-    """
-
-    on_row: Callable[[Row], Any] = _ignore
-    on_sample: Callable[[int, str], Any] = _ignore
-    on_checkpoint: Callable[[Path], Any] = _ignore
 
 
 class Trainer:
@@ -96,21 +77,26 @@ class Trainer:
             OptionError: the text is shorter than a window, or options do not go together.
         """
         self.here = here or World()
-        if fsdp and (config.average or config.sample_every or config.only_used_ids):
-            raise OptionError("fsdp goes without average, samples and only_used_ids; leave them out")
+        if fsdp and (config.average or config.only_used_ids or has_lora(model)):
+            raise OptionError("fsdp goes without average, only_used_ids and LoRA; leave them out, or leave out fsdp")
         self.config, self.out, self.base, self.fsdp = config, out, base, fsdp
         self.watcher = watcher or Watcher()
         self.windows = Windows(train, config.context, config.stride)
-        self.validation = Validation(self.windows, val, config, self.here.device)
+        self.validation = Validation(self.windows, val, config, self.here)
         self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
+        if self.batches.batch_size < self.here.size:
+            raise OptionError(
+                f"a step has {self.batches.batch_size} windows, fewer than there are processes, "
+                f"{self.here.size}; give a larger batch_size or more text, or start fewer processes"
+            )
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
         self.schedule = config.make_schedule(self.steps)
         self.model = model.to(self.here.device).train()
-        self._adjust()
-        used = self._used(train)
-        self.loss = LanguageModelLoss(self.model, used)
         # One process alone has nothing to share out; its checkpoints stay of the kind that several can read.
-        self.module = self.here.wrap(self.loss, fsdp=fsdp and self.here.size > 1, compile=compile)
+        is_shared = fsdp and self.here.size > 1
+        self._samples = Samples(self.model, config, self.here, is_shared=is_shared)
+        self.loss = LanguageModelLoss(self.model, adjust(self.model, config, train))
+        self.module = self.here.wrap(self.loss, fsdp=is_shared, compile=compile)
         self.optimizer = make_optimizer(
             self.module, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay, betas=config.betas
         )
@@ -118,19 +104,6 @@ class Trainer:
         self.state = State()
         self._generator = generator
         self._saved_step = -1
-
-    def _adjust(self) -> None:
-        if self.config.dropout is not None:
-            set_dropout(self.model, self.config.dropout)
-        if self.config.recompute:
-            checkpoint_activations(self.model)
-
-    def _used(self, train: Tokens) -> Tensor | None:
-        if not self.config.only_used_ids:
-            return None
-        used = torch.from_numpy(np.unique(train).astype(np.int64)).to(self.here.device)
-        zero_rows(self.model, used)
-        return used
 
     def run(self) -> str:
         """Train to the end, or until SIGINT or SIGTERM, and save.
@@ -150,7 +123,10 @@ class Trainer:
             self._restore_order()
             reason = "done"
             while self.state.step < self.steps:
-                row = self._step()
+                try:
+                    row = self._step()
+                except TrainingError as error:
+                    raise TrainingError(f"{error} ({self._kept()})") from error
                 if row is not None and self.here.is_main:
                     if metrics:
                         metrics.write(row)
@@ -162,43 +138,20 @@ class Trainer:
                 if self.config.patience and self.state.n_worse >= self.config.patience:
                     reason = "no improvement"
                     break
-                if is_due(self.state.step, self.config.save_every):
+                if is_due(self.state.step, self.config.save_every) or self.state.is_best:
                     self.save()
             self.save()
         return reason
 
     def _step(self) -> Row | None:
         """Do one step, and measure."""
-        state, config, started = self.state, self.config, time.perf_counter()
-        if config.order != "book":
-            # Dropout too is a function of the step, so that resuming needs no state.
-            torch.manual_seed(
-                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
-            )
+        state, started = self.state, time.perf_counter()
         lr = self.schedule(state.step)
-        mine = self.batches[state.step][self.here.rank :: self.here.size]
-        per_process = self.batches.batch_size // self.here.size
-        starts = range(0, per_process, config.micro_batch_size)
-        parts = [split(self.windows[mine[start : start + config.micro_batch_size]]) for start in starts]
-        done = train_step(
-            self.module,
-            self.optimizer,
-            parts,
-            step=state.step + 1,
-            lr=lr,
-            clip=config.clip or None,
-            dtype=config.dtype,
-            here=self.here,
-        )
-        state.step += 1
-        state.n_tokens += done.n_tokens
-        if self.average and state.step > self.steps * (1 - config.average):
-            self.average.update_parameters(self.model)
-            state.n_averaged += 1
+        done = self._train(lr)
         trained = time.perf_counter() - started
         state.seconds += trained
         measured = self.validation.measure(state, self.steps, self._judged())
-        if config.order == "book" and measured.train is None:
+        if self.config.order == "book" and measured.train is None:
             return None
         return Row(
             step=state.step,
@@ -213,6 +166,31 @@ class Trainer:
             seconds=state.seconds,
         )
 
+    def _train(self, lr: float) -> StepResult:
+        state, config = self.state, self.config
+        if config.order != "book":
+            # Dropout too is a function of the step, so that resuming needs no state.
+            torch.manual_seed(
+                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
+            )
+        shares = self.batches.share(state.step, self.here.rank, self.here.size, config.micro_batch_size)
+        done = train_step(
+            self.module,
+            self.optimizer,
+            [split(self.windows[share]) for share in shares],
+            step=state.step + 1,
+            lr=lr,
+            clip=config.clip or None,
+            dtype=config.dtype,
+            here=self.here,
+        )
+        state.step += 1
+        state.n_tokens += done.n_tokens
+        if self.average and state.step > self.steps * (1 - config.average):
+            self.average.update_parameters(self.model)
+            state.n_averaged += 1
+        return done
+
     @property
     def averaged(self) -> GPTModel:
         """The model to use: the mean of the last weights if there is one, else the model itself."""
@@ -225,16 +203,15 @@ class Trainer:
         return LanguageModelLoss(self.averaged, self.loss.used) if self.state.n_averaged else self.module
 
     def _sample(self) -> None:
-        config, step = self.config, self.state.step
-        if self.here.is_main and is_due(step, config.sample_every):
-            text = complete(
-                self.averaged,
-                config.sample_prompt,
-                max_new_tokens=config.sample_tokens,
-                temperature=0.0,
-                ignore_eos=True,
-            )
-            self.watcher.on_sample(step, config.sample_prompt + text)
+        if is_due(self.state.step, self.config.sample_every):
+            text = self._samples.write(self.averaged)
+            if self.here.is_main:
+                self.watcher.on_sample(self.state.step, text)
+
+    def _kept(self) -> str:
+        """What there is to go on from after a step that failed."""
+        kept = list_checkpoints(self.out)[:1] if self.out else []
+        return f"{kept[0]} is the last good checkpoint" if kept else "no checkpoint had been written yet"
 
     def save(self) -> None:
         """Write a checkpoint, unless this step has one already, and delete those that are too many."""
@@ -251,6 +228,7 @@ class Trainer:
         self.here.barrier()
         self._saved_step = self.state.step
         if self.here.is_main:
+            link_checkpoints(self.out, best_step=self.state.best_step)
             prune(self.out, keep=self.config.keep, best_step=self.state.best_step)
             self.watcher.on_checkpoint(path)
 

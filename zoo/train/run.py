@@ -18,15 +18,16 @@ from zoo.loading import load
 from zoo.model import GPTModel
 from zoo.output import atomic_output
 from zoo.sources import find_checkpoint
-from zoo.train.checkpoint import load_model, load_optimizer, read_state, sweep
+from zoo.train.checkpoint import State, load_model, load_optimizer, read_state, sweep
 from zoo.train.config import TrainConfig
 from zoo.train.corpus import Sources, check_ids, open_corpus, prepare
 from zoo.train.distributed import World
-from zoo.train.layout import AVERAGE, DATA, SETTINGS, SHARDED, list_checkpoints
-from zoo.train.loop import Trainer, Watcher
+from zoo.train.layout import DATA, SETTINGS, SHARDED, list_checkpoints
+from zoo.train.loop import Trainer
 from zoo.train.lora import LoRA, add_lora
 from zoo.train.sharded import load_sharded
 from zoo.train.step import fast_dtype
+from zoo.train.watcher import Watcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ class Run:
         # Another run stands for its newest weights, which are others tomorrow.
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
+        sources = sources.absolute()
         model, generator = _first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
         content = {
@@ -159,7 +161,7 @@ class Run:
             watcher=watcher,
         )
         if path is not None and state is not None:
-            self._restore(trainer, path)
+            self._restore(trainer, path, state)
             trainer.state = state
         return trainer
 
@@ -168,14 +170,15 @@ class Run:
             return load(path / SHARDED)
         return load_model(path, base=self.start.model)
 
-    def _restore(self, trainer: Trainer, path: Path) -> None:
+    def _restore(self, trainer: Trainer, path: Path, state: State) -> None:
         if (path / SHARDED).is_dir():
             load_sharded(path / SHARDED, trainer.model, trainer.optimizer)
             return
         load_optimizer(path, trainer.model, trainer.optimizer)
-        if trainer.average and (path / AVERAGE).is_file():
-            trainer.average.module.load_state_dict(load(path / AVERAGE).state_dict())
-            trainer.average.n_averaged.fill_(read_state(path).n_averaged)
+        if trainer.average and state.n_averaged:
+            average = load_model(path, base=self.start.model, average=True)
+            trainer.average.module.load_state_dict(average.state_dict())
+            trainer.average.n_averaged.fill_(state.n_averaged)
 
     def _newest(self) -> tuple[Path | None, Any]:
         sweep(self.path)

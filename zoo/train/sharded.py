@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict import (
@@ -25,6 +26,7 @@ from torch.optim import Optimizer
 from zoo.converters._files import write_json
 from zoo.converters.sharded import INDEX
 from zoo.model import GPTModel
+from zoo.output import as_output_error
 from zoo.train.checkpoint import State, finish_checkpoint
 from zoo.train.distributed import World
 from zoo.train.layout import SHARDED, checkpoint_path
@@ -108,15 +110,35 @@ def _find_values(path: Path, offset: int, length: int) -> tuple[int, int]:
 
 
 def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer: Optimizer, here: World) -> Path:
-    """Write a run's checkpoint, each process its share. All must call it."""
+    """Write a run's checkpoint, each process its share. All must call it.
+
+    Raises:
+        OutputError: the disk is full, say; the checkpoints there were are untouched.
+    """
     path = checkpoint_path(run, state.step)
     temporary = path.with_name(f".tmp.{path.name}")
-    if here.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        (temporary / SHARDED).mkdir(parents=True)
-    here.barrier()
-    save_sharded(temporary / SHARDED, model, optimizer)
-    if here.is_main:
-        finish_checkpoint(temporary, state)
-        os.replace(temporary, path)
+    try:
+        if here.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            (temporary / SHARDED).mkdir(parents=True)
+        here.barrier()
+        save_sharded(temporary / SHARDED, model, optimizer)
+        if here.is_main:
+            finish_checkpoint(temporary, state)
+            os.replace(temporary, path)
+    except (OSError, CheckpointException) as error:
+        if here.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise as_output_error(_first_failure(error), path) from error
     return path
+
+
+def _first_failure(error: OSError | CheckpointException) -> OSError:
+    """Return what went wrong first; torch tells every process of every one's failures."""
+    if isinstance(error, OSError):
+        return error
+    failure = next(iter(error.failures.values()))[0]
+    if isinstance(failure, OSError):
+        return failure
+    said = str(failure).splitlines() or [type(failure).__name__]
+    return OSError(f"is the disk full? (torch says: {said[0]})")

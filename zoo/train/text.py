@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,18 @@ SUFFIXES = (".txt", ".md", ".jsonl")
 """Files of a directory that count as text."""
 
 _BLOCK = 1 << 22  # characters read at a time
+_PIECE = 1 << 20  # a longer document comes in pieces
+
+# White space after anything else: no word of GPT-2's goes over it, so that tokens before and after are those of the
+# whole. Blanks and line ends only, since regular expressions differ in what else is white space.
+_BETWEEN_WORDS = re.compile(r"\S(?=[ \n])")
+_SEARCHED = 1 << 16  # characters, from the end of a piece
+
+
+class Continuation(str):
+    """A piece of text that goes on with the document before it, rather than being one of its own."""
+
+    __slots__ = ()
 
 
 def find_texts(sources: Sequence[str | Path]) -> list[Path]:
@@ -43,12 +56,15 @@ def find_texts(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def read_documents(path: Path, *, field: str = "text", separator: str | None = "<|endoftext|>") -> Iterator[str]:
-    """Yield the documents of one file, never more than one of them and a block of the file in memory.
+    """Yield the documents of one file, in little memory: a long one comes in pieces, cut between words.
 
     Args:
         path: .jsonl has one document a line, in a field of an object; any other file is text. "-" is stdin.
         field: of the objects of .jsonl.
         separator: ends a document inside a text file; None takes the file as one document.
+
+    Yields:
+        documents; a Continuation is the next piece of the one before. A document of .jsonl comes whole.
 
     Raises:
         FormatError: the file cannot be read, is not UTF-8, or a line of .jsonl has no such field.
@@ -75,14 +91,22 @@ def _blocks(path: Path) -> Iterator[str]:
 
 
 def _split(blocks: Iterator[str], separator: str | None) -> Iterator[str]:
-    held = ""
+    held, kind = "", str
     for block in blocks:
         held += block
         if separator:
             *whole, held = held.split(separator)
-            yield from filter(None, whole)
+            for document in whole:
+                if document:
+                    yield kind(document)
+                kind = str
+        if len(held) > _PIECE:
+            ends = [match.end() for match in _BETWEEN_WORDS.finditer(held, max(0, len(held) - _SEARCHED))]
+            if ends:
+                yield kind(held[: ends[-1]])
+                held, kind = held[ends[-1] :], Continuation
     if held:
-        yield held
+        yield kind(held)
 
 
 def _json_lines(path: Path, field: str) -> Iterator[str]:
@@ -117,7 +141,7 @@ def cut_characters(documents: Iterable[str], n_first: int) -> tuple[Iterator[str
             if len(document) > room:
                 rest.append(document[room:])
                 if room:
-                    yield document[:room]
+                    yield type(document)(document[:room])
                 return
             yield document
             room -= len(document)

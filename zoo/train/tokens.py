@@ -7,7 +7,7 @@ nanoGPT (data/*/prepare.py): uint16 after uint16, nothing else. llm.c (dev/data/
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from zoo.errors import FormatError, OptionError
 from zoo.output import atomic_output
 from zoo.tokenizer import Tokenizer
+from zoo.train.text import Continuation
 
 Layout = Literal["nanogpt", "llm.c"]
 Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
@@ -59,19 +60,18 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processe
     """Tokenise documents, with <|endoftext|> between them, in constant memory.
 
     Args:
-        documents: texts.
+        documents: texts; a Continuation follows what comes before it without a separator.
         tokenizer: whose ids are wanted.
         processes: that tokenise at the same time.
 
     Yields:
         parts of the token stream, uint16 or uint32, of any length.
     """
-    dtype = np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
-    eos = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    eos = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], _dtype(tokenizer))
     is_first = True
     for batch in _map(tokenizer, _batches(documents), processes):
-        for ids in batch:
-            yield np.array(ids if is_first else [*eos, *ids], dtype)
+        for is_new, ids in batch:
+            yield np.concatenate([eos, ids]) if is_new and not is_first else ids
             is_first = False
 
 
@@ -118,7 +118,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _map(tokenizer: Tokenizer, batches: Iterator[list[str]], processes: int) -> Iterator[list[Sequence[int]]]:
+def _map(tokenizer: Tokenizer, batches: Iterator[list[str]], processes: int) -> Iterator[list[tuple[bool, Tokens]]]:
     """Tokenise parcels in order, a few of them under way at a time."""
     if processes <= 1:
         yield from (_encode(tokenizer, batch) for batch in batches)
@@ -133,8 +133,14 @@ def _map(tokenizer: Tokenizer, batches: Iterator[list[str]], processes: int) -> 
             waiting += [pool.submit(_encode, tokenizer, batch) for batch in islice(batches, 1)]
 
 
-def _encode(tokenizer: Tokenizer, documents: list[str]) -> list[Sequence[int]]:
-    return [tokenizer.encode(document) for document in documents]
+def _encode(tokenizer: Tokenizer, documents: list[str]) -> list[tuple[bool, Tokens]]:
+    """Return, for each, whether it is a document of its own, and its tokens."""
+    dtype = _dtype(tokenizer)
+    return [(not isinstance(text, Continuation), np.array(tokenizer.encode(text), dtype)) for text in documents]
+
+
+def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
+    return np.dtype(np.uint16 if tokenizer.n_vocab <= 1 << 16 else np.uint32)
 
 
 def count_processes() -> int:

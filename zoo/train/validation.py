@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 from zoo.train.checkpoint import State
 from zoo.train.config import TrainConfig
+from zoo.train.distributed import World
 from zoo.train.evaluate import cover, evaluate
 from zoo.train.step import split
 from zoo.train.tokens import Tokens
@@ -32,9 +32,9 @@ class Losses:
 class Validation:
     """Measures at the steps that the config says, and keeps account of the best."""
 
-    def __init__(self, train: Windows, val: Tokens | None, config: TrainConfig, device: torch.device) -> None:
-        """Take what to measure on."""
-        self._train, self._val, self._config, self._device = train, val, config, device
+    def __init__(self, train: Windows, val: Tokens | None, config: TrainConfig, here: World) -> None:
+        """Take what to measure on, and the processes that share it out."""
+        self._train, self._val, self._config, self._here = train, val, config, here
 
     def measure(self, state: State, steps: int, module: nn.Module) -> Losses:
         """Evaluate, if it is time to.
@@ -51,7 +51,7 @@ class Validation:
             return Losses()
         config = self._config
         batches = cover(self._val, config.context, batch_size=config.micro_batch_size, limit=config.eval_batches)
-        loss = evaluate(module, batches, dtype=config.dtype, device=self._device).loss
+        loss = evaluate(module, batches, dtype=config.dtype, device=self._here.device, here=self._here).loss
         _note(state, loss)
         return Losses(val=loss)
 
@@ -70,7 +70,7 @@ class Validation:
         size, limit = self._config.batch_size, self._config.eval_batches or len(indices)
         parts = [indices[i : i + size] for i in range(0, len(indices), size)][:limit]
         batches = (split(windows[part]) for part in parts)
-        return evaluate(module, batches, dtype=self._config.dtype, device=self._device).loss
+        return evaluate(module, batches, dtype=self._config.dtype, device=self._here.device, here=self._here).loss
 
 
 def is_due(step: int, every: int) -> bool:

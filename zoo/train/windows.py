@@ -73,6 +73,23 @@ class Batches:
         start = place * self.batch_size
         return [int(i) for i in self._indices[start : start + self.batch_size]]
 
+    def share(self, step: int, rank: int, size: int, micro_batch_size: int) -> list[list[int]]:
+        """Return the windows of a step that are one process's, cut into what it computes at once.
+
+        All processes get as many parts, since they exchange gradients after the last. Where the windows do not come out
+        even, the last part of some has one more.
+
+        Args:
+            step: counted from 0.
+            rank: of the process.
+            size: number of processes, at most batch_size.
+            micro_batch_size: windows of a part.
+        """
+        mine = self[step][rank::size]
+        n_parts = -(-(self.batch_size // size) // micro_batch_size)
+        starts = [i * micro_batch_size for i in range(n_parts)]
+        return [mine[start:end] for start, end in zip(starts, [*starts[1:], len(mine)], strict=True)]
+
     def _permutation(self, epoch: int) -> np.ndarray[Any, Any]:
         if self.order == "sequential":
             return np.arange(self.n_windows)
