@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from zoo.errors import OptionError
+from zoo.functions import draw_as_torch, draw_quickly
 from zoo.generation import complete
 from zoo.model import GPTModel
 from zoo.train.adjust import checkpoint_activations, set_dropout, zero_rows
@@ -120,6 +121,7 @@ class Trainer:
         self._saved_step = -1
 
     def _adjust(self) -> None:
+        self.model.set_draw(draw_as_torch if self.config.order == "book" else draw_quickly)
         if self.config.dropout is not None:
             set_dropout(self.model, self.config.dropout)
         if self.config.recompute:
