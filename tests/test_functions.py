@@ -125,3 +125,21 @@ def test_a_model_in_float32_has_torchs_gradients(tied):
     assert torch.allclose(expected, loss, rtol=1e-5)
     for name, parameter in model.named_parameters():
         assert (parameter.grad - found[name]).norm() <= 2e-5 * parameter.grad.norm(), name
+
+
+def test_a_model_draws_as_it_is_told_everywhere():
+    """Embeddings, and in each block the attention and both shortcuts, in this order; and it can be set back."""
+    model = small_model(SMALL).train()
+    calls = []
+
+    def draw(shape, p):
+        calls.append(shape)
+        return draw_quickly(shape, p)
+
+    model.set_draw(draw)
+    model(random_ids(2, 7))
+    states, scores = (2, 7, 30), (10, 7, 7)
+    assert [states, *(scores, states, states) * 2] == calls
+    model.set_draw(draw_as_torch)
+    model(random_ids(2, 7))
+    assert 7 == len(calls)

@@ -83,7 +83,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str = "") -> Te
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """A @ b.T + bias, by oneDNN where it is the faster: (..., K), (M, K) -> (..., M)."""
-    if _is_onednns(a, a.dtype):
+    # It copies a transposed `a` first, which costs more than it gains in bfloat16, where torch's own products are fast.
+    if _is_onednns(a, a.dtype) and (a.dtype == torch.float32 or a.is_contiguous()):
         return cast("Tensor", torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
     return F.linear(a, b, bias)
 
@@ -183,6 +184,7 @@ class _CausalAttention(torch.autograd.Function):
             grad_q[:, rows] = grad_scores @ k[:, :end]
             grad_k[:, :end] += grad_scores.mT @ q[:, rows]
         grad_q.mul_(q.shape[-1] ** -0.5)
+        grads = grads.to(q.dtype)
         grad = torch.empty(b, t, 3 * c, dtype=q.dtype)
         grad.view(b, t, 3, ctx.n_heads, -1).copy_(grads.view(3, b, ctx.n_heads, t, -1).permute(1, 3, 0, 2, 4))
         return grad, None, None, None
