@@ -171,12 +171,14 @@ def transformers(settings: Settings, step: Callable[[float | None], None]) -> No
 
 def zoo_step(settings: Settings) -> Iterator[float]:
     """zoo's own pieces, as `zoo train` puts them together, with its defaults."""
+    from zoo.functions import draw_quickly
     from zoo.train.loss import LanguageModelLoss
     from zoo.train.step import make_optimizer, train_step
 
     torch.manual_seed(1)
     config = zoo.get_config("gpt2-small").replace(context_length=settings.context, dropout=settings.dropout)
     model = zoo.create(config, seed=1).train()
+    model.set_draw(draw_quickly)
     loss, optimizer = LanguageModelLoss(model), make_optimizer(model, lr=4e-4)
     dtype = "bfloat16" if settings.bf16 else "float32"
     for step, batch in enumerate(settings.batches()):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.cache import KVCache
 from zoo.config import GPTConfig
 from zoo.errors import OptionError
+from zoo.functions import Draw, causal_attention, draw_as_torch, dropout, linear
 from zoo.tokenizer import Tokenizer
 
 
@@ -29,7 +30,10 @@ class _EmptyOnMeta(nn.Module):
 
 
 class Linear(_EmptyOnMeta, nn.Linear):
-    """torch's."""
+    """torch's, behind a GELU if its `approximate` is given."""
+
+    def forward(self, x: Tensor, gelu: str = "") -> Tensor:
+        return linear(x, self.weight, self.bias, gelu)
 
 
 class Embedding(_EmptyOnMeta, nn.Embedding):
@@ -40,8 +44,19 @@ class LayerNorm(_EmptyOnMeta, nn.LayerNorm):
     """torch's."""
 
 
+class Dropout(nn.Dropout):
+    """torch's, whose draws can be others'."""
+
+    draw: Draw = staticmethod(draw_as_torch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dropout(x, self.p, self.draw) if self.training else x
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention with query, key and value from one product."""
+
+    draw: Draw = staticmethod(draw_as_torch)
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -52,14 +67,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
         b, t, c = x.shape
-        qkv = self.qkv(x).view(b, t, 3, self.n_heads, c // self.n_heads)  # (B, T, 3, H, D)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        qkv = self.qkv(x)  # (B, T, 3C)
         if seen is None:
             p = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, dropout_p=p, is_causal=True)
-        else:
-            k, v = seen.cache.put(layer, k, v, seen.positions, seen.end)  # (B, H, S, D)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.is_causal)
+            return self.out(causal_attention(qkv, self.n_heads, p, self.draw))
+        q, k, v = qkv.view(b, t, 3, self.n_heads, c // self.n_heads).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
+        k, v = seen.cache.put(layer, k, v, seen.positions, seen.end)  # (B, H, S, D)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen.mask, is_causal=seen.is_causal)
         return self.out(y.transpose(1, 2).reshape(b, t, c))
 
 
@@ -73,7 +87,10 @@ class MLP(nn.Module):
         self.approximate = "tanh" if config.activation == "gelu_tanh" else "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate=self.approximate))  # (B, T, C) -> (B, T, I) -> (B, T, C)
+        wide = self.up(x)  # (B, T, I)
+        if isinstance(self.down, Linear):
+            return self.down(wide, self.approximate)  # (B, T, C)
+        return self.down(F.gelu(wide, approximate=self.approximate))  # with adapters
 
 
 class Block(nn.Module):
@@ -85,7 +102,7 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.norm2 = LayerNorm(config.width, config.norm_eps, bias=config.bias)
         self.mlp = MLP(config)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
 
     def forward(self, x: Tensor, seen: Seen | None, layer: int) -> Tensor:
         x = x + self.drop(self.attn(self.norm1(x), seen, layer))
@@ -108,11 +125,17 @@ class GPTModel(nn.Module):
         self.tokenizer = tokenizer or Tokenizer()
         self.tok_emb = Embedding(config.vocab_rows, config.width)
         self.pos_emb = Embedding(config.context_length, config.width)
-        self.drop = nn.Dropout(config.dropout)
+        self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.final_norm = LayerNorm(config.width, config.norm_eps, bias=config.bias)
         # None when tied: the head then reads tok_emb.weight itself, so that there is no second name to keep equal.
         self.head = None if config.tied else Linear(config.width, config.vocab_rows, bias=False)
+
+    def set_draw(self, draw: Draw) -> None:
+        """Choose how dropout draws on the CPU: draw_as_torch, as it is at first, or draw_quickly of zoo.functions."""
+        for module in self.modules():
+            if isinstance(module, Attention | Dropout):
+                module.draw = draw
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
         """Return the logits that follow each token.
@@ -132,10 +155,17 @@ class GPTModel(nn.Module):
         """
         return self.logits(self.hidden(ids, cache, last))
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None, last: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        ids: Tensor,
+        cache: KVCache | None = None,
+        last: Tensor | None = None,
+        *,
+        embedded: Tensor | None = None,
+    ) -> Tensor:
         """Return what the head reads, the states behind the final norm: (B, T, C), or (B, C) when `last` is given.
 
-        Arguments and errors are those of forward.
+        Arguments and errors are those of forward; `embedded` is tok_emb(ids), (B, T, C), for who has it already.
         """
         b, t = ids.shape
         seen = Seen(cache, b, t) if cache is not None else None
@@ -143,7 +173,8 @@ class GPTModel(nn.Module):
         room = cache.capacity if cache is not None else self.config.context_length
         if (end := seen.end if seen else t) > room:
             raise OptionError(f"{end} tokens do not fit into a context of {room}; give fewer")
-        x = self.drop(self.tok_emb(ids) + self.pos_emb(positions))  # (B, T, C)
+        x = self.tok_emb(ids) if embedded is None else embedded
+        x = self.drop(x + self.pos_emb(positions))  # (B, T, C)
         for layer, block in enumerate(self.blocks):
             x = block(x, seen, layer)
         if cache is not None:

@@ -43,7 +43,9 @@ def meaning(raw, scales, kind, columns):
         word, inside = divmod(column, n)
         bits = int(raw[block, word, lane]) >> (32 // n * (inside // 2) + 16 * (inside % 2)) & (1 << 32 // n) - 1
         number = bits - (1 << 32 // n) if bits >> (32 // n - 1) else bits
-        values[row, column] = np.float32(number) * (scales[row] if kind == "int8" else scales[block, column // 32, lane])
+        values[row, column] = np.float32(number) * (
+            scales[row] if kind == "int8" else scales[block, column // 32, lane]
+        )
     return values
 
 

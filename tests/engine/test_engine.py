@@ -108,7 +108,9 @@ def test_only_the_rounding_of_weights_costs_quality(isa, kind):
     found = np.stack([*first, *steps])
     if kind in ("int8", "int4"):
         expected = expected_logits(twin, ids)
-        error, rounded = (np.abs(expected - other).mean() for other in (found, expected_logits(twin, ids, torch.bfloat16)))
+        error, rounded = (
+            np.abs(expected - other).mean() for other in (found, expected_logits(twin, ids, torch.bfloat16))
+        )
         assert 0 < error < rounded / 50
     else:
         assert_close(twin, ids, found)

@@ -29,7 +29,7 @@ class Quantized:
     """A quantised matrix.
 
     Attributes:
-        data: packed numbers, int32 (ceil(rows / 16), words, 16), where a row has a word for 4 columns (int8) or 8 (int4).
+        data: packed numbers, int32 (ceil(rows / 16), words, 16); a word is 4 columns of a row (int8), or 8 (int4).
         scales: float32 (rows,), or for int4 bfloat16 (ceil(rows / 16), groups of 32 columns, 16).
         kind: "int8" or "int4".
         shape: (rows, columns) of the matrix.
@@ -133,8 +133,8 @@ def _per_word(kind: str) -> int:
 
 def _shifts(kind: str) -> NDArray[np.uint32]:
     """Of the columns of a word: those of a pair are 16 bits apart."""
-    bits = 32 // _per_word(kind)
-    return np.arange(0, 16, bits, np.uint32).repeat(2) + np.tile(np.uint32([0, 16]), _per_word(kind) // 2)
+    pairs = np.arange(0, 16, 32 // _per_word(kind), dtype=np.uint32)
+    return np.stack([pairs, pairs + np.uint32(16)], axis=1).reshape(-1)
 
 
 def _pack(numbers: NDArray[np.float32], kind: str) -> NDArray[np.int32]:

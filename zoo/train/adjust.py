@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from zoo.functions import draw_as_torch, draw_quickly
 from zoo.model import Attention, Block, GPTModel
 from zoo.train.config import TrainConfig
 from zoo.train.tokens import Tokens
@@ -20,6 +21,7 @@ def adjust(model: GPTModel, config: TrainConfig, train: Tokens) -> Tensor | None
     Returns:
         the ids that the text has, (U,) int64 on the model's device, if the head shall compute only those.
     """
+    model.set_draw(draw_as_torch if config.order == "book" else draw_quickly)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     if config.recompute:

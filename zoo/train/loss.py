@@ -11,8 +11,10 @@ import math
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.functions import product
 from zoo.model import GPTModel
 
 IGNORED = -100
@@ -21,6 +23,7 @@ IGNORED = -100
 _ZERO_CLASS = -1  # a target among the classes whose logits are 0
 
 _CHUNK = 512  # tokens: their float32 logits are 103 MB; smaller chunks add up the head's gradient more often
+_ROWS = 64  # tokens whose probabilities exist at a time: 13 MB, which the cache holds
 
 
 class LanguageModelLoss(nn.Module):
@@ -45,6 +48,12 @@ class LanguageModelLoss(nn.Module):
             ids: (B, T) int64.
             targets: what follows each, (B, T) int64; IGNORED where nothing is to be predicted.
         """
+        if self._adds_up_in_place():
+            tied = _TiedGradient()
+            weight = self.model.tok_emb.weight
+            embedded = _Lookup.apply(ids, weight, tied)  # type: ignore[no-untyped-call]
+            hidden = self.model.hidden(ids, embedded=embedded).flatten(0, 1)
+            return linear_cross_entropy(hidden, weight, targets.flatten(), tied=tied)
         hidden = self.model.hidden(ids).flatten(0, 1)
         head = self.model.tok_emb if self.model.head is None else self.model.head
         weight = cast("Tensor", head.weight)
@@ -59,8 +68,41 @@ class LanguageModelLoss(nn.Module):
             weight = weight[: self.model.config.vocab_size]  # rows of padding are no tokens
         return linear_cross_entropy(hidden, weight, targets, n_zero=n_zero)
 
+    def _adds_up_in_place(self) -> bool:
+        model, weight = self.model, self.model.tok_emb.weight
+        plain = self.used is None and model.head is None and len(weight) == model.config.vocab_size
+        return plain and weight.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, n_zero: int = 0) -> Tensor:
+
+class _TiedGradient:
+    """Carries the gradient of a tied head to the embedding, which adds its own to it.
+
+    Two gradients of that size, one of them zero but for a few rows, would else be made and added up.
+    """
+
+    value: Tensor | None = None
+
+
+class _Lookup(torch.autograd.Function):
+    """Rows of the embedding: the last of all to have a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, tied: _TiedGradient) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.tied = tied
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[None, Tensor, None]:
+        (ids,), total = ctx.saved_tensors, ctx.tied.value
+        ctx.tied.value = None
+        rows = grad_outputs[0].flatten(0, -2).to(total.dtype)
+        return None, total.index_add_(0, ids.flatten(), rows), None
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, n_zero: int = 0, tied: _TiedGradient | None = None
+) -> Tensor:
     """Sum of the cross-entropies of `hidden @ weight.T` with the targets, in nats.
 
     Under autocast the products are of autocast's dtype; the rest is float32 at least.
@@ -70,13 +112,16 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, n_z
         weight: (V, C).
         targets: (N,) int64, below V, or IGNORED; -1 for a class whose logit is 0.
         n_zero: number of such classes, beside the V.
+        tied: takes the weight's gradient instead of the weight.
     """
-    return cast("Tensor", _LinearCrossEntropy.apply(hidden, weight, targets, n_zero))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _LinearCrossEntropy.apply(hidden, weight, targets, n_zero, tied))  # type: ignore[no-untyped-call]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_zero: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, n_zero: int, tied: _TiedGradient | None
+    ) -> Tensor:
         kind = hidden.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -91,48 +136,55 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 states = hidden[part].to(dtype)
-                loss, gradient = _chunk(states @ narrow.T, targets[part], n_zero, wide)
-                total += loss
-                gradient = gradient.to(dtype) if wants_hidden or wants_weight else gradient
+                gradient = product(states, narrow)  # logits first
+                total += _to_gradient(gradient, targets[part], n_zero, wide)
                 if grad_hidden is not None:
-                    grad_hidden[part] = gradient @ narrow
+                    grad_hidden[part] = product(gradient, narrow.T)
                 if not wants_weight:
                     continue
                 if grad_weight is None:
-                    grad_weight = (gradient.T @ states).to(weight.dtype)
+                    grad_weight = product(gradient.T, states.T).to(weight.dtype)
                 elif dtype == grad_weight.dtype:
                     grad_weight.addmm_(gradient.T, states)
                 else:
-                    grad_weight += gradient.T @ states
+                    grad_weight += product(gradient.T, states.T)
         ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.tied = tied
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
         # In place: nobody else sees them, and the head's is as large as the head.
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
                 gradient.mul_(scale)
-        return grad_hidden, grad_weight, None, None
+        if ctx.tied is not None:
+            ctx.tied.value, grad_weight = grad_weight, None
+        return grad_hidden, grad_weight, None, None, None
 
 
-def _chunk(logits: Tensor, targets: Tensor, n_zero: int, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return a chunk's loss and its gradient with respect to the logits, (N, V)."""
-    counts, is_row = targets != IGNORED, (targets >= 0).to(wide)
-    targets = targets.clamp(min=0)[:, None]
-    # Softmax reads each row once, while it is in the cache. The largest probability is never 0, so its logarithm gives
-    # the normaliser without a second pass of exponentials.
-    probs = torch.softmax(logits, -1, dtype=wide)
-    largest, place = logits.max(-1, keepdim=True)
-    normaliser = largest.to(wide) - probs.gather(-1, place).log()  # (N, 1)
-    if n_zero:
-        whole = torch.logaddexp(normaliser, normaliser.new_tensor(math.log(n_zero)))
-        probs *= (normaliser - whole).exp()
-        normaliser = whole
-    losses = (normaliser - logits.gather(-1, targets) * is_row[:, None])[:, 0] * counts
-    probs.scatter_add_(-1, targets, -is_row[:, None])
-    if not bool(counts.all()):
-        probs *= counts[:, None]
-    return losses.sum(), probs
+def _to_gradient(logits: Tensor, targets: Tensor, n_zero: int, wide: torch.dtype) -> Tensor:
+    """Turn logits, (N, V), into the loss's gradient with respect to them, in place, and return the loss."""
+    total = torch.zeros((), dtype=wide, device=logits.device)
+    for start in range(0, len(logits), _ROWS):
+        rows, its_targets = logits[start : start + _ROWS], targets[start : start + _ROWS]
+        counts, is_row = its_targets != IGNORED, (its_targets >= 0).to(wide)
+        its_targets = its_targets.clamp(min=0)[:, None]
+        # Softmax reads each row once, while it is in the cache. The largest probability is never 0, so its logarithm
+        # gives the normaliser without a second pass of exponentials.
+        probs = torch.softmax(rows, -1, dtype=wide)
+        largest, place = rows.max(-1, keepdim=True)
+        normaliser = largest.to(wide) - probs.gather(-1, place).log()  # (N, 1)
+        if n_zero:
+            whole = torch.logaddexp(normaliser, normaliser.new_tensor(math.log(n_zero)))
+            probs *= (normaliser - whole).exp()
+            normaliser = whole
+        losses = (normaliser - rows.gather(-1, its_targets) * is_row[:, None])[:, 0] * counts
+        probs.scatter_add_(-1, its_targets, -is_row[:, None])
+        if not bool(counts.all()):
+            probs *= counts[:, None]
+        rows.copy_(probs)
+        total += losses.sum()
+    return total

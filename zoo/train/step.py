@@ -119,7 +119,8 @@ def train_step(
             loss.backward()
         total += loss.item()
     (total,) = here.sum(total)
-    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), clip or math.inf)
+    gradients = [each.grad for each in module.parameters() if each.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
     grad_norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
     if not math.isfinite(total) or not math.isfinite(grad_norm):
         optimizer.zero_grad()
@@ -127,6 +128,8 @@ def train_step(
         raise TrainingError(
             f"the {what} at step {step}; lower the learning rate, or clip gradients, and go on from before"
         )
+    if clip and grad_norm > clip:  # else they would all be multiplied by 1
+        torch.nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
     for group in optimizer.param_groups:
         group["lr"] = lr
     optimizer.step()
