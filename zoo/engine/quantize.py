@@ -99,11 +99,10 @@ def quantize(weight: NDArray[np.generic], kind: str) -> Quantized:
         part = weight[i : i + step].astype(np.float32)
         part = np.pad(part, ((0, -len(part) % ROWS), (0, -columns % GROUP)))
         block = slice(i // ROWS, (i + len(part)) // ROWS)
+        numbers, scales = _int8(part) if kind == "int8" else _int4(part)
         if kind == "int8":
-            numbers, scales = _int8(part)
             made.scales[i : i + step] = scales[: rows - i]
         else:
-            numbers, scales = _int4(part)
             made.scales[block] = scales.reshape(-1, ROWS, scales.shape[1]).swapaxes(1, 2)
         made.data[block] = _pack(numbers, kind)
     return made
@@ -153,7 +152,7 @@ def _unpack(data: NDArray[np.generic], kind: str) -> NDArray[np.float32]:
     return numbers.swapaxes(1, 2).reshape(len(data) * ROWS, -1).astype(np.float32)
 
 
-def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
     scales = np.maximum(np.abs(weight).max(1) / 127, np.finfo(np.float32).tiny).astype(np.float32)
     return np.rint(weight / scales[:, None]).clip(-127, 127), scales
 
