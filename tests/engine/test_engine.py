@@ -12,6 +12,7 @@ from small import SMALL, small_model
 
 import zoo
 from zoo.engine import Engine, is_built
+from zoo.engine.cache import EngineCache
 from zoo.engine.native import library
 from zoo.engine.quantize import Quantized, dequantize, quantize
 from zoo.errors import OptionError, ZooError
@@ -71,6 +72,11 @@ def expected_logits(model, ids, dtype=torch.float64):
         return copy.deepcopy(model).to(dtype)(torch.tensor(ids)[None])[0, :, : model.config.vocab_size].double().numpy()
 
 
+def full_cache():
+    """Of float32, whatever the weights are."""
+    return EngineCache(WIDE, 1, WIDE.context_length)
+
+
 def some_ids(config, n, seed=5):
     return np.random.default_rng(seed).integers(0, config.vocab_size, n)
 
@@ -100,7 +106,7 @@ def test_only_the_rounding_of_weights_costs_quality(isa, kind):
     """The logits are those of float32 weights with the rounded values, with quantised ones to 16-bit activations."""
     engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), lambda *weight: smaller(kind, *weight))
     ids = some_ids(WIDE, 31)
-    cache = engine.new_cache()
+    cache = full_cache()
 
     first = engine.verify(ids[:13], cache)
     steps = [engine.step([i], cache)[0] for i in ids[13:]]
@@ -114,7 +120,7 @@ def test_only_the_rounding_of_weights_costs_quality(isa, kind):
         assert 0 < error < rounded / 50
     else:
         assert_close(twin, ids, found)
-    assert (found == engine.verify(ids, engine.new_cache())).all()
+    assert (found == engine.verify(ids, full_cache())).all()
 
 
 def test_prompts_are_as_near_as_torchs_bfloat16(isa):
@@ -124,10 +130,45 @@ def test_prompts_are_as_near_as_torchs_bfloat16(isa):
     ids = some_ids(WIDE, 61)
     exact = expected_logits(twin, ids)[-1]
 
-    error = np.abs(exact - engine.prefill(ids, engine.new_cache())).mean()
+    error = np.abs(exact - engine.prefill(ids, full_cache())).mean()
 
     assert error < np.abs(exact - expected_logits(twin, ids, torch.bfloat16)[-1]).mean()
     assert (error > 1e-4 * np.abs(exact).mean()) == (isa == "avx512bf16")
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "int8", "int4"])
+def test_a_cache_of_float16_costs_little(isa, kind):
+    """Weights of 16 bits and fewer go with it: half the bytes, less than a quarter of bfloat16's error."""
+    engine, twin = with_weights(small_model(WIDE, dtype=torch.float32), lambda *weight: smaller(kind, *weight))
+    ids, cache, full = some_ids(WIDE, 31), engine.new_cache(), full_cache()
+    logits, exact = engine.verify(ids, cache), engine.verify(ids, full)
+    rounded = expected_logits(twin, ids, torch.bfloat16)
+
+    assert 2 * cache.keys.nbytes == full.keys.nbytes
+    assert 0 < np.abs(logits - exact).mean() < np.abs(rounded - exact).mean() / 4
+    cache.truncate(7)
+    assert (engine.verify(ids[7:], cache) == logits[7:]).all()
+
+
+def test_a_cache_of_float16_is_rounded_as_numpy_rounds(isa):
+    """From subnormal numbers to such as are too large, which become the largest; NaN stays NaN."""
+    model = small_model(WIDE, dtype=torch.float32)
+    with torch.no_grad():
+        qkv = model.blocks[0].attn.qkv
+        qkv.weight[WIDE.width :] *= torch.logspace(-8, 5, 2 * WIDE.width)[:, None]
+        qkv.bias[WIDE.width :] *= torch.logspace(-8, 5, 2 * WIDE.width)
+        qkv.bias[-1] = torch.nan
+    engine, ids, full = engine_of(model), some_ids(WIDE, 31), full_cache()
+    half = EngineCache(WIDE, 1, WIDE.context_length, np.float16)
+    engine.verify(ids, full)
+    engine.verify(ids, half)
+
+    for exact, rounded in ((full.keys[0], half.keys[0]), (full.values[0], half.values[0])):
+        expected = exact.clip(-65504, 65504).astype(np.float16)
+        assert (expected.view(np.uint16) == rounded.view(np.uint16))[~np.isnan(expected)].all()
+        assert (np.isnan(expected) == np.isnan(rounded)).all()
+    assert (np.abs(half.keys[0][half.keys[0] != 0]) < 6e-5).sum() > 50
+    assert 65504 == np.nanmax(half.values[0]) and np.isnan(half.values[0]).sum() == 31
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int8", "int4"])

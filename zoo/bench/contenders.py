@@ -26,6 +26,7 @@ class Contender:
         dtypes: for each of zoo's precisions that it has, the dtype its file is converted to.
         batches: whether it continues several prompts at once.
         nbytes: of weights that a token reads; None where that is not known.
+        cached_nbytes: of keys and values that a token reads of each one before it; likewise.
     """
 
     package: ClassVar[str]
@@ -34,6 +35,7 @@ class Contender:
     dtypes: ClassVar[dict[str, str]]
     batches: ClassVar[bool] = True
     nbytes: int | None = None
+    cached_nbytes: int | None = None
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         """Load a file."""
@@ -50,10 +52,13 @@ class Zoo(Contender):
     dtypes: ClassVar = {name: name for name in PRECISIONS}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
+        import numpy as np
+
         from zoo.engine import Engine
 
         self._engine = Engine.open(path, threads=threads)
-        self.nbytes = self._engine.nbytes
+        self.nbytes, config = self._engine.nbytes, self._engine.config
+        self.cached_nbytes = 2 * config.n_layers * config.width * np.dtype(self._engine.cache_dtype).itemsize
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
         rows, cache = range(len(prompts)), self._engine.new_cache(len(prompts), len(prompts[0]) + n - 1)

@@ -44,6 +44,7 @@ class Process:
 
     Attributes:
         nbytes: of weights that a token reads; None where that is not known.
+        cached_nbytes: of keys and values that a token reads of each one before it; likewise.
     """
 
     def __init__(self, name: str, path: Path, precision: str, threads: int) -> None:
@@ -63,7 +64,9 @@ class Process:
             env={**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"},
         )
         try:
-            self.nbytes: int | None = self._answer()["nbytes"]
+            loaded = self._answer()
+            self.nbytes: int | None = loaded["nbytes"]
+            self.cached_nbytes: int | None = loaded["cached_nbytes"]
         except ZooError:
             self.__exit__(None, None, None)
             raise

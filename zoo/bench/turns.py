@@ -86,9 +86,8 @@ class Turns:
             times = self._generate(process, context, n)["seconds"]
             rate = batch * (n - 1) / (times[-1] - times[0])
             samples[f"decode {context}"].append(rate)
-            if process.nbytes:
-                cached = 8 * self._config.n_layers * self._config.width * (context + n / 2)  # float32 keys and values
-                read = rate * (process.nbytes / batch + cached)
+            if process.nbytes and process.cached_nbytes:
+                read = rate * (process.nbytes / batch + process.cached_nbytes * (context + n / 2))
                 samples[f"bandwidth {context}"].append(read / statistics.mean([before, machine.bandwidth()]))
         length = self._prefill
         found = self._generate(process, length, 1)

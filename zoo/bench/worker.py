@@ -16,7 +16,7 @@ def main(name: str, path: str, precision: str, threads: str) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries that print do not answer
     contender = CONTENDERS[name](Path(path), precision, int(threads))
-    print(json.dumps({"nbytes": contender.nbytes}), file=answers)
+    print(json.dumps({"nbytes": contender.nbytes, "cached_nbytes": contender.cached_nbytes}), file=answers)
     for line in sys.stdin:
         request = json.loads(line)
         started = time.perf_counter()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from zoo.config import GPTConfig
@@ -9,19 +11,20 @@ from zoo.errors import OptionError
 
 
 class EngineCache:
-    """Keys and values of B rows, float32, each row with a length of its own.
+    """Keys and values of B rows, each row with a length of its own.
 
     Attributes:
         lengths: tokens cached of each row, (B,).
         room: the most tokens that a row may have.
     """
 
-    def __init__(self, config: GPTConfig, batch: int, room: int) -> None:
+    def __init__(self, config: GPTConfig, batch: int, room: int, dtype: type[np.floating[Any]] = np.float32) -> None:
+        """Make an empty one; dtype is float32 or float16."""
         depth = -(-config.head_size // 16) * 16
         shape = (config.n_layers, batch, config.n_heads, -(-room // 16) * 16, depth)
         self.lengths = np.zeros(batch, np.int32)
         self.room = room
-        self.keys, self.values = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        self.keys, self.values = np.zeros(shape, dtype), np.zeros(shape, dtype)
 
     def truncate(self, length: int, row: int = 0) -> None:
         """Forget a row's tokens from `length` on.

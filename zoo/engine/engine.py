@@ -37,6 +37,7 @@ class Engine:
         config: the architecture.
         vocabulary: of the checkpoint; None is GPT-2's.
         nbytes: of the weights that a token reads.
+        cache_dtype: of keys and values: float32 with float32 weights, else float16.
     """
 
     def __init__(
@@ -60,6 +61,9 @@ class Engine:
         self.config, self.vocabulary, self._library = config, vocabulary, library
         self._weights = Pointers(config, weights)
         self.nbytes = self._weights.nbytes
+        first = weights["blocks.0.attn.qkv.weight"]
+        is_float32 = not isinstance(first, Quantized) and first.dtype == np.float32
+        self.cache_dtype: type[np.floating[Any]] = np.float32 if is_float32 else np.float16
         isa = os.environ.get("ZOO_ENGINE_ISA", "")
         handle = library.zoo_open(self._weights.model, threads, _MOST, isa.encode())
         if not handle:
@@ -112,7 +116,7 @@ class Engine:
         room = self.config.context_length if room is None else room
         if batch < 1 or not 1 <= room <= self.config.context_length:
             raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
-        return EngineCache(self.config, batch, room)
+        return EngineCache(self.config, batch, room, self.cache_dtype)
 
     def begin(self, ids: Sequence[list[int]], cache: EngineCache, rows: Sequence[int]) -> list[list[int]]:
         """Read what of prompts may be read with rounded activations; return what is left of each for an exact pass.
@@ -206,7 +210,7 @@ class Engine:
         logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
         arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, cache.lengths[rows] + nth, wanted)]
         pointers = [a.ctypes.data for a in (*arrays, cache.keys, cache.values, logits)]
-        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3], rounded
+        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3], cache.keys.itemsize == 2, rounded
         self._library.zoo_forward(self._handle, ctypes.byref(native.Tokens(*pointers, *sizes)))
         np.add.at(cache.lengths, rows, 1)
         return logits[:, : self.config.vocab_size]

@@ -47,8 +47,9 @@ typedef struct {
 /* New tokens: `row` says whose cache each goes on with, `position` where. Tokens of one row are neighbours, in order. */
 typedef struct {
     const int32_t *ids, *row, *position, *wanted; /* wanted: the tokens whose logits are asked for */
-    float *keys, *values, *logits;                /* caches (L, B, H, room, depth); logits (n_wanted, V) */
-    int32_t n, n_wanted, batch, room, rounded; /* rounded: activations may be bfloat16 where the weights are */
+    void *keys, *values;                          /* caches (L, B, H, room, depth), float32 or, if `halved`, float16 */
+    float *logits;                                /* (n_wanted, V) */
+    int32_t n, n_wanted, batch, room, halved, rounded; /* rounded: activations may be bfloat16 where the weights are */
 } Tokens;
 
 /* Rows of a matrix; of INT8 and INT4 stride and groups (of 32 columns) are those of 16 rows that lie together. */
@@ -58,8 +59,9 @@ typedef struct {
     void (*unpack)(Rows, int type, float *out); /* not of INT8 and INT4 */
     void (*gelu)(float *x, int n, int exact);
     void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
-    void (*attend)(const float *q, size_t ldq, int n, const float *keys, const float *values, int length, int head, int depth,
-                   float *acc, float *out, size_t ldo);
+    void (*attend)(const float *q, size_t ldq, int n, const void *keys, const void *values, int halved, int length, int head,
+                   int depth, float *acc, float *out, size_t ldo);
+    void (*halve)(const float *x, int n, uint16_t *out);
     void (*quantise)(const float *x, int n, int16_t *numbers, float *scales);
     void (*round)(const float *x, int n, uint16_t *out); /* this and the next may be NULL */
     void (*rounded_product)(Rows, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
@@ -287,16 +289,24 @@ static void attention(Worker *w, int number, const void *unused) {
     int c = e->model.width, heads = e->model.n_heads, head = c / heads, h = number % heads, depth = (int)round_up(head, 16);
     int first = e->segments[number / heads], last = e->segments[number / heads + 1];
     size_t place = (((size_t)w->layer * t->batch + t->row[first]) * heads + h) * t->room * depth;
-    float *keys = t->keys + place, *values = t->values + place;
+    void *keys = (char *)t->keys + (t->halved ? 2 : 4) * place, *values = (char *)t->values + (t->halved ? 2 : 4) * place;
     (void)unused;
     for (int i = first; i < last; i++) {
         const float *k = e->qkv + (size_t)i * 3 * c + c + h * head, *v = k + c;
-        int at = t->position[i];
-        for (int d = 0; d < head; d++) keys[((size_t)(at / 16) * depth + d) * 16 + at % 16] = k[d];
-        memcpy(values + (size_t)at * depth, v, 4 * (size_t)head);
+        size_t at = t->position[i], key = at / 16 * depth * 16 + at % 16;
+        if (t->halved) {
+            uint16_t *half = (uint16_t *)w->scratch;
+            e->kernels->halve(k, depth, half);
+            for (int d = 0; d < head; d++) ((uint16_t *)keys)[key + 16 * d] = half[d];
+            e->kernels->halve(v, depth, half);
+            memcpy((uint16_t *)values + at * depth, half, 2 * (size_t)head);
+        } else {
+            for (int d = 0; d < head; d++) ((float *)keys)[key + 16 * d] = k[d];
+            memcpy((float *)values + at * depth, v, 4 * (size_t)head);
+        }
     }
-    e->kernels->attend(e->qkv + (size_t)first * 3 * c + h * head, 3 * (size_t)c, last - first, keys, values, t->position[first] + 1,
-                       head, depth, w->scratch, e->mixed + first * e->ldc + h * head, e->ldc);
+    e->kernels->attend(e->qkv + (size_t)first * 3 * c + h * head, 3 * (size_t)c, last - first, keys, values, t->halved,
+                       t->position[first] + 1, head, depth, w->scratch, e->mixed + first * e->ldc + h * head, e->ldc);
 }
 
 static void forward(Worker *w) {

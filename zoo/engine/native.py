@@ -79,6 +79,7 @@ class Tokens(Structure):
         ("n_wanted", c_int32),
         ("batch", c_int32),
         ("room", c_int32),
+        ("halved", c_int32),
         ("rounded", c_int32),
     ]
 

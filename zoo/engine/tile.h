@@ -216,21 +216,22 @@ static __attribute__((noinline)) void ISA(soften)(float *weight, int count, floa
 
 /* One head's attention of Q neighbouring tokens, constant, over the cached positions, of which the first token sees `length`
  * and each next one more: 16 positions at a time with a running maximum (online softmax). Keys lie as (blocks of 16 positions,
- * channel, position), values as (position, channel), both padded to `depth` channels. */
-static inline ALWAYS void ISA(attend_some)(const float *q, size_t ldq, const float *keys, const float *values, int length, int head,
-                                           int depth, float *acc, float *out, size_t ldo, int Q) {
+ * channel, position), values as (position, channel), both padded to `depth` channels; `halved`, constant, as float16. */
+static inline ALWAYS void ISA(attend_some)(const float *q, size_t ldq, const void *keys, const void *values, int halved, int length,
+                                           int head, int depth, float *acc, float *out, size_t ldo, int Q) {
+#define CACHED(from, at) (halved ? ISA(from_half)((const uint16_t *)(from) + (at)) : *(const V *)((const float *)(from) + (at)))
     float weight[4][16], total[4][16], largest[4], scale = 1 / sqrtf((float)head);
     for (int j = 0; j < Q; j++) largest[j] = -INFINITY, *(V *)total[j] = (V){0};
     for (int d = 0; d < Q * depth; d++) acc[d] = 0;
     for (int first = 0; first < length + Q - 1; first += 16) {
-        const float *key = keys + (size_t)first * depth, *value = values + (size_t)first * depth;
+        size_t block = (size_t)first * depth;
         int d = 0, seen = length - first, most = seen + Q - 1 < 16 ? seen + Q - 1 : 16;
         V part[4][4];
         UNROLL for (int j = 0; j < Q; j++) UNROLL for (int i = 0; i < 4; i++) part[j][i] = (V){0};
         for (; d + 4 <= head; d += 4)
             UNROLL for (int i = 0; i < 4; i++)
-                UNROLL for (int j = 0; j < Q; j++) part[j][i] += q[j * ldq + d + i] * *(const V *)(key + 16 * (d + i));
-        for (; d < head; d++) UNROLL for (int j = 0; j < Q; j++) part[j][0] += q[j * ldq + d] * *(const V *)(key + 16 * d);
+                UNROLL for (int j = 0; j < Q; j++) part[j][i] += q[j * ldq + d + i] * CACHED(keys, block + 16 * (d + i));
+        for (; d < head; d++) UNROLL for (int j = 0; j < Q; j++) part[j][0] += q[j * ldq + d] * CACHED(keys, block + 16 * d);
         for (int j = 0; j < Q; j++) {
             *(V *)weight[j] = (part[j][0] + part[j][1]) + (part[j][2] + part[j][3]);
             ISA(soften)(weight[j], seen + j, scale, &largest[j], total[j], acc + j * depth, depth);
@@ -239,7 +240,7 @@ static inline ALWAYS void ISA(attend_some)(const float *q, size_t ldq, const flo
             V sum[4];
             UNROLL for (int j = 0; j < Q; j++) sum[j] = *(V *)(acc + j * depth + d);
             for (int i = 0; i < most; i++)
-                UNROLL for (int j = 0; j < Q; j++) sum[j] += weight[j][i] * *(const V *)(value + (size_t)i * depth + d);
+                UNROLL for (int j = 0; j < Q; j++) sum[j] += weight[j][i] * CACHED(values, block + (size_t)i * depth + d);
             UNROLL for (int j = 0; j < Q; j++) *(V *)(acc + j * depth + d) = sum[j];
         }
     }
@@ -247,14 +248,34 @@ static inline ALWAYS void ISA(attend_some)(const float *q, size_t ldq, const flo
         float inverse = 1 / ISA(sum)(*(V *)total[j]);
         for (int d = 0; d < head; d++) out[j * ldo + d] = acc[j * depth + d] * inverse;
     }
+#undef CACHED
 }
 
-static void ISA(attend)(const float *q, size_t ldq, int n, const float *keys, const float *values, int length, int head, int depth,
-                        float *acc, float *out, size_t ldo) {
-    int i = 0;
-    for (; i + 4 <= n; i += 4)
-        ISA(attend_some)(q + i * ldq, ldq, keys, values, length + i, head, depth, acc, out + i * ldo, ldo, 4);
-    for (; i < n; i++) ISA(attend_some)(q + i * ldq, ldq, keys, values, length + i, head, depth, acc, out + i * ldo, ldo, 1);
+static void ISA(attend)(const float *q, size_t ldq, int n, const void *keys, const void *values, int halved, int length, int head,
+                        int depth, float *acc, float *out, size_t ldo) {
+    for (int i = 0, step; i < n; i += step, q += step * ldq, out += step * ldo, length += step) {
+        step = n - i >= 4 ? 4 : 1;
+#define ATTEND(HALVED, Q) ISA(attend_some)(q, ldq, keys, values, HALVED, length, head, depth, acc, out, ldo, Q)
+        if (halved && step == 4) ATTEND(1, 4);
+        else if (halved) ATTEND(1, 1);
+        else if (step == 4) ATTEND(0, 4);
+        else ATTEND(0, 1);
+#undef ATTEND
+    }
+}
+
+/* x as float16, rounded to nearest; what is too large becomes the largest. Reads and writes whole vectors. */
+static void ISA(halve)(const float *x, int n, uint16_t *out) {
+    for (int i = 0; i < n; i += 16) {
+        W bits = *(const W *)(x + i), size = bits & 0x7fffffff, is_number = size <= 0x7f800000, is_small = size < 0x38800000;
+        W too_large = size > 0x477fe000; /* 65504 */
+        size = (too_large & 0x477fe000) | (~too_large & size);
+        W normal = (size + 0xfff + ((size >> 13) & 1) - 0x38000000) >> 13;
+        W small = (W)((V)size + 0.5f) - 0x3f000000; /* adding a half leaves steps of 2^-24 */
+        W half = (is_small & small) | (~is_small & normal);
+        half = ((is_number & half) | (~is_number & 0x7e00)) | ((bits >> 16) & 0x8000);
+        *(ISA(halves) *)(out + i) = __builtin_convertvector(half, ISA(halves));
+    }
 }
 
 #if defined(TILE_BF16)
@@ -262,7 +283,7 @@ static void ISA(attend)(const float *q, size_t ldq, int n, const float *keys, co
 #endif
 
 static const Kernels ISA(kernels) = {
-    ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend), ISA(quantise),
+    ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend), ISA(halve), ISA(quantise),
 #if defined(TILE_BF16)
     round_row, rounded_product,
 #endif
