@@ -7,7 +7,7 @@ setup(
         Extension(
             "zoo.engine._kernels",
             ["zoo/engine/kernels.c", "zoo/engine/probe.c"],
-            depends=["zoo/engine/tile.h", "zoo/engine/bf16.h"],
+            depends=["zoo/engine/tile.h", "zoo/engine/whole.h", "zoo/engine/bf16.h"],
             extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
             extra_link_args=["-pthread", "-lm"],
             optional=True,
