@@ -16,6 +16,7 @@ from strategies import configs
 import zoo
 from zoo.cli.main import main
 from zoo.engine import Engine, is_built
+from zoo.engine.quantize import dequantize, quantize
 from zoo.errors import CannotHold, CorruptFile, FormatError
 from zoo.plan import open_checkpoint
 
@@ -265,3 +266,18 @@ def test_the_command_writes_and_runs_it(tmp_path, kind):
     assert "read back and equal bit for bit" in done.output
     assert texts[0] == texts[1] == texts[2]
     assert len(texts[0]) > len("Every effort\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_any_size_are_quantised(kind):
+    """From subnormal numbers to huge ones, and rows of zeros: nothing becomes NaN, all is near."""
+    weight = np.random.default_rng(3).standard_normal((37, 70)).astype(np.float32)
+    weight *= np.logspace(-44, 17, 37, dtype=np.float64)[:, None]
+    weight[5] = 0
+
+    values = dequantize(quantize(weight, kind))
+
+    assert np.isfinite(values).all() and (values[5] == 0).all()
+    large = np.abs(weight).max(1) > 1e-36
+    rough = np.abs(weight).max(1, keepdims=True) * (0.005 if kind == "int8" else 0.15)
+    assert (np.abs(values - weight) <= rough)[large].all()

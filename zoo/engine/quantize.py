@@ -22,6 +22,7 @@ GROUP = 32
 ROWS = 16  # that lie together
 _LEVELS = (-8.0, -8.4, -7.6, -7.2, 8.0, 7.6, 7.2, 7.0)
 """What the weight of largest magnitude of a group may become, before rounding; -8 uses one level more than 7."""
+_LEAST = 3e-39  # scales whose reciprocal is a number
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def quantize(weight: NDArray[np.generic], kind: str) -> Quantized:
     rows, columns = weight.shape
     (shape, dtype), (scales_shape, scales_dtype) = parts(weight.shape, kind)
     made = Quantized(np.empty(shape, dtype), np.zeros(scales_shape, scales_dtype), kind, weight.shape)
-    step = ROWS * max(1, (1 << 20) // (ROWS * columns))
+    step = ROWS * max(1, (1 << 16) // (ROWS * columns))  # what fits a cache
     for i in range(0, rows, step):
         part = weight[i : i + step].astype(np.float32)
         part = np.pad(part, ((0, -len(part) % ROWS), (0, -columns % GROUP)))
@@ -130,26 +131,28 @@ def _per_word(kind: str) -> int:
     return 4 if kind == "int8" else 8
 
 
-def _shifts(kind: str) -> NDArray[np.uint32]:
-    """Of the columns of a word: those of a pair are 16 bits apart."""
-    pairs = np.arange(0, 16, 32 // _per_word(kind), dtype=np.uint32)
-    return np.stack([pairs, pairs + np.uint32(16)], axis=1).reshape(-1)
+# Which columns of a word its bytes hold: of int4 the low halves, and behind them the high ones.
+_COLUMNS = {"int8": [0, 2, 1, 3], "int4": [0, 4, 1, 5, 2, 6, 3, 7]}
 
 
 def _pack(numbers: NDArray[np.float32], kind: str) -> NDArray[np.int32]:
     """(16 * blocks, columns) -> (blocks, words, 16)."""
-    n = _per_word(kind)
-    fields = numbers.astype(np.int32).view(np.uint32) & (0xFF if kind == "int8" else 0xF)
-    words = np.bitwise_or.reduce(fields.reshape(len(numbers) // ROWS, ROWS, -1, n) << _shifts(kind), axis=3)
-    return words.swapaxes(1, 2).view(np.int32)
+    fields = numbers.astype(np.int8).view(np.uint8)
+    words = fields.reshape(len(numbers), -1, _per_word(kind))[..., _COLUMNS[kind]]
+    if kind == "int4":
+        words = np.asarray(words[..., :4] & 15 | words[..., 4:] << 4, np.uint8)
+    return np.ascontiguousarray(words).view("<i4").reshape(-1, ROWS, words.shape[1]).swapaxes(1, 2)
 
 
 def _unpack(data: NDArray[np.generic], kind: str) -> NDArray[np.float32]:
     """(blocks, words, 16) -> (16 * blocks, columns)."""
-    bits = np.uint32(32 // _per_word(kind))
-    words = np.asarray(data, np.int32).view(np.uint32)[..., None] << (32 - bits - _shifts(kind))
-    numbers = words.view(np.int32) >> np.int32(32 - bits)
-    return numbers.swapaxes(1, 2).reshape(len(data) * ROWS, -1).astype(np.float32)
+    rows = np.ascontiguousarray(data.swapaxes(1, 2)).reshape(len(data) * ROWS, -1, 1)
+    found = rows.view(np.int8)
+    if kind == "int4":
+        found = np.concatenate([found << 4 >> 4, found >> 4], axis=2)
+    numbers = np.empty(found.shape, np.float32)
+    numbers[..., _COLUMNS[kind]] = found
+    return numbers.reshape(len(rows), -1)
 
 
 def _int8(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.generic]]:
@@ -164,10 +167,15 @@ def _int4(weight: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.
     best, best_error = np.zeros_like(peak), np.full_like(peak, np.inf)
     for level in _LEVELS:
         scale = (peak / np.float32(level)).astype(ml_dtypes.bfloat16).astype(np.float32)
-        error = ((_round(groups, scale) * scale - groups) ** 2).sum(2, keepdims=True)
-        best, best_error = np.where(error < best_error, scale, best), np.minimum(error, best_error)
+        error = _round(groups, scale)
+        error *= scale
+        error -= groups
+        error *= error
+        total = error.sum(2, keepdims=True)
+        best, best_error = np.where(total < best_error, scale, best), np.minimum(total, best_error)
     return _round(groups, best).reshape(weight.shape), best[..., 0].astype(ml_dtypes.bfloat16)
 
 
 def _round(weight: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.rint(np.divide(weight, scale, out=np.zeros_like(weight), where=scale != 0)).clip(-8, 7)
+    number = weight * np.divide(1, scale, out=np.zeros_like(scale), where=np.abs(scale) > _LEAST)
+    return np.clip(np.rint(number, out=number), -8, 7, out=number)
