@@ -240,7 +240,7 @@ def test_a_full_disk_leaves_the_old_file(source, tmp_path, monkeypatch):
 def test_a_disk_that_is_too_small_is_told_before_writing(source, tmp_path, monkeypatch):
     """The size of the output is compared with the free space first."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10))
-    with pytest.raises(OutputError, match="needs 148,920 bytes and the disk has 10 free"):
+    with pytest.raises(OutputError, match="has 10 bytes free, and 148,920 more are needed"):
         zoo.convert(source, tmp_path / "out.safetensors")
 
     assert only(tmp_path, "source.safetensors")

@@ -56,7 +56,7 @@ class Process:
         self._name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "zoo.bench.worker", name, str(path), precision, str(threads)],
+            [sys.executable, "-P", "-m", "zoo.bench.worker", name, str(path), precision, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -114,7 +114,7 @@ def seconds_of_command(path: Path, prompt: str, threads: int) -> float:
         ZooError: it failed.
     """
     options = ["-m", str(path), "-n", "1", "-t", "0", "--threads", str(threads)]
-    command = [sys.executable, "-m", "zoo", "generate", *options, prompt]
+    command = [sys.executable, "-P", "-m", "zoo", "generate", *options, prompt]
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None and process.stderr is not None

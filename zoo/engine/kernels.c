@@ -52,12 +52,15 @@ typedef struct {
     int32_t n, n_wanted, batch, room, halved, rounded; /* rounded: activations may be bfloat16 where the weights are */
 } Tokens;
 
+/* What becomes of a product; the two forms of GELU are those of torch's `approximate`. */
+typedef enum { STORE, ADD, GELU_TANH, GELU_NONE } Then;
+
 /* Rows of a matrix; of INT8 and INT4 stride and groups (of 32 columns) are those of 16 rows that lie together. */
 typedef struct { const char *data; const uint16_t *scales; size_t stride; int groups, cols; } Rows;
 typedef struct {
     void (*product)(Rows, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch);
     void (*unpack)(Rows, int type, float *out); /* not of INT8 and INT4 */
-    void (*gelu)(float *x, int n, int exact);
+    void (*finish)(float *v, int n, const float *scales, const float *bias, Then then, float *y);
     void (*norm)(const float *x, const float *weight, const float *bias, float eps, int n, float *out);
     void (*attend)(const float *q, size_t ldq, int n, const void *keys, const void *values, int halved, int length, int head,
                    int depth, float *acc, float *out, size_t ldo);
@@ -215,7 +218,6 @@ static void embed(Worker *w, int t, const void *unused) {
     add_row(e, &e->model.positions, e->tokens.position[t], w->scratch, x);
 }
 
-typedef enum { STORE, ADD, GELU } Then;
 typedef struct {
     const Matrix *matrix;
     const Norm *norm; /* or NULL */
@@ -263,14 +265,9 @@ static void multiply(Worker *w, int number, const void *argument) {
     size_t ld = round_up(count, 16);
     (p->rounded ? e->kernels->rounded_product : e->kernels->product)(rows_of(m, first), m->type, count, x, p->ldx, p->n, w->temporary, ld,
                                                                      w->scratch);
-    for (int t = 0; t < p->n; t++) {
-        float *y = p->y + t * p->ldy + first, *v = w->temporary + t * ld;
-        if (m->type == INT8) for (int r = 0; r < count; r++) v[r] *= m->row_scales[first + r];
-        if (m->bias) for (int r = 0; r < count; r++) v[r] += m->bias[first + r];
-        if (p->then == GELU) e->kernels->gelu(v, count, e->model.exact_gelu);
-        if (p->then == ADD) for (int r = 0; r < count; r++) y[r] += v[r];
-        else memcpy(y, v, 4 * (size_t)count);
-    }
+    const float *scales = m->type == INT8 ? m->row_scales + first : NULL, *bias = m->bias ? m->bias + first : NULL;
+    for (int t = 0; t < p->n; t++)
+        e->kernels->finish(w->temporary + t * ld, count, scales, bias, p->then, p->y + t * p->ldy + first);
 }
 
 static void run_product(Worker *w, Product p) {
@@ -321,7 +318,7 @@ static void forward(Worker *w) {
         run_product(w, (Product){&l->qkv, &l->norm1, e->x, e->qkv, c, 3 * (size_t)m->width, n, NULL, STORE});
         phase(w, e->n_segments * m->n_heads, attention, NULL);
         run_product(w, (Product){&l->out, NULL, e->mixed, e->x, c, c, n, NULL, ADD});
-        run_product(w, (Product){&l->up, &l->norm2, e->x, e->hidden, c, i, n, NULL, GELU});
+        run_product(w, (Product){&l->up, &l->norm2, e->x, e->hidden, c, i, n, NULL, m->exact_gelu ? GELU_NONE : GELU_TANH});
         run_product(w, (Product){&l->down, NULL, e->hidden, e->x, i, c, n, NULL, ADD});
     }
     if (e->tokens.n_wanted)

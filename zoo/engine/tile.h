@@ -170,16 +170,17 @@ static inline ALWAYS V ISA(exp)(V x) {
     return p * (V)((__builtin_convertvector(n, W) + 127) << 23);
 }
 
-/* GELU in place; its tanh form is x / (1 + exp(-2 u)). x has room for whole vectors. */
-static void ISA(gelu)(float *x, int n, int exact) {
-    if (exact) {
-        for (int i = 0; i < n; i++) x[i] = 0.5f * x[i] * (1 + erff(x[i] * 0.707106781f));
-        return;
+/* From the products v of some rows with an activation to what they are for: y. v has room for whole vectors. */
+static void ISA(finish)(float *v, int n, const float *scales, const float *bias, Then then, float *y) {
+    if (scales) for (int r = 0; r < n; r++) v[r] *= scales[r];
+    if (bias) for (int r = 0; r < n; r++) v[r] += bias[r];
+    if (then == GELU_NONE) for (int r = 0; r < n; r++) v[r] = 0.5f * v[r] * (1 + erff(v[r] * 0.707106781f));
+    for (int r = 0; r < n && then == GELU_TANH; r += 16) { /* x / (1 + exp(-2 u)) */
+        V x = *(V *)(v + r), u = 0.797884561f * (x + 0.044715f * x * x * x);
+        *(V *)(v + r) = x / (1 + ISA(exp)(-2 * u));
     }
-    for (int i = 0; i < n; i += 16) {
-        V v = *(V *)(x + i), u = 0.797884561f * (v + 0.044715f * v * v * v);
-        *(V *)(x + i) = v / (1 + ISA(exp)(-2 * u));
-    }
+    if (then == ADD) for (int r = 0; r < n; r++) y[r] += v[r];
+    else memcpy(y, v, 4 * (size_t)n);
 }
 
 /* Layer norm with the variance from the centred values; bias may be absent. */
@@ -205,13 +206,19 @@ static __attribute__((noinline)) void ISA(soften)(float *weight, int count, floa
                                                   int depth) {
     const W lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     V score = *(V *)weight * scale;
-    float before = *largest;
-    for (int i = 0; i < count && i < 16; i++) *largest = score[i] > *largest ? score[i] : *largest;
+    float most[16], before = *largest;
+    *(V *)most = ISA(select)(lanes < count, score, (V){0} + before);
+    UNROLL for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) most[i] = most[i] > most[i + width] ? most[i] : most[i + width];
+    if (most[0] > before) { /* else all that came before keeps its weight */
+        float kept = before == -INFINITY ? 0 : ISA(exp)((V){0} + (before - most[0]))[0];
+        *(V *)total *= kept;
+        for (int d = 0; d < depth; d += 16) *(V *)(acc + d) *= kept;
+        *largest = most[0];
+    }
     V p = ISA(select)(lanes < count, ISA(exp)(score - *largest), (V){0});
-    float kept = before == -INFINITY ? 0 : ISA(exp)((V){0} + (before - *largest))[0];
-    *(V *)total = *(V *)total * kept + p;
+    *(V *)total += p;
     *(V *)weight = p;
-    for (int d = 0; d < depth; d += 16) *(V *)(acc + d) *= kept;
 }
 
 /* One head's attention of Q neighbouring tokens, constant, over the cached positions, of which the first token sees `length`
@@ -283,7 +290,7 @@ static void ISA(halve)(const float *x, int n, uint16_t *out) {
 #endif
 
 static const Kernels ISA(kernels) = {
-    ISA(product), ISA(unpack), ISA(gelu), ISA(norm), ISA(attend), ISA(halve), ISA(quantise),
+    ISA(product), ISA(unpack), ISA(finish), ISA(norm), ISA(attend), ISA(halve), ISA(quantise),
 #if defined(TILE_BF16)
     round_row, rounded_product,
 #endif
