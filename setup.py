@@ -8,7 +8,7 @@ setup(
             "zoo.engine._kernels",
             ["zoo/engine/kernels.c", "zoo/engine/probe.c"],
             depends=["zoo/engine/tile.h", "zoo/engine/whole.h", "zoo/engine/bf16.h"],
-            extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
+            extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-pthread"],
             extra_link_args=["-pthread", "-lm"],
             optional=True,
         )
