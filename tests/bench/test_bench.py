@@ -187,7 +187,7 @@ def test_a_contender_that_fails_is_a_sentence(tmp_path):
 
 def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
     """As a user calls it; the output that exists already is not replaced."""
-    command = [sys.executable, "-m", "zoo", "bench", "--precision", "float32", "--rounds", "1", "-n", "3"]
+    command = [sys.executable, "-P", "-m", "zoo", "bench", "--precision", "float32", "--rounds", "1", "-n", "3"]
     plain = subprocess.run([*command, "--model", tiny, "--threads", "1"], capture_output=True, text=True)
     assert (0, "") == (plain.returncode, plain.stderr)
     assert [str(tiny), "1 threads read"] == [plain.stdout[: len(str(tiny))], plain.stdout.splitlines()[1][:14]]
