@@ -16,10 +16,6 @@ static inline ALWAYS W ISA(pairs)(W acc, W a, W b) {
     return (W)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
 #elif defined(TILE_AVX512)
     return acc + (W)_mm512_madd_epi16((__m512i)a, (__m512i)b);
-#elif defined(TILE_AVX2)
-    union { W whole; __m256i half[2]; } x = {a}, y = {b};
-    for (int i = 0; i < 2; i++) x.half[i] = _mm256_madd_epi16(x.half[i], y.half[i]);
-    return acc + x.whole;
 #else
     return acc + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
 #endif
