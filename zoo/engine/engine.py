@@ -122,8 +122,8 @@ class Engine:
         """Read what of prompts may be read with rounded activations; return what is left of each for an exact pass.
 
         Where the processor multiplies bfloat16 and the weights are bfloat16, that takes half the time: of prompts of
-        more than 32 tokens, all but the last are read so, with one pass for every 256 tokens of all of
-        them. Else nothing is read, and all is left.
+        more than 32 tokens, all but the last are read so, with one pass for every 256 tokens of all of them. Else
+        nothing is read, and all is left.
 
         Args:
             ids: B lists of tokens.

@@ -3,7 +3,8 @@
  * A forward pass is a list of phases (a matrix product, the attention of a layer...), each of many small tasks. Every thread
  * walks the list and takes tasks from an atomic counter, so that a core that is busy with something else takes fewer; a phase
  * is over when its tasks are done, whoever did them, so that a thread which never woke up holds nobody back. Waiting threads
- * spin for some microseconds, then sleep. Vector code is in tile.h, whole.h and bf16.h. No task writes what another of its phase reads. */
+ * spin for some microseconds, then sleep. No task writes what another of its phase reads. Vector code is in tile.h, whole.h
+ * and bf16.h. */
 
 #include <math.h>
 #include <pthread.h>
