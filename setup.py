@@ -6,8 +6,8 @@ setup(
     ext_modules=[
         Extension(
             "zoo.engine._kernels",
-            ["zoo/engine/kernels.c", "zoo/engine/probe.c"],
-            depends=["zoo/engine/tile.h", "zoo/engine/whole.h", "zoo/engine/bf16.h"],
+            ["zoo/engine/csrc/kernels.c", "zoo/engine/csrc/probe.c"],
+            depends=["zoo/engine/csrc/tile.h", "zoo/engine/csrc/whole.h", "zoo/engine/csrc/bf16.h"],
             extra_compile_args=["-std=gnu11", "-O3", "-g0", "-Wno-psabi", "-pthread"],
             extra_link_args=["-pthread", "-lm"],
             optional=True,

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import click
 from click.shell_completion import CompletionItem
 
-from zoo.config import GPTConfig
 from zoo.errors import ZooError
+from zoo.models.gpt2.config import GPTConfig
 
 
 class _Name(click.ParamType[Any], ABC):
@@ -34,7 +34,7 @@ class FormatName(_Name):
 
     def names(self) -> list[str]:
         """All formats, those of plugins too."""
-        from zoo.plugins import format_names
+        from zoo.formats.registry import format_names
 
         return format_names()
 
@@ -46,7 +46,7 @@ class ModelSize(_Name):
 
     def names(self) -> list[str]:
         """All registered names and aliases."""
-        from zoo.registry import list_aliases, list_models
+        from zoo.models.registry import list_aliases, list_models
 
         return [alias for name in list_models() for alias in (name, *list_aliases(name))]
 
@@ -54,7 +54,7 @@ class ModelSize(_Name):
         """Read a JSON file; leave a name to be looked up."""
         if isinstance(value, GPTConfig) or not str(value).endswith(".json"):
             return value
-        from zoo.converters._files import read_json
+        from zoo.containers.files import read_json
 
         try:
             return GPTConfig.from_dict(read_json(Path(value)))
@@ -79,7 +79,7 @@ class DtypeName(_Name):
 
     def names(self) -> list[str]:
         """All dtypes of weights, and the encodings of all formats."""
-        from zoo.plugins import usable_formats
+        from zoo.formats.registry import usable_formats
 
         encodings = (encoding for found in usable_formats() for encoding in found.encodings)
         return ["float32", "bfloat16", "float16", *dict.fromkeys(encodings)]

@@ -13,10 +13,10 @@ import click
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from zoo.train.loop import Trainer
-    from zoo.train.metrics import Row
-    from zoo.train.tensorboard import TensorBoard
-    from zoo.train.watcher import Watcher
+    from zoo.train.run.metrics import Row
+    from zoo.train.run.tensorboard import TensorBoard
+    from zoo.train.run.trainer import Trainer
+    from zoo.train.run.watcher import Watcher
 
 _LINE_SECONDS = 10.0  # between lines where there is no terminal
 
@@ -25,7 +25,7 @@ class Show:
     """Shows a run on stderr. A context manager."""
 
     def __init__(self, options: dict[str, Any], *, quiet: bool) -> None:
-        from zoo.train.watcher import Watcher
+        from zoo.train.run.watcher import Watcher
 
         self._quiet, self._tensorboard = quiet, options["tensorboard"]
         self._stack = ExitStack()
@@ -51,7 +51,7 @@ class Show:
         """Run a trainer, and return why it ended."""
         self._steps = trainer.steps
         if self._tensorboard and not self._quiet:
-            from zoo.train.tensorboard import TensorBoard
+            from zoo.train.run.tensorboard import TensorBoard
 
             self._board = self._stack.enter_context(TensorBoard(path, from_step=trainer.state.step))
         if not self._quiet:

@@ -12,7 +12,7 @@ from zoo.cli._show import human_bytes, show_json, show_table
 from zoo.errors import MissingWeights
 
 if TYPE_CHECKING:
-    from zoo.download.cache import Cache, Entry
+    from zoo.hub.model_cache import Cache, Entry
 
 
 @click.group()
@@ -40,7 +40,7 @@ def list_(as_json: bool) -> None:
       zoo cache list
       zoo cache list --json
     """
-    from zoo.download.cache import Cache, directory_size
+    from zoo.hub.model_cache import Cache, directory_size
 
     found = Cache()
     entries, unfinished = found.entries(), found.unfinished()
@@ -67,7 +67,7 @@ def path(model: str | None) -> None:
       zoo cache path
       zoo cache path gpt2-small
     """
-    from zoo.download.cache import Cache
+    from zoo.hub.model_cache import Cache
 
     click.echo(_entry(Cache(), model).path if model else Cache().root)
 
@@ -83,7 +83,7 @@ def verify(ctx: click.Context, models: tuple[str, ...], as_json: bool) -> None:
     Examples:
       zoo cache verify
     """
-    from zoo.download.cache import Cache, damage
+    from zoo.hub.model_cache import Cache, damage
 
     found = Cache()
     entries = [_entry(found, model) for model in models] if models else found.entries()
@@ -111,7 +111,7 @@ def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool
       zoo cache rm gpt2-xl
       zoo cache rm --unfinished
     """
-    from zoo.download.cache import Cache
+    from zoo.hub.model_cache import Cache
 
     if not (models or everything or unfinished):
         raise click.UsageError("name the models to remove, or give --all or --unfinished")
@@ -141,7 +141,7 @@ def add(model: str, source: Path, format: str | None) -> None:
     Examples:
       zoo cache add gpt2-small /media/stick/124M
     """
-    from zoo.download.models import add_model
+    from zoo.hub.fetch import add_model
 
     click.echo(add_model(model, source, format))
 
@@ -155,6 +155,6 @@ def _entry(found: Cache, model: str) -> Entry:
 
 def _name(model: str) -> str:
     """The name under which a model, or a URL, is in the cache."""
-    from zoo.registry import is_registered, resolve_name
+    from zoo.models.registry import is_registered, resolve_name
 
     return resolve_name(model) if is_registered(model) else model

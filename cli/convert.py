@@ -11,11 +11,11 @@ import click
 
 from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE, SIZE_IN_BYTES
 from zoo.cli._show import byte_progress, human_bytes, printable, shape_text, show_json, show_table
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
-    from zoo.conversion import Report
-    from zoo.plan import Plan
+    from zoo.conversion.plan import Plan
+    from zoo.conversion.run import Report
 
 
 @click.command()
@@ -61,9 +61,9 @@ def convert(
       zoo convert --source gpt2m-hf --out gpt2m.pth --dry-run
       zoo convert --source gpt2m.safetensors --out gpt2m-int4.safetensors --dtype int4
     """
-    from zoo.conversion import convert as run
-    from zoo.conversion import format_of_suffix
-    from zoo.plan import make_plan
+    from zoo.api.checkpoints import convert as run
+    from zoo.api.checkpoints import make_plan
+    from zoo.conversion.run import format_of_suffix
 
     if source is None and size is None:
         raise click.UsageError("Missing option '--source', or '--size' of a model to download.")
@@ -107,14 +107,14 @@ def _checkpoint(
 ) -> Iterator[tuple[Path, str | None]]:
     """The checkpoint to read and its format: the one named, or the published one of this size."""
     if source is not None:
-        from zoo.sources import find_checkpoint
+        from zoo.hub.resolve import find_checkpoint
 
         yield find_checkpoint(source), format
         return
     if not isinstance(size, str):
         raise click.UsageError("Missing option '--source': --size is no model that could be downloaded.")
-    from zoo.download.models import published
-    from zoo.output import check_output
+    from zoo.core.output import check_output
+    from zoo.hub.fetch import published
 
     if out is not None:
         check_output(out, force=force)  # before something large is downloaded

@@ -11,7 +11,7 @@ from zoo.cli._params import PATH
 from zoo.cli._show import show_json
 
 if TYPE_CHECKING:
-    from zoo.train.tokens import Layout
+    from zoo.train.data.tokens import Layout
 
 
 @click.group()
@@ -48,8 +48,8 @@ def prepare(
 
     <|endoftext|> stands between documents. The file is read a block at a time, so that it may be larger than memory.
     """
-    from zoo.output import check_output
-    from zoo.train.corpus import prepare_file
+    from zoo.core.output import check_output
+    from zoo.train.data.corpus import prepare_file
 
     check_output(out, force=force)
     n_tokens, n_documents = prepare_file(

@@ -9,11 +9,11 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import counter, show_json, show_table
-from zoo.config import GPTConfig
 from zoo.errors import ZooError
+from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
-    from zoo.difference import Diff, TensorDiff
+    from zoo.examine.diff import Diff, TensorDiff
 
 _SHOWN = 20
 
@@ -49,7 +49,7 @@ def diff(
       zoo diff gpt2m.safetensors models/355M
       zoo diff gpt2m.safetensors gpt2m-bf16.safetensors --atol 0.01
     """
-    from zoo.difference import diff as compare
+    from zoo.api.checkpoints import diff as compare
 
     try:
         with counter("tensors") as on_tensor:

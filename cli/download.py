@@ -28,10 +28,10 @@ def download(model: str, to: Path | None, format: str | None, as_json: bool) -> 
       zoo download 355M --from huggingface --to models/355M-hf
       zoo download hf:openai-community/gpt2-medium --to models/355M-hf
     """
-    from zoo.download.hasher import hash_file
-    from zoo.download.models import download as run
-    from zoo.download.models import get_model
-    from zoo.sources import find_checkpoint
+    from zoo.hub.fetch import download as run
+    from zoo.hub.fetch import get_model
+    from zoo.hub.http.sha256 import hash_file
+    from zoo.hub.resolve import find_checkpoint
 
     if format and (to is None or ":" in model):
         raise click.UsageError("--from needs --to, and the name of a registered model")

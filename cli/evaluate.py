@@ -8,8 +8,8 @@ import click
 
 from zoo.cli._params import FORMAT, SIZE
 from zoo.cli._show import show_json
-from zoo.config import GPTConfig
 from zoo.errors import OptionError
+from zoo.models.gpt2.config import GPTConfig
 
 
 @click.command("eval")
@@ -46,8 +46,8 @@ def evaluate(
       zoo eval --model runs/notes held-out.txt
       zoo eval -m gpt2.safetensors --stride 256 --json books/
     """
-    from zoo.loading import load
-    from zoo.train.evaluate import evaluate_texts
+    from zoo.api.models import load
+    from zoo.train.step.evaluation import evaluate_texts
 
     loaded = load(model, format=format, size=size, device=device)
     longest = loaded.config.context_length

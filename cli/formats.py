@@ -18,7 +18,7 @@ def formats(as_json: bool) -> None:
     Example:
       zoo formats
     """
-    from zoo.plugins import broken_formats, list_formats
+    from zoo.formats.registry import broken_formats, list_formats
 
     infos = list_formats()
     if as_json:

@@ -8,7 +8,7 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import show_json
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 
 @click.command("hash")
@@ -25,7 +25,7 @@ def hash_(checkpoints: tuple[Path, ...], format: str | None, size: str | GPTConf
     Examples:
       zoo hash gpt2m.safetensors models/355M
     """
-    from zoo.content import content_hash
+    from zoo.api.checkpoints import content_hash
 
     hashes = {str(path): content_hash(path, format=format, size=size) for path in checkpoints}
     if as_json:

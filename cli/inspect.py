@@ -9,10 +9,10 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import counter, human_bytes, printable, shape_text, show_json, show_table
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
-    from zoo.statistics import Statistics
+    from zoo.core.statistics import Statistics
 
 
 @click.command()
@@ -45,9 +45,9 @@ def inspect(
     if html or plot:
         _write_report(checkpoint, format, size, html, plot, force=force)
         return
-    from zoo.plan import open_checkpoint
-    from zoo.report import facts
-    from zoo.statistics import statistics
+    from zoo.api.checkpoints import open_checkpoint
+    from zoo.core.statistics import statistics
+    from zoo.examine.summary import facts
 
     found, opened = open_checkpoint(checkpoint, format=format, size=size)
     measured = {name: statistics(tensor) for name, tensor in opened.tensors.items()} if stats else {}
@@ -97,8 +97,8 @@ def _write_report(
     *,
     force: bool,
 ) -> None:
-    from zoo.output import atomic_output, check_output
-    from zoo.report import make_report
+    from zoo.core.output import atomic_output, check_output
+    from zoo.examine.summary import make_report
 
     for out in filter(None, (html, plot)):
         check_output(out, force=force)
@@ -111,7 +111,7 @@ def _write_report(
             temporary.write_text(page(report), encoding="utf-8")
         click.echo(html)
     if plot:
-        from zoo.plot.weights import plot_weights
+        from zoo.plot.parameters import plot_weights
 
         plot_weights(report, plot, force=force)
         click.echo(plot)

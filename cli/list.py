@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from zoo.cli._show import show_json, show_table
-from zoo.registry import get_config, list_aliases, list_models
+from zoo.models.registry import get_config, list_aliases, list_models
 
 
 @click.command("list")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 import zoo
-import zoo.progress
+import zoo.core.progress
 from zoo.cli._show import byte_progress, printable
 from zoo.cli.bench import bench
 from zoo.cli.cache import cache
@@ -40,7 +40,7 @@ class ZooGroup(click.Group):
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # one line says what went wrong
-        zoo.progress.show = partial(byte_progress, quiet=False)
+        zoo.core.progress.show = partial(byte_progress, quiet=False)
         try:
             return super().invoke(ctx)
         except ZooError as error:

@@ -75,7 +75,7 @@ def temperature(
     as_json: bool,
 ) -> None:
     """Draw how probable the tokens after PROMPT are at several temperatures and top-k."""
-    from zoo.loading import load
+    from zoo.api.models import load
     from zoo.plot.temperatures import plot_temperatures
 
     ks = tuple(k or None for k in top_k) or (None,)

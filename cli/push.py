@@ -43,8 +43,8 @@ def push(
       zoo push runs/notes ada/notes-gpt2 --private --license mit
       zoo push gpt2m.safetensors ada/gpt2m --dry-run gpt2m-repository
     """
-    from zoo.publish import prepare
-    from zoo.publish import push as run
+    from zoo.hub.push import prepare
+    from zoo.hub.push import push as run
 
     with byte_progress(quiet=as_json) as on_progress:
         if dry_run:

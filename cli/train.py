@@ -14,15 +14,15 @@ from click.core import ParameterSource
 
 from zoo.cli._params import PATH, SIZE
 from zoo.cli._show import show_json
-from zoo.config import GPTConfig
 from zoo.errors import OptionError
-from zoo.registry import get_config
+from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import get_config
 
 if TYPE_CHECKING:
     from zoo.cli._train_show import Show
-    from zoo.train.distributed import World
-    from zoo.train.loop import Trainer
-    from zoo.train.run import Run, Start
+    from zoo.train.run.start import Run, Start
+    from zoo.train.run.trainer import Trainer
+    from zoo.train.step.distributed import World
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -102,7 +102,7 @@ def train(**options: Any) -> None:
       torchrun --nproc-per-node 8 -m zoo train corpus.bin --size 355M --out runs/big --fsdp --device cuda
     """
     from zoo.cli._train_show import Show
-    from zoo.train.distributed import world
+    from zoo.train.step.distributed import world
 
     with world(options["device"]) as here, Show(options, quiet=options["quiet"] or not here.is_main) as show:
         run, trainer = _open(options, here, show)
@@ -116,9 +116,9 @@ def train(**options: Any) -> None:
 
 
 def _open(options: dict[str, Any], here: World, show: Show) -> tuple[Run, Trainer]:
-    from zoo.train.config import TrainConfig
-    from zoo.train.corpus import Sources
-    from zoo.train.run import Run
+    from zoo.train.data.corpus import Sources
+    from zoo.train.run.start import Run
+    from zoo.train.settings import TrainConfig
 
     fields = {field.name for field in dataclasses.fields(TrainConfig)}
     given = {name: value for name, value in options.items() if name in fields and value is not None}
@@ -139,8 +139,8 @@ def _open(options: dict[str, Any], here: World, show: Show) -> tuple[Run, Traine
 
 
 def _start(options: dict[str, Any]) -> Start:
-    from zoo.train.lora import LoRA
-    from zoo.train.run import Start
+    from zoo.train.run.start import Start
+    from zoo.train.step.lora import LoRA
 
     if bool(options["model"]) == bool(options["size"]):
         raise click.UsageError("Give either --model, to go on with, or --size, to begin from scratch.")
@@ -162,7 +162,7 @@ def _start(options: dict[str, Any]) -> Start:
 
 def _resumed(start: Start, options: dict[str, Any]) -> Start:
     """Change what does not change the run: where LoRA's base is, and how processes compute."""
-    from zoo.sources import find_checkpoint
+    from zoo.hub.resolve import find_checkpoint
 
     changes: dict[str, Any] = {name: options[name] for name in ("fsdp", "compile") if options[name] is not None}
     if options["model"]:

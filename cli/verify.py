@@ -9,8 +9,8 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import show_json
-from zoo.config import GPTConfig
 from zoo.errors import ZooError
+from zoo.models.gpt2.config import GPTConfig
 
 _MARKS = {"ok": "ok     ", "failed": "FAILED ", "skipped": "skipped"}
 
@@ -47,8 +47,8 @@ def verify(
       zoo verify models/355M
       zoo verify gpt2m.safetensors --against models/355M --json
     """
-    from zoo.verify import PROMPTS
-    from zoo.verify import verify as look
+    from zoo.api.checkpoints import verify as look
+    from zoo.examine.verify import PROMPTS
 
     try:
         checks = look(checkpoint, against=against, prompts=prompts or PROMPTS, format=format, size=size, run=run)

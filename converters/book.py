@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._configless import open_configless, text_records, torch_records
-from zoo.converters._safetensors import is_safetensors, write_safetensors
-from zoo.converters._state_dict import read_state_dict
-from zoo.converters._torch_file import is_torch_file, write_torch
+from zoo.containers.safetensors import is_safetensors, write_safetensors
+from zoo.containers.state_dict import read_state_dict
+from zoo.containers.torch.file import is_torch_file, write_torch
+from zoo.converters.shared.configless import open_configless, text_records, torch_records
+from zoo.core.tensors import LazyTensor
 from zoo.errors import ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Derived, Rule, Table
-from zoo.tensors import LazyTensor
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Copy, Derived, Rule, Table
+from zoo.models.gpt2.config import GPTConfig
 
 _QKV = ("W_query", "W_key", "W_value")
 

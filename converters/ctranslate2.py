@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
+from zoo.core.stream import Progress, ignore_progress
+from zoo.core.tensors import CHUNK_BYTES, Array, LazyTensor, contiguous
 from zoo.errors import CannotHold, MissingPackage
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Rule, Table
-from zoo.stream import Progress, ignore_progress
-from zoo.tensors import CHUNK_BYTES, Array, LazyTensor, contiguous
-from zoo.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Copy, Rule, Table
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
 _EMBEDDING, _HEAD = "decoder/embeddings/weight", "decoder/projection/weight"
 _LAYER = "decoder/layer_{i}"

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.converters._files import read_json, write_json
-from zoo.converters._flax_file import read_flax, write_flax
-from zoo.converters._hf_directory import has_weights, read_config, read_vocabulary, write_config
-from zoo.converters._shards import find_weights, read_shards
+from zoo.containers.files import read_json, write_json
+from zoo.containers.flax_params import read_flax, write_flax
 from zoo.converters.huggingface import HuggingFace
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.inputs import is_there
-from zoo.mapping import Rule, Table, strip_prefix
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.shards import find_weights, read_shards
+from zoo.core.paths import is_there
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.rules import Rule, Table, strip_prefix
+from zoo.models.gpt2.config import GPTConfig
 
 PROVENANCE_FILE = "zoo_provenance.json"
 _PREFIX = "transformer/"

@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Constant, Field
-from zoo.converters._files import parse_json
-from zoo.converters._gguf import GgufFile, Value, read_architecture, read_gguf
-from zoo.converters._gguf_quants import PLAIN, QUANTS, decoded, encoded, nbytes
-from zoo.converters._gguf_vocabulary import read_vocabulary, write_vocabulary
-from zoo.converters._gguf_write import PROVENANCE, write_gguf
+from zoo.containers.files import parse_json
+from zoo.containers.gguf.quants import PLAIN, QUANTS, decoded, encoded, nbytes
+from zoo.containers.gguf.reader import GgufFile, Value, read_architecture, read_gguf
+from zoo.containers.gguf.writer import PROVENANCE, write_gguf
+from zoo.converters.shared.gguf_vocabulary import read_vocabulary, write_vocabulary
+from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Rule, Table, Tensors, same_tensor
-from zoo.tensors import DTYPES, Array, LazyTensor, same_bits
-from zoo.vocabulary import END_OF_TEXT
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Constant, Field
+from zoo.formats.rules import Copy, Rule, Table, same_tensor
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import END_OF_TEXT
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 _ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Constant, Field
-from zoo.converters._files import write_json
-from zoo.converters._hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
-from zoo.converters._safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
-from zoo.converters._shards import find_weights, read_shards, split_shards
-from zoo.converters._state_dict import read_state_dict
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Derived, Rule, Table, strip_prefix
-from zoo.tensors import LazyTensor
+from zoo.containers.files import write_json
+from zoo.containers.safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
+from zoo.containers.state_dict import read_state_dict
+from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.shards import find_weights, read_shards, split_shards
+from zoo.core.tensors import LazyTensor
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Constant, Field
+from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.models.gpt2.config import GPTConfig
 
 _PREFIX = "transformer."
 _WEIGHTS = (

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Field
-from zoo.converters import _keras_preset as preset
-from zoo.converters._files import read_json, write_json
-from zoo.converters._hdf5 import read_hdf5, write_hdf5
-from zoo.converters._shards import find_weights, read_shards
+from zoo.containers.files import read_json, write_json
+from zoo.containers.hdf5.reader import read_hdf5, write_hdf5
+from zoo.converters.shared import keras_preset as preset
+from zoo.converters.shared.shards import find_weights, read_shards
+from zoo.core.paths import is_there
+from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import CheckpointMismatch, CorruptFile, ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.inputs import is_there
-from zoo.mapping import Rule, Table, Tensors
-from zoo.tensors import LazyTensor
-from zoo.vocabulary import Vocabulary
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Field
+from zoo.formats.rules import Rule, Table
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 _WEIGHTS = ("model.weights.h5", "model.weights.json")
 _TOKENS = "zoo_vocab_size"  # config.json knows only the rows; in metadata.json Keras Hub only writes

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Field
-from zoo.converters._files import map_file, parse_json
+from zoo.containers.files import map_file, parse_json
+from zoo.core.stream import write_at
+from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Derived, Rule, Table
-from zoo.stream import write_at
-from zoo.tensors import DTYPES, Array, LazyTensor
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Field
+from zoo.formats.rules import Derived, Rule, Table
+from zoo.models.gpt2.config import GPTConfig
 
 MAGIC = 20240326
 _HEADER_BYTES = 1024

@@ -11,14 +11,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._configless import open_configless, torch_records
-from zoo.converters._state_dict import as_state_dict
-from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
+from zoo.containers.state_dict import as_state_dict
+from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
+from zoo.converters.shared.configless import open_configless, torch_records
 from zoo.errors import FormatError, ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Rule, Table
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Copy, Rule, Table
+from zoo.models.gpt2.config import GPTConfig
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._configless import open_configless, torch_records
-from zoo.converters._state_dict import read_state_dict
-from zoo.converters._torch_file import is_torch_file, write_torch
+from zoo.containers.state_dict import read_state_dict
+from zoo.containers.torch.file import is_torch_file, write_torch
 from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
+from zoo.converters.shared.configless import open_configless, torch_records
 from zoo.errors import ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Derived, Table
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Derived, Table
+from zoo.models.gpt2.config import GPTConfig
 
 
 class MinGPT(Format):

@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Field
-from zoo.converters._configless import read_records, torch_records
-from zoo.converters._state_dict import as_state_dict
-from zoo.converters._torch_file import is_torch_file, read_torch, write_torch
+from zoo.containers.state_dict import as_state_dict
+from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
+from zoo.converters.shared.configless import read_records, torch_records
+from zoo.core.tensors import LazyTensor
 from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Derived, Rule, Table, strip_prefix
-from zoo.tensors import LazyTensor
-from zoo.vocabulary import GPT2_N_TOKENS
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Field
+from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import GPT2_N_TOKENS
 
 _PREFIX = "_orig_mod."
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64

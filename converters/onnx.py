@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._hf_directory import write_config
-from zoo.converters._onnx_graph import OPSET, Graph
 from zoo.converters.huggingface import HuggingFace
+from zoo.converters.shared.hf_directory import write_config
+from zoo.converters.shared.onnx_graph import OPSET, Graph
+from zoo.core.stream import write_at
+from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import MissingPackage
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Tensors
-from zoo.stream import write_at
-from zoo.tensors import LazyTensor
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.models.gpt2.config import GPTConfig
 
 _MODEL, _DATA = "model.onnx", "model.onnx.data"
 _IR_VERSION = 9  # the one of opset 20 (docs/Versioning.md)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Field
-from zoo.converters._files import read_json, write_json
-from zoo.converters._tf_bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
+from zoo.containers.files import read_json, write_json
+from zoo.containers.tensorflow.bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
+from zoo.core.paths import is_there
 from zoo.errors import FormatError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.inputs import is_there
-from zoo.mapping import Rule, Table
-from zoo.vocabulary import OPENAI_NAMES, Vocabulary
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap, Field
+from zoo.formats.rules import Rule, Table
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._peft import Adapter, is_adapter, read_adapter
+from zoo.converters.shared.adapter_files import Adapter, is_adapter, read_adapter
 from zoo.converters.zoo_file import ZooFile
+from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
-from zoo.format import Checkpoint, Format
-from zoo.tensors import DTYPES, Array, LazyTensor
+from zoo.formats.base import Checkpoint, Format
+from zoo.formats.config_map import ConfigMap
+from zoo.models.gpt2.config import GPTConfig
 
 
 class Peft(Format):
@@ -25,7 +25,7 @@ class Peft(Format):
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
-    writes = False  # a whole model is no adapter; zoo.train.lora.save_adapter writes one
+    writes = False  # a whole model is no adapter; zoo.train.step.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with an adapter, or the adapter's weights."""
@@ -38,12 +38,12 @@ class Peft(Format):
         directory = path if path.is_dir() else path.parent
         adapter = read_adapter(directory)
         base = _find_base(directory, adapter)
-        from zoo.plan import open_checkpoint
-        from zoo.plugins import detect_format
+        from zoo.formats.opening import open_path
+        from zoo.formats.registry import detect_format
 
         if detect_format(base).name == self.name:
             raise FormatError(directory, f"its base {base} is an adapter itself; merge that one first")
-        found, checkpoint = open_checkpoint(base, size=config)
+        found, checkpoint = open_path(base, size=config)
         ours, drops = found.to_ours(checkpoint)
         for drop in drops:
             if not drop.redundant():
@@ -66,9 +66,7 @@ def _find_base(directory: Path, adapter: Adapter) -> Path:
         # Path.exists raises for a name that is too long.
         if adapter.base and os.path.exists(base):  # noqa: PTH110
             return base
-    hint = (
-        "put its path into base_model_name_or_path of adapter_config.json, or load it with zoo.train.lora.load_adapter"
-    )
+    hint = "put its path into base_model_name_or_path of adapter_config.json"
     raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
 
 

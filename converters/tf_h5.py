@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.config import GPTConfig
-from zoo.converters._hdf5 import read_hdf5
-from zoo.converters._hf_directory import has_weights, read_config, read_vocabulary
-from zoo.converters._shards import find_weights, read_shards
+from zoo.containers.hdf5.reader import read_hdf5
 from zoo.converters.huggingface import HuggingFace
-from zoo.format import Checkpoint, Format
-from zoo.mapping import Rule, Table, Tensors, strip_prefix
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary
+from zoo.converters.shared.shards import find_weights, read_shards
+from zoo.core.tensors import Tensors
+from zoo.formats.base import Checkpoint, Format
+from zoo.formats.rules import Rule, Table, strip_prefix
+from zoo.models.gpt2.config import GPTConfig
 
 _WEIGHTS = ("tf_model.h5", "tf_model.h5.index.json")
 _EMBEDDING = "wte/embeddings:0"

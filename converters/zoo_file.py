@@ -10,23 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._files import parse_json
-from zoo.converters._quantised import ENCODING, packed, quantised, unpacked
-from zoo.converters._safetensors import (
+from zoo.containers.files import parse_json
+from zoo.containers.quantized import KINDS
+from zoo.containers.safetensors import (
     is_safetensors,
     read_metadata,
     read_provenance,
     read_safetensors,
     write_safetensors,
 )
-from zoo.engine.quantize import KINDS
+from zoo.converters.shared.quantized_matrices import ENCODING, packed, quantised, unpacked
+from zoo.core.tensors import Array, LazyTensor, Tensors
 from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Rule, Table, Tensors
-from zoo.tensors import Array, LazyTensor
-from zoo.vocabulary import Vocabulary
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Rule, Table
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 _ROWS = "tok_emb.rows"  # (U,) int32: the ids that rows of tok_emb.weight belong to, where not all are stored
 _MAX_SPREAD = 3  # rows made for each that is stored

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 
 @st.composite

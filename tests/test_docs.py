@@ -66,8 +66,8 @@ def test_every_zoo_command_of_a_page_runs(models, page):
 def test_the_python_of_a_page_runs(models, page, monkeypatch, capsys):
     """The Python blocks of a page run one after the other."""
     monkeypatch.chdir(models)
-    monkeypatch.setattr("zoo.registry._CONFIGS", dict(zoo.registry._CONFIGS))
-    monkeypatch.setattr("zoo.registry._ALIASES", dict(zoo.registry._ALIASES))
+    monkeypatch.setattr("zoo.models.registry._CONFIGS", dict(zoo.models.registry._CONFIGS))
+    monkeypatch.setattr("zoo.models.registry._ALIASES", dict(zoo.models.registry._ALIASES))
     for name in ("gpt2m.safetensors", "mine.safetensors", "trained.safetensors"):
         (models / name).unlink(missing_ok=True)
     zoo.save(zoo.create("test-tiny", seed=1), "gpt2m.safetensors")

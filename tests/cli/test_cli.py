@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import zoo
 from zoo.cli.main import main
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=50257, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.25)
 
@@ -251,7 +251,7 @@ def test_a_size_may_be_a_json_file(run, tmp_path):
 
 def test_a_bug_shows_its_traceback(run, file, monkeypatch):
     """Only a ZooError becomes one line: anything else is a bug, and comes out as it is."""
-    monkeypatch.setattr("zoo.plan.open_checkpoint", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("zoo.api.checkpoints.open_path", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("inspect", file)
 

@@ -4,9 +4,9 @@ from book_model import BookModel, book_config
 from safetensors.torch import load_file, save_file
 
 import zoo
-from zoo.config import GPTConfig
 from zoo.errors import CannotHold, CheckpointMismatch, FormatError
-from zoo.plan import open_checkpoint
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, dropout=0.25)
 IDS = torch.tensor([[5, 90, 33, 2, 71, 8, 96]])
@@ -61,7 +61,7 @@ def test_a_file_without_config_takes_heads_of_64(tmp_path):
     """Every published GPT-2 has heads of 64, so that is assumed, and noted."""
     config = CONFIG.replace(width=128, n_heads=2, tied=False)
     save_state(BookModel(book_config(config)), tmp_path / "model.pth")
-    _, checkpoint = open_checkpoint(tmp_path / "model.pth")
+    _, checkpoint = open_path(tmp_path / "model.pth")
 
     assert checkpoint.config.n_heads == 2
     assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.converters._safetensors import read_safetensors, write_safetensors
+from zoo.containers.safetensors import read_safetensors, write_safetensors
+from zoo.core.tensors import LazyTensor, same_bits
 from zoo.errors import CannotHold, CheckpointMismatch, CorruptFile, FormatError, UnsafeFile
-from zoo.plan import open_checkpoint
-from zoo.tensors import LazyTensor, same_bits
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70, dropout=0.25)
 
@@ -155,7 +155,7 @@ def test_different_dropouts_are_noted(directory):
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "attn_pdrop": 0.0}))
 
-    (note,) = open_checkpoint(directory)[1].notes
+    (note,) = open_path(directory)[1].notes
 
     assert (
         note == "config.json has resid_pdrop 0.25, embd_pdrop 0.25, attn_pdrop 0.0; zoo has one dropout and keeps 0.25"
@@ -347,12 +347,12 @@ def test_zoo_reads_the_tokenizer_that_transformers_saves(tmp_path):
     peer.save_pretrained(tmp_path / "hf")
     assert (tmp_path / "hf" / "tokenizer.json").exists()
     assert not (tmp_path / "hf" / "vocab.json").exists()
-    assert open_checkpoint(tmp_path / "hf")[1].vocabulary.is_gpt2
+    assert open_path(tmp_path / "hf")[1].vocabulary.is_gpt2
 
     peer.add_tokens(["<|pad|>"], special_tokens=True)
     peer.save_pretrained(tmp_path / "hf")
 
-    vocabulary = open_checkpoint(tmp_path / "hf")[1].vocabulary
+    vocabulary = open_path(tmp_path / "hf")[1].vocabulary
     assert {"<|pad|>": 50257} == vocabulary.added_tokens
 
 

@@ -7,10 +7,11 @@ from small import random_ids, small_model
 from strategies import configs
 
 import zoo
-from zoo.config import GPTConfig
+from zoo import make_plan
 from zoo.errors import CannotHold, CheckpointMismatch, ConfigError, FormatError
-from zoo.plan import make_plan, open_checkpoint
-from zoo.plugins import detect_format
+from zoo.formats.opening import open_path
+from zoo.formats.registry import detect_format
+from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, tied=False)
 WIDE = GPTConfig(vocab_size=97, context_length=23, width=128, n_heads=2, n_layers=1, tied=False)
@@ -65,23 +66,23 @@ def test_zoo_loads_what_mingpt_saves(tmp_path, tied):
 def test_heads_of_64_are_assumed_and_said(tmp_path, path):
     """Without a config a head has 64 channels; a width that does not fit is refused until the user says more."""
     torch.save(new_peer(WIDE).state_dict(), tmp_path / "wide.pt")
-    _, checkpoint = open_checkpoint(tmp_path / "wide.pt")
+    _, checkpoint = open_path(tmp_path / "wide.pt")
 
     assert checkpoint.config == WIDE
     assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)
     with pytest.raises(FormatError, match="the number of heads cannot be told from the shapes; say it with --size"):
-        open_checkpoint(path)
-    assert open_checkpoint(path, size=CONFIG)[1].notes == ()
+        open_path(path)
+    assert open_path(path, size=CONFIG)[1].notes == ()
 
 
 def test_what_the_user_says_must_agree_with_the_shapes(path):
     """A size that the file does not have is refused; padding is believed where there are enough rows."""
     with pytest.raises(ConfigError, match="context_length is 23, not 24"):
-        open_checkpoint(path, size=CONFIG.replace(context_length=24))
+        open_path(path, size=CONFIG.replace(context_length=24))
     with pytest.raises(ConfigError, match="vocab_size is 97, not 98"):
-        open_checkpoint(path, size=CONFIG.replace(vocab_size=98))
+        open_path(path, size=CONFIG.replace(vocab_size=98))
     padded = CONFIG.replace(vocab_size=91, vocab_rows=97)
-    assert open_checkpoint(path, size=padded)[1].config == padded
+    assert open_path(path, size=padded)[1].config == padded
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
@@ -92,7 +93,7 @@ def test_there_and_back_nothing_changes(tmp_path, config):
     zoo.save(small_model(config, dtype=torch.float32), tmp_path / "a.safetensors", force=True)
     there = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", to="mingpt", force=True)
     back = zoo.convert(tmp_path / "b.pt", tmp_path / "c.safetensors", force=True)
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1] for name in "ac")
 
     assert there.verified
     assert config == a.config == c.config

@@ -1,0 +1,145 @@
+"""The pieces of a training step against torch's own: values, gradients and random numbers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from small import SMALL, random_ids, small_model
+
+from zoo.models.gpt2 import cpu_ops as functions
+from zoo.models.gpt2.cpu_ops import causal_attention, draw_as_torch, draw_quickly, dropout, linear
+from zoo.train.step.loss import LanguageModelLoss
+
+
+def normal(*shape, seed=1, dtype=torch.float64):
+    """Random numbers that want a gradient."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype).requires_grad_()
+
+
+def gradients(y, inputs):
+    """Of a weighted sum of y, with respect to the inputs."""
+    with torch.no_grad():
+        weights = torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)
+    return torch.autograd.grad((y * weights).sum(), inputs)
+
+
+@pytest.fixture(autouse=True)
+def _own_random_numbers():
+    with torch.random.fork_rng():
+        yield
+
+
+def test_dropout_is_torchs_to_the_bit():
+    """The same elements, factors and gradients, and the generator is left as torch leaves it."""
+    found = []
+    for function in (lambda x: dropout(x, 0.3, draw_as_torch), lambda x: F.dropout(x, 0.3)):
+        torch.manual_seed(5)
+        x = normal(7, 11, dtype=torch.float32)
+        y = function(x)
+        found.append((y, *gradients(y, x), torch.get_rng_state()))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99999, 1.0])
+def test_quick_draws_have_the_share_they_say(p):
+    """Of a million elements, those that stay are within five standard deviations, and no row is like another."""
+    torch.manual_seed(5)
+    kept, share = draw_quickly((1003, 997), p)
+    deviation = (1003 * 997 * share * (1 - share)) ** 0.5
+    assert abs(share - (1 - p)) <= 2**-17
+    assert abs(int(kept.sum(dtype=torch.int64)) - 1003 * 997 * share) <= 5 * deviation
+    if p in (0.1, 0.5):
+        rows = kept.double() - share
+        correlations = torch.corrcoef(rows[:50]) - torch.eye(50)
+        assert correlations.abs().max() < 5 / 997**0.5
+        neighbours = (rows[:, 1:] * rows[:, :-1]).mean() / (share * (1 - share))
+        assert abs(neighbours) < 5 / (1003 * 996) ** 0.5
+    torch.manual_seed(5)
+    assert torch.equal(kept, draw_quickly((1003, 997), p)[0])
+
+
+@pytest.mark.parametrize("block", [1, 4, 17, 128])
+def test_attention_is_torchs(block, monkeypatch):
+    """With torch's draws it is scaled_dot_product_attention with dropout, whatever the size of the blocks."""
+    monkeypatch.setattr(functions, "_BLOCK", block)
+    qkv = normal(2, 17, 3 * 24)
+    torch.manual_seed(5)
+    y = causal_attention(qkv, 3, 0.3, draw_as_torch)
+    state = torch.get_rng_state()
+    torch.manual_seed(5)
+    q, k, v = qkv.view(2, 17, 3, 3, 8).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3, is_causal=True).transpose(1, 2).reshape(2, 17, 24)
+
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.allclose(expected, y, rtol=1e-12, atol=1e-12)
+    assert torch.allclose(*(gradients(each, qkv)[0] for each in (expected, y)), rtol=1e-10, atol=1e-12)
+
+
+def test_attention_with_quick_draws_is_attention_on_the_average(monkeypatch):
+    """The mean of many draws comes to what attention without dropout gives."""
+    monkeypatch.setattr(functions, "_BLOCK", 3)
+    qkv = normal(1, 7, 3 * 4).detach()
+    torch.manual_seed(5)
+    drawn = torch.stack([causal_attention(qkv, 2, 0.3, draw_quickly) for _ in range(4000)])
+    expected = causal_attention(qkv, 2, 0.0, draw_quickly)
+    assert ((drawn.mean(0) - expected).abs() <= 5 * drawn.std(0) / 4000**0.5 + 1e-12).all()
+
+
+@pytest.mark.parametrize("gelu", ["", "none", "tanh"])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_a_linear_layer_is_torchs(gelu, autocast, has_bias):
+    """Values, their dtypes and all gradients, in float32 and under autocast."""
+    inputs = [normal(2, 5, 13, dtype=torch.float32), normal(7, 13, seed=2, dtype=torch.float32)]
+    inputs += [normal(7, seed=3, dtype=torch.float32)] * has_bias
+    bias = inputs[2] if has_bias else None
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = linear(inputs[0], inputs[1], bias, gelu)
+        active = F.gelu(inputs[0], approximate=gelu) if gelu else inputs[0]
+        expected = F.linear(active, inputs[1], bias)
+
+    assert y.dtype == expected.dtype
+    tolerance = {"rtol": 2e-2, "atol": 5e-2} if autocast else {"rtol": 1e-5, "atol": 1e-5}
+    assert torch.allclose(expected, y, **tolerance)
+    for a, b in zip(gradients(expected, inputs), gradients(y, inputs), strict=True):
+        assert a.dtype == b.dtype
+        assert (a - b).norm() <= (2e-2 if autocast else 1e-5) * a.norm()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_in_float32_has_torchs_gradients(tied):
+    """With dropout as torch draws it, every gradient is that of the same model computed by torch's own functions."""
+    config = SMALL.replace(tied=tied)
+    model = small_model(config, dtype=torch.float32).train()
+    ids = random_ids(3, 18)
+    torch.manual_seed(5)
+    loss = LanguageModelLoss(model)(ids[:, :-1], ids[:, 1:])
+    loss.backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    torch.manual_seed(5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(functions, "_ours", lambda x: False)
+        expected = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    expected.backward()
+
+    assert torch.allclose(expected, loss, rtol=1e-5)
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - found[name]).norm() <= 2e-5 * parameter.grad.norm(), name
+
+
+def test_a_model_draws_as_it_is_told_everywhere():
+    """Embeddings, and in each block the attention and both shortcuts, in this order; and it can be set back."""
+    model = small_model(SMALL).train()
+    calls = []
+
+    def draw(shape, p):
+        calls.append(shape)
+        return draw_quickly(shape, p)
+
+    model.set_draw(draw)
+    model(random_ids(2, 7))
+    states, scores = (2, 7, 30), (10, 7, 7)
+    assert [states, *(scores, states, states) * 2] == calls
+    model.set_draw(draw_as_torch)
+    model(random_ids(2, 7))
+    assert 7 == len(calls)
