@@ -4,8 +4,8 @@ import pytest
 from bucket import write_table
 from cases import counts
 from weights_server import WeightsServer
-from zoo.hub.hub_client.http import client as http
-from zoo.hub.hub_client.http import transfer
+from zoo.hub.http import client as http
+from zoo.hub.http import transfer
 
 import zoo
 

@@ -13,8 +13,8 @@ import faults as bad
 import pytest
 from cases import counts
 from weights_server import WeightsServer
-from zoo.hub.hub_client.http import client as http
-from zoo.hub.hub_client.http import transfer
+from zoo.hub.http import client as http
+from zoo.hub.http import transfer
 
 from zoo.errors import DownloadError, OutputError
 from zoo.hub.http.client import Client
