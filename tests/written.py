@@ -3,7 +3,8 @@
 from importlib.util import find_spec
 
 import pytest
-from zoo.plugins import list_formats
+
+from zoo.formats.registry import list_formats
 
 PACKAGES = {"ctranslate2": "ctranslate2", "keras-hub": "h5py", "onnx": "onnx"}
 """What a format needs before it can be written; of these only h5py comes with `.[test]`."""
