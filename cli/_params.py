@@ -139,8 +139,16 @@ class Output(click.Path):
         return Path(value)
 
 
+class Integer(click.IntRange):
+    """An integer in a range."""
+
+    name = "n"
+
+
 class Finite(click.FloatRange):
     """A number that is not NaN or infinite, in a range."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse NaN, which is in every range, and infinity."""
@@ -196,6 +204,6 @@ FILE = File()
 RUN = RunDirectory()
 OUTPUT = Output()
 PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
-COUNT_OR_0 = click.IntRange(min=0)
+COUNT = Integer(min=1)
+COUNT_OR_0 = Integer(min=0)
 NOT_NEGATIVE = Finite(min=0)

@@ -14,6 +14,7 @@ from zoo.examine.verify import PROMPTS, Check, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
+from zoo.hub.push import Pushed, push_path
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.gpt2.config import GPTConfig
 
@@ -190,5 +191,49 @@ def verify(
         format=format,
         size=size,
         run=run,
+        on_progress=on_progress,
+    )
+
+
+def push(
+    source: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    dtype: str | None = None,
+    update: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Pushed:
+    """Publish a checkpoint of any format on the Hub.
+
+    Args:
+        source: path or name of a checkpoint, an address, or a run.
+        repository: "org/name"; it is made if it does not exist.
+        private: whether a new repository is for its owner only.
+        revision: branch to commit to, made if need be; None is main.
+        message: of the commit.
+        license: for the card, as the Hub spells it ("mit").
+        dtype: to cast to.
+        update: whether a repository that has files already may be changed.
+        on_progress: called as the conversion's bytes go by.
+
+    Raises:
+        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
+        DownloadError: the Hub refuses, or cannot be reached.
+        MissingPackage: huggingface_hub is not installed.
+        ZooError: the source cannot be converted.
+    """
+    return push_path(
+        find_checkpoint(source, on_progress=on_progress),
+        repository,
+        private=private,
+        revision=revision,
+        message=message,
+        license=license,
+        dtype=dtype,
+        update=update,
         on_progress=on_progress,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
 from zoo.errors import CannotHold, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
@@ -63,6 +64,14 @@ class Plan:
     options: WriteOptions
     notes: list[str]
     dtype: np.dtype[np.generic] | None
+
+    def __repr__(self) -> str:
+        names = f"{self.source_format.name} -> {self.target_format.name}"
+        return f"Plan({names}, {len(self.ours)} tensors, {self.nbytes:,} bytes, lossless={self.lossless})"
+
+    def _repr_html_(self) -> str:
+        rows = [(", ".join(s.sources), s.operation, ", ".join(s.targets), s.dtype) for s in self.steps()]
+        return html_table(("source", "operation", "target", "dtype"), rows)
 
     @property
     def nbytes(self) -> int:

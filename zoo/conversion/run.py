@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.provenance import hash_files, known_origin
+from zoo.core.html import html_table
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
 from zoo.core.progress import OnProgress
@@ -71,6 +72,9 @@ class Report:
     seconds: float
     peak_memory: int | None
     provenance: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        return html_table(("field", "value"), self.to_dict().items())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""

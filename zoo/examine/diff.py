@@ -10,10 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from zoo.core.html import html_table
 from zoo.core.tensors import Array, LazyTensor, Tensors, chunks, same_bits
-from zoo.formats.content_hash import CONFIG_FIELDS, unpadded
+from zoo.errors import OptionError
+from zoo.formats.content_hash import unpadded
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+
+_IMMATERIAL = ("dropout", "vocab_rows")
+"""Fields of a config that do not change what a model computes."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Diff:
     @property
     def config_matters(self) -> list[str]:
         """Fields that differ and that change what the model computes."""
-        return [name for name in self.config if name in (*CONFIG_FIELDS, "vocab_size", "context_length")]
+        return [name for name in self.config if name not in _IMMATERIAL]
 
     @property
     def different(self) -> list[TensorDiff]:
@@ -73,6 +78,13 @@ class Diff:
     def same(self) -> bool:
         """Whether both are the same model."""
         return not self.different and not self.config_matters
+
+    def __repr__(self) -> str:
+        return f"Diff({'same' if self.same else 'different'}, {len(self.different)} of {len(self.tensors)} tensors)"
+
+    def _repr_html_(self) -> str:
+        rows = [(d.name, d.why or f"{d.max_abs:.3g}", f"{d.cosine:.9f}", f"{d.n_different:,}") for d in self.different]
+        return html_table(("tensor", "max abs", "cosine", "values"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain JSON values, None for what is no number."""
@@ -93,6 +105,8 @@ def diff_paths(
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
     """Compare the checkpoints at two paths; zoo.diff describes arguments and errors."""
+    if not atol >= 0:  # NaN, too
+        raise OptionError(f"must be a number of at least 0, not {atol}", option="atol")
     configs: list[GPTConfig] = []
     sides: list[Tensors] = []
     for path, name in zip((a, b), formats, strict=True):

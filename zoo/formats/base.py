@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zoo.core.html import html_table
 from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
@@ -42,6 +43,13 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {len(self.tensors)} tensors, {self.config.n_parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, " x ".join(map(str, each.shape)), each.stored_as) for name, each in self.tensors.items()]
+        return html_table(("tensor", "shape", "dtype"), rows)
 
 
 @dataclass(frozen=True)
