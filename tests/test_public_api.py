@@ -51,7 +51,7 @@ def test_the_public_names_are_these():
 
 @pytest.mark.parametrize("module", [zoo, zoo.train], ids=["zoo", "zoo.train"])
 def test_every_public_name_is_there_and_documented(module):
-    """Each name that __all__ lists can be had and is in dir(); functions describe every argument, or refer to others."""
+    """Each name that __all__ lists can be had and is in dir(); functions describe their arguments."""
     for name in module.__all__:
         found = getattr(module, name)
         assert name in dir(module)

@@ -18,9 +18,8 @@ def api_reference() -> str:
     parts = []
     for title, module in _TITLES.items():
         parts.append(f"### {title}\n")
-        for name in sorted(module.__all__, key=str.lower):
-            if not name.startswith("__"):
-                parts.append(_entry(module, name))
+        names = sorted((name for name in module.__all__ if not name.startswith("__")), key=str.lower)
+        parts += [_entry(module, name) for name in names]
     return "\n".join(parts)
 
 
@@ -43,6 +42,7 @@ def _signature(name: str, value: Any) -> str:
     if inspect.isclass(value):
         found = found.replace(return_annotation=inspect.Signature.empty)
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(found)).replace("<factory>", "...")
+    text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
     if len(name + text) <= 96:
         return name + text
     inside, _, rest = text[1:].rpartition(")")
@@ -63,8 +63,8 @@ def _split(inside: str) -> list[str]:
 def _methods(value: type) -> list[str]:
     """List the public methods and properties that a class defines itself."""
     found = []
-    for name, member in vars(value).items():
-        member = getattr(member, "__func__", member)
+    for name, own in vars(value).items():
+        member = getattr(own, "__func__", own)
         if name.startswith("_") or not (inspect.isfunction(member) or isinstance(member, property)):
             continue
         summary = (inspect.getdoc(member) or "").split("\n", maxsplit=1)[0]

@@ -78,6 +78,12 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processe
 def write_tokens(path: Path, parts: Iterable[Tokens], *, layout: Layout = "nanogpt", force: bool = False) -> int:
     """Write a .bin file as the tokens come, and return their number.
 
+    Args:
+        path: of the file.
+        parts: pieces of the token stream, each (N,).
+        layout: "nanogpt" for bare tokens, "llm.c" with a header.
+        force: whether an existing file may be replaced.
+
     Raises:
         OptionError: there are none, or they are uint32, which nanoGPT's layout has no place for.
         OutputError: the path exists or cannot be written.
