@@ -86,7 +86,7 @@ class OpenAI(Format):
             config, notes = self.config_map.read(read_json(hparams), hparams)
             files = [*files, hparams]
         elif config is None:
-            raise FormatError(directory, "has no hparams.json; say which model it is with --size NAME")
+            raise FormatError(directory, "has no hparams.json; name the model with size=NAME")
         tensors = read_bundle(prefix)
         state = [name for name in tensors if _TRAINING_STATE.fullmatch(name)]
         if state:

@@ -112,7 +112,7 @@ def config_from_shapes(
         raise FormatError(path, "has no embeddings of tokens and positions that tell its sizes")
     rows, width = embedding.shape
     if known is None and (width < _HEAD_SIZE or width % _HEAD_SIZE):
-        raise FormatError(path, "the number of heads cannot be told from the shapes; say it with --size")
+        raise FormatError(path, "the number of heads cannot be told from the shapes; name the model with size=NAME")
     inner = found.get("blocks.{i}.mlp.up.bias")
     try:
         config = GPTConfig(

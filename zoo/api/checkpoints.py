@@ -10,7 +10,7 @@ from zoo.conversion.run import Report, convert_path
 from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, Check, ignore, verify_path
+from zoo.examine.verify import PROMPTS, Check, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
@@ -160,9 +160,9 @@ def verify(
     format: str | None = None,
     size: str | GPTConfig | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Look at a checkpoint from all sides.
+    """Check that a checkpoint is intact, finite and not rearranged.
 
     Args:
         source: file or directory of any format.
@@ -171,7 +171,7 @@ def verify(
         format: of source; None recognises it.
         size: the model it must be.
         run: whether to run the model; without, only the file and its values are looked at.
-        on_check: called with the name of each check before it is made.
+        on_progress: called as on_progress(check, done, total) while tensors are read and the model runs.
 
     Returns:
         all checks, those that failed among them. A checkpoint that cannot be opened is one failed check.
@@ -190,5 +190,5 @@ def verify(
         format=format,
         size=size,
         run=run,
-        on_check=on_check,
+        on_progress=on_progress,
     )

@@ -216,7 +216,7 @@ def format_of_suffix(out: Path) -> str:
     for each in usable_formats():
         if out.suffix in each.suffixes:
             return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with --to")
+    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:

@@ -58,7 +58,7 @@ def check_output(path: Path, *, force: bool) -> None:
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {path.parent}; create it first")
     if path.exists() and not force:
-        raise OutputError(f"{path} exists already; choose another name, or replace it with --force")
+        raise OutputError(f"{path} exists already; choose another name, or replace it with force=True")
 
 
 def check_room(directory: Path, needed: int) -> None:

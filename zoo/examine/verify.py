@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.core.progress import OnProgress, counted
 from zoo.core.statistics import statistics
 from zoo.core.tensors import Tensors
 from zoo.errors import ZooError
@@ -54,10 +55,6 @@ _KNOWN = {
 }
 
 
-def ignore(name: str) -> None:
-    """Do nothing when a check begins."""
-
-
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at.
@@ -81,10 +78,9 @@ def verify_path(
     format: str | None = None,
     size: str | GPTConfig | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
     """Verify the checkpoint at a path; zoo.verify describes arguments and errors."""
-    on_check("structure")
     try:
         found, checkpoint = open_path(source, format=format, size=size)
         ours, drops = found.to_ours(checkpoint)
@@ -93,27 +89,23 @@ def verify_path(
         return [Check("structure", "failed", str(error))]
     config = checkpoint.config
     checks = [Check("structure", "ok", f"{found.name}, {len(ours)} tensors, {config.n_parameters:,} parameters")]
-    on_check("values")
-    checks += _values(found, ours)
+    checks += _values(found, ours, on_progress)
     if not run or any(check.status == "failed" for check in checks):
         return [*checks, Check("arrangement", "skipped", "the model was not run")]
     from zoo.formats.loading import load_path
 
     model = load_path(source, format=format, size=size, dtype="float32")
-    on_check("arrangement")
-    checks.append(_arrangement(model, prompts))
-    on_check("known answers")
+    checks.append(_arrangement(model, prompts, on_progress))
     checks.append(_known(model))
     if against is not None:
-        on_check("against")
         checks.append(_against(model, load_path(against, dtype="float32"), prompts))
     return checks
 
 
-def _values(found: Format, ours: Tensors) -> list[Check]:
+def _values(found: Format, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
     """Read every tensor: its container compares checksums where it has some, and every value must be a number."""
     bad, flat = [], []
-    for name, tensor in ours.items():
+    for name, tensor in counted(ours.items(), "values", len(ours), on_progress):
         try:
             numbers = statistics(tensor)
         except ZooError as error:
@@ -127,7 +119,7 @@ def _values(found: Format, ours: Tensors) -> list[Check]:
     return [Check("values", "ok", f"every value of {len(ours)} tensors is finite; {found.name}'s own checksums agree")]
 
 
-def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
+def _arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgress | None) -> Check:
     """Find transposed or exchanged square matrices: English is predicted best as the weights were trained.
 
     No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
@@ -137,8 +129,10 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
         return Check("arrangement", "skipped", detail)
     losses = _losses(model, prompts)
     loss, chance = losses.mean().item(), math.log(model.config.vocab_size)
+    ways = list(_ways(model))
     others = [
-        (name, _losses(model, prompts, blocks, order, transpose)) for name, blocks, order, transpose in _ways(model)
+        (name, _losses(model, prompts, blocks, order, transpose))
+        for name, blocks, order, transpose in counted(ways, "arrangement", len(ways), on_progress)
     ]
     better = [(other.mean().item(), name) for name, other in others if _is_better(other, losses)]
     if better:

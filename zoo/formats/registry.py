@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import check_not_lfs, follow
+from zoo.core.paths import check_not_lfs, follow, missing
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -139,7 +139,7 @@ def detect_format(path: Path) -> Format:
         FormatError: there is nothing at the path, or no format, or more than one, knows it.
     """
     if not path.exists():
-        raise FormatError(path, "there is no such file or directory")
+        raise missing(path, "file or directory")
     path = follow(path)
     try:
         known = [each for each in usable_formats() if each.sniff(path)]
@@ -151,7 +151,7 @@ def detect_format(path: Path) -> Format:
         return found[0]
     if found:
         names = ", ".join(each.name for each in found)
-        raise FormatError(path, f"could be any of {names}; say which with --from")
+        raise FormatError(path, f"could be any of {names}; say which with format=NAME")
     raise FormatError(path, _why_unknown(path))
 
 
@@ -167,7 +167,7 @@ def _why_unknown(path: Path) -> str:
     check_not_lfs(start, path)
     if not start:
         return "is empty"
-    return "is no checkpoint that zoo knows; `zoo formats` shows all formats, --from names one"
+    return "is no checkpoint that zoo knows; `zoo formats` shows all formats, and format=NAME chooses one"
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:
