@@ -22,7 +22,7 @@ from zoo.core.output import atomic_output, check_output
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
-from zoo.formats.content_hash import hash_tensors
+from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
 from zoo.formats.rules import same_tensor, to_theirs
@@ -141,15 +141,33 @@ def run_plan(
     """
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
-        # Quantising makes other tensors than these, so that their hash would not be that of the output.
-        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
+        recorded = verify and recorded_hash(plan.source) is not None
+        as_read = pool.submit(_hash_source, plan) if recorded and (plan.casts() or plan.options.encoding) else None
+        content = pool.submit(hash_tensors, _stored(plan), plan.source.config) if plan.target_format.reads else None
         provenance = Provenance(plan, pool.submit(hash_files, plan.source.files), content)
         target = replace(plan.target, provenance=provenance)
         options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
         plan.target_format.write(temporary, target, options)
         if verify:
             compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
+        if recorded and (same := as_read or content):
+            check_recorded(plan.source, same.result())
     return dict(provenance)
+
+
+def _hash_source(plan: Plan) -> str:
+    """The content hash of the source as it lies there, before any cast."""
+    ours, _ = plan.source_format.to_ours(plan.source)
+    return hash_tensors(ours, plan.source.config)
+
+
+def _stored(plan: Plan) -> Tensors:
+    """The tensors, in zoo's names, that reading the output will give."""
+    if not plan.options.encoding:
+        return plan.ours
+    target, encoding = plan.target, plan.options.encoding
+    stored = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.tensors.items()}
+    return plan.target_format.to_ours(replace(target, tensors=stored))[0]
 
 
 class Provenance(Mapping[str, Any]):
@@ -174,7 +192,7 @@ class Provenance(Mapping[str, Any]):
 
     @cached_property
     def _whole(self) -> dict[str, Any]:
-        content = {"content_blake3": self._content.result()} if self._content else {}
+        content = {RECORD: self._content.result()} if self._content else {}
         return {**self._known, **content, "source_blake3": self._hashes.result()}
 
     def __getitem__(self, key: str) -> Any:

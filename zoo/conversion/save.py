@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import zoo
 from zoo.conversion.plan import usual_vocabulary
 from zoo.conversion.run import format_of_suffix
 from zoo.core.output import atomic_output
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CannotHold, OptionError
 from zoo.formats.base import Checkpoint, WriteOptions
+from zoo.formats.content_hash import RECORD, hash_tensors
 from zoo.formats.registry import get_format
 from zoo.formats.rules import to_theirs
 from zoo.models.arrays import to_numpy
@@ -45,6 +47,7 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         Path(),
         model.config,
         to_theirs(target.table, ours, model.config),
+        provenance={"zoo_version": zoo.__version__, RECORD: hash_tensors(ours, model.config)},
         vocabulary=model.tokenizer.vocabulary or usual_vocabulary(model.config),
     )
     needed = sum(target.nbytes(name, tensor, "") for name, tensor in checkpoint.tensors.items())
