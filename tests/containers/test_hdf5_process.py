@@ -107,7 +107,7 @@ pid = os.fork()
 found = read_hdf5(Path({str(files[1])!r}))["x"].load()[0]
 if pid:
     status = os.waitpid(pid, 0)[1]
-    sys.exit(status != 0 or read_hdf5(Path({str(files[2])!r}))["x"].load()[0] != 2.5)
-sys.exit(found != 1.5)
+    sys.exit(int(status != 0 or read_hdf5(Path({str(files[2])!r}))["x"].load()[0] != 2.5))
+sys.exit(int(found != 1.5))
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=60, check=False).returncode == 0
