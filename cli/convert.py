@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--keep-source", is_flag=True, help="Keep what was downloaded in the cache (zoo cache list shows it).")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
+@click.option(
+    "--sync/--no-sync", default=True, show_default=True, help="Wait until the output is safe from a power failure."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report, or the plan, as JSON.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
@@ -45,6 +48,7 @@ def convert(
     keep_source: bool,
     verify: bool,
     force: bool,
+    sync: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -87,6 +91,7 @@ def convert(
                 max_shard_bytes=max_shard_size,
                 verify=verify,
                 force=force,
+                sync=sync,
                 on_progress=on_progress,
             )
     if as_json:

@@ -6,6 +6,7 @@ FlaxConv1D keeps its kernel (out, in), unlike every other kernel of Flax, such a
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.files import read_json, write_json
@@ -15,7 +16,7 @@ from zoo.converters.shared.hf_directory import has_weights, read_config, read_vo
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
 from zoo.formats.base import Checkpoint, Format, WriteOptions
-from zoo.formats.rules import Rule, Table, strip_prefix
+from zoo.formats.rules import Rule, Table, strip_prefix, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 PROVENANCE_FILE = "zoo_provenance.json"
@@ -24,12 +25,8 @@ _HEAD = "lm_head/kernel"
 _WEIGHTS = ("flax_model.msgpack", "flax_model.msgpack.index.json")
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/kernel", f"{ours}.weight"), Rule(f"{theirs}/bias", f"{ours}.bias")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/scale", f"{ours}.weight"), Rule(f"{theirs}/bias", f"{ours}.bias")
+_linear = partial(weight_and_bias, weight="/kernel", bias="/bias")
+_norm = partial(weight_and_bias, weight="/scale", bias="/bias")
 
 
 class Flax(Format):
@@ -84,4 +81,4 @@ class Flax(Format):
         write_config(path, checkpoint, self.config_map)
         named = {name if name == _HEAD else _PREFIX + name: tensor for name, tensor in checkpoint.tensors.items()}
         write_flax(path / _WEIGHTS[0], named, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())

@@ -27,7 +27,7 @@ from zoo.errors import CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
 from zoo.formats.content_hash import RECORD
-from zoo.formats.rules import Copy, Rule, Table, same_tensor
+from zoo.formats.rules import Copy, Rule, Table, same_tensor, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import END_OF_TEXT
 
@@ -38,10 +38,6 @@ _DTYPES = "zoo.dtypes"
 _BLOCK = 32  # values, of every type that is written
 # llama_ftype of llama.cpp's include/llama.h, by the type of most matrices; llama.cpp only shows it
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q5_0": 8, "Q8_0": 7}
-
-
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 class GGUF(Format):
@@ -55,13 +51,13 @@ class GGUF(Format):
         (
             Rule(_EMBEDDING, "tok_emb.weight"),
             Rule(_POSITIONS, "pos_emb.weight"),
-            *_pair("blk.{i}.attn_norm", "blocks.{i}.norm1"),
-            *_pair("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
-            *_pair("blk.{i}.attn_output", "blocks.{i}.attn.out"),
-            *_pair("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
-            *_pair("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
-            *_pair("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
-            *_pair("output_norm", "final_norm"),
+            *weight_and_bias("blk.{i}.attn_norm", "blocks.{i}.norm1"),
+            *weight_and_bias("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
+            *weight_and_bias("blk.{i}.attn_output", "blocks.{i}.attn.out"),
+            *weight_and_bias("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
+            *weight_and_bias("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
+            *weight_and_bias("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
+            *weight_and_bias("output_norm", "final_norm"),
             Rule(_HEAD, "head.weight"),
         ),
         copies=(Copy(_HEAD, _EMBEDDING, written=False),),
@@ -134,7 +130,7 @@ class GGUF(Format):
             del metadata[_EXACT_EPS]
         if not options.encoding and (widened := _widened(checkpoint.tensors)):
             metadata[_DTYPES] = json.dumps(widened)
-        write_gguf(path, metadata, typed, checkpoint.provenance, options.on_bytes)
+        write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return what quantising leaves of a tensor, in float32."""

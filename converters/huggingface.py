@@ -13,11 +13,12 @@ from zoo.containers.files import write_json
 from zoo.containers.safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
 from zoo.containers.state_dict import read_state_dict
 from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.masks import causal_mask
 from zoo.converters.shared.shards import find_weights, read_shards, split_shards
 from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 _PREFIX = "transformer."
@@ -29,17 +30,8 @@ _WEIGHTS = (
 )
 
 
-def _causal_mask(config: GPTConfig) -> LazyTensor:
-    t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
-
-
 def _masked_bias(_: GPTConfig) -> LazyTensor:
     return LazyTensor.of(np.array(-1e4, np.float32))
-
-
-def _pair(theirs: str, ours: str, how: str = "") -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight", how), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 class HuggingFace(Format):
@@ -53,18 +45,18 @@ class HuggingFace(Format):
         (
             Rule("wte.weight", "tok_emb.weight"),
             Rule("wpe.weight", "pos_emb.weight"),
-            *_pair("h.{i}.ln_1", "blocks.{i}.norm1"),
-            *_pair("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv", "i o -> o i"),
-            *_pair("h.{i}.attn.c_proj", "blocks.{i}.attn.out", "i o -> o i"),
-            *_pair("h.{i}.ln_2", "blocks.{i}.norm2"),
-            *_pair("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up", "i o -> o i"),
-            *_pair("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down", "i o -> o i"),
-            *_pair("ln_f", "final_norm"),
+            *weight_and_bias("h.{i}.ln_1", "blocks.{i}.norm1"),
+            *weight_and_bias("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv", "i o -> o i"),
+            *weight_and_bias("h.{i}.attn.c_proj", "blocks.{i}.attn.out", "i o -> o i"),
+            *weight_and_bias("h.{i}.ln_2", "blocks.{i}.norm2"),
+            *weight_and_bias("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up", "i o -> o i"),
+            *weight_and_bias("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down", "i o -> o i"),
+            *weight_and_bias("ln_f", "final_norm"),
             Rule("lm_head.weight", "head.weight"),
         ),
         copies=(Copy("lm_head.weight", "wte.weight", written=False),),
         derived=(
-            Derived("h.{i}.attn.bias", _causal_mask, written=False),
+            Derived("h.{i}.attn.bias", causal_mask, written=False),
             Derived("h.{i}.attn.masked_bias", _masked_bias, written=False),
         ),
     )
@@ -125,7 +117,7 @@ class HuggingFace(Format):
         named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
         shards = split_shards(named, options.max_shard_bytes)
         for file, tensors in shards.items():
-            write_safetensors(path / file, tensors, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
+            write_safetensors(path / file, tensors, {"format": "pt"}, options.provenance, options.on_bytes)
         if len(shards) > 1:
             weight_map = {name: file for file, tensors in shards.items() for name in tensors}
             total = sum(tensor.nbytes for tensor in named.values())

@@ -7,6 +7,7 @@ out. The paths in the weights follow from Keras' classes and attributes (keras/s
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.files import read_json, write_json
@@ -18,7 +19,7 @@ from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import CheckpointMismatch, CorruptFile, ZooError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Rule, Table
+from zoo.formats.rules import Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
@@ -33,8 +34,7 @@ _ATTENTION = f"{_BLOCK}/_self_attention_layer"
 _QKV = ("query_dense", "key_dense", "value_dense")
 
 
-def _pair(theirs: str, ours: str, how: str = "") -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/vars/0", f"{ours}.weight", how), Rule(f"{theirs}/vars/1", f"{ours}.bias")
+_pair = partial(weight_and_bias, weight="/vars/0", bias="/vars/1")
 
 
 def _qkv(number: int, kind: str, how: str) -> Rule:
@@ -122,7 +122,7 @@ class KerasHub(Format):
         write_hdf5(path / _WEIGHTS[0], tensors, options.on_bytes)
         tokens = {} if config.vocab_size == config.vocab_rows else {_TOKENS: config.vocab_size}
         metadata = {"parameter_count": config.n_parameters, "tasks": ["CausalLM"], **tokens}
-        write_json(path / "metadata.json", {**metadata, _PROVENANCE: dict(checkpoint.provenance)})
+        write_json(path / "metadata.json", {**metadata, _PROVENANCE: options.provenance()})
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell of a tokenizer that Keras Hub's class cannot be."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Derived, Rule, Table
+from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 MAGIC = 20240326
@@ -47,9 +48,7 @@ def _padding(config: GPTConfig) -> LazyTensor:
     return LazyTensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    ours = f"blocks.{{i}}.{ours}"
-    return Rule(f"{theirs}w.{{i}}", f"{ours}.weight"), Rule(f"{theirs}b.{{i}}", f"{ours}.bias")
+_pair = partial(weight_and_bias, weight="w.{i}", bias="b.{i}")
 
 
 class LlmC(Format):
@@ -64,12 +63,12 @@ class LlmC(Format):
         (
             Rule("wte", "tok_emb.weight"),
             Rule("wpe", "pos_emb.weight"),
-            *_pair("ln1", "norm1"),
-            *_pair("qkv", "attn.qkv"),
-            *_pair("attproj", "attn.out"),
-            *_pair("ln2", "norm2"),
-            *_pair("fc", "mlp.up"),
-            *_pair("fcproj", "mlp.down"),
+            *_pair("ln1", "blocks.{i}.norm1"),
+            *_pair("qkv", "blocks.{i}.attn.qkv"),
+            *_pair("attproj", "blocks.{i}.attn.out"),
+            *_pair("ln2", "blocks.{i}.norm2"),
+            *_pair("fc", "blocks.{i}.mlp.up"),
+            *_pair("fcproj", "blocks.{i}.mlp.down"),
             Rule("lnfw", "final_norm.weight"),
             Rule("lnfb", "final_norm.bias"),
         ),

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from zoo.containers.state_dict import read_state_dict
 from zoo.containers.torch.file import is_torch_file, write_torch
-from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
+from zoo.converters.nanogpt import HEAD, MASK, RULES
 from zoo.converters.shared.configless import open_configless, torch_records
+from zoo.converters.shared.masks import causal_mask
 from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap
@@ -52,4 +53,4 @@ class MinGPT(Format):
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
-        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))
+        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))

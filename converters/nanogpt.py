@@ -19,11 +19,12 @@ import numpy as np
 from zoo.containers.state_dict import as_state_dict
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import read_records, torch_records
+from zoo.converters.shared.masks import causal_mask
 from zoo.core.tensors import LazyTensor
 from zoo.errors import ConfigError, FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import GPT2_N_TOKENS
 
@@ -31,29 +32,18 @@ _PREFIX = "_orig_mod."
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
 
 
-def causal_mask(config: GPTConfig) -> LazyTensor:
-    """Return the buffer `bias` of an attention layer: ones where one may look, (1, 1, T, T)."""
-    t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
-
-
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    theirs = f"transformer.{theirs}"
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
-
-
 MASK = "transformer.h.{i}.attn.bias"
 HEAD = Copy("lm_head.weight", "transformer.wte.weight", written=True)
 RULES = (
     Rule("transformer.wte.weight", "tok_emb.weight"),
     Rule("transformer.wpe.weight", "pos_emb.weight"),
-    *_pair("h.{i}.ln_1", "blocks.{i}.norm1"),
-    *_pair("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv"),
-    *_pair("h.{i}.attn.c_proj", "blocks.{i}.attn.out"),
-    *_pair("h.{i}.ln_2", "blocks.{i}.norm2"),
-    *_pair("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up"),
-    *_pair("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down"),
-    *_pair("ln_f", "final_norm"),
+    *weight_and_bias("transformer.h.{i}.ln_1", "blocks.{i}.norm1"),
+    *weight_and_bias("transformer.h.{i}.attn.c_attn", "blocks.{i}.attn.qkv"),
+    *weight_and_bias("transformer.h.{i}.attn.c_proj", "blocks.{i}.attn.out"),
+    *weight_and_bias("transformer.h.{i}.ln_2", "blocks.{i}.norm2"),
+    *weight_and_bias("transformer.h.{i}.mlp.c_fc", "blocks.{i}.mlp.up"),
+    *weight_and_bias("transformer.h.{i}.mlp.c_proj", "blocks.{i}.mlp.down"),
+    *weight_and_bias("transformer.ln_f", "final_norm"),
     Rule("lm_head.weight", "head.weight"),
 )
 
@@ -132,7 +122,7 @@ class NanoGPT(Format):
             "best_val_loss": 1e9,
             "config": {},
         }
-        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why nanoGPT has no such model."""

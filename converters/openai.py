@@ -7,6 +7,7 @@ layers have a leading axis of length 1 and lie (in, out): they were 1-D convolut
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.files import read_json, write_json
@@ -15,7 +16,7 @@ from zoo.core.paths import is_there
 from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Rule, Table
+from zoo.formats.rules import Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
@@ -27,12 +28,8 @@ _TRAINING_STATE = re.compile(
 )
 
 
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/g", f"{ours}.weight"), Rule(f"{theirs}/b", f"{ours}.bias")
-
-
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/w", f"{ours}.weight", "1 i o -> o i"), Rule(f"{theirs}/b", f"{ours}.bias")
+_norm = partial(weight_and_bias, weight="/g", bias="/b")
+_linear = partial(weight_and_bias, how="1 i o -> o i", weight="/w", bias="/b")
 
 
 class OpenAI(Format):
@@ -112,7 +109,7 @@ class OpenAI(Format):
             for name, content in checkpoint.vocabulary.files(OPENAI_NAMES).items():
                 (path / name).write_bytes(content)
         write_bundle(path / "model.ckpt", checkpoint.tensors, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())
 
 
 def _read_provenance(directory: Path) -> dict[str, object]:

@@ -6,6 +6,7 @@ layers are its TFConv1D (transformers/modeling_tf_utils.py): weights lie (in, ou
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.hdf5.reader import read_hdf5
@@ -14,7 +15,7 @@ from zoo.converters.shared.hf_directory import has_weights, read_config, read_vo
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.tensors import Tensors
 from zoo.formats.base import Checkpoint, Format
-from zoo.formats.rules import Rule, Table, strip_prefix
+from zoo.formats.rules import Rule, Table, strip_prefix, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 _WEIGHTS = ("tf_model.h5", "tf_model.h5.index.json")
@@ -22,13 +23,8 @@ _EMBEDDING = "wte/embeddings:0"
 _FORMER_EMBEDDING = "wte/weight:0"  # until release 4.29 (transformers' pull request 23436)
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    weight, bias = f"{theirs}/weight:0", f"{theirs}/bias:0"
-    return Rule(weight, f"{ours}.weight", "i o -> o i"), Rule(bias, f"{ours}.bias", "1 o -> o")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/gamma:0", f"{ours}.weight"), Rule(f"{theirs}/beta:0", f"{ours}.bias")
+_linear = partial(weight_and_bias, how="i o -> o i", bias_how="1 o -> o", weight="/weight:0", bias="/bias:0")
+_norm = partial(weight_and_bias, weight="/gamma:0", bias="/beta:0")
 
 
 class TfH5(Format):

@@ -1,5 +1,9 @@
 """The pieces of a training step against torch's own: values, gradients and random numbers."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -143,3 +147,26 @@ def test_a_model_draws_as_it_is_told_everywhere():
     model.set_draw(draw_as_torch)
     model(random_ids(2, 7))
     assert 7 == len(calls)
+
+
+STEP = """
+import torch, zoo
+from zoo.train.step.loss import LanguageModelLoss
+torch.set_num_threads(1)
+model, ids = zoo.load("stories"), torch.arange(7, 7 + 5 * 19).view(5, 19)
+loss = LanguageModelLoss(model)(ids[:, :-1], ids[:, 1:])
+loss.backward()
+print(torch.backends.cpu.get_cpu_capability(), loss.item(), model.final_norm.weight.grad.norm().item())
+"""
+
+
+def test_bfloat16_weights_have_gradients_on_every_processor():
+    """Where oneDNN has no bfloat16 products, loss and gradient are torch's own, and near those of this processor."""
+    cut = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    found = []
+    for variables in ({}, cut):
+        done = subprocess.run([sys.executable, "-c", STEP], env=os.environ | variables, capture_output=True, text=True)
+        assert 0 == done.returncode, done.stderr
+        found.append(done.stdout.split())
+    assert "AVX512" not in found[1][0]
+    assert [float(each) for each in found[1][1:]] == pytest.approx([float(each) for each in found[0][1:]], rel=1e-2)

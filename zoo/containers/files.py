@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.core.paths import check_file, check_json
+from zoo.core.paths import check_file, check_json, check_not_lfs
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
 _MAX_AXES = 8
-LFS_MAGIC = b"version https://git-lfs"
 MAX_JSON_BYTES = 100 << 20
 """No index or header of a GPT-2 comes near it; a damaged length must not become an allocation."""
 
@@ -33,8 +32,7 @@ def map_file(path: Path) -> mmap.mmap:
         raise CorruptFile(path, "is empty; copy or download it again") from error
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror})") from error
-    if data[: len(LFS_MAGIC)] == LFS_MAGIC:
-        raise FormatError(path, "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+    check_not_lfs(data[:64], path)
     return data
 
 

@@ -11,6 +11,19 @@ MAX_JSON_VALUES = 300_000
 """In one text; the 50,000 tokens and merges of GPT-2 are 200,000. In memory a value takes up to 200 bytes."""
 
 
+LFS_MAGIC = b"version https://git-lfs"
+
+
+def check_not_lfs(start: bytes, path: Path | str) -> None:
+    """Refuse a file whose first bytes are those of a Git LFS pointer.
+
+    Raises:
+        FormatError: they are.
+    """
+    if start.startswith(LFS_MAGIC):
+        raise FormatError(path, "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+
+
 def follow(path: Path) -> Path:
     """Return what the user means by a path: where a link of his own to one file leads, otherwise the path itself."""
     return path.resolve() if _is_file(path) and _leads_out(path, path.parent) else path

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import follow
+from zoo.core.paths import check_not_lfs, follow
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -164,8 +164,7 @@ def _why_unknown(path: Path) -> str:
         return "is no file, but a device or a pipe"
     with path.open("rb") as file:
         start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+    check_not_lfs(start, path)
     if not start:
         return "is empty"
     return "is no checkpoint that zoo knows; `zoo formats` shows all formats, --from names one"

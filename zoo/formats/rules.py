@@ -35,6 +35,22 @@ class Rule:
     how: str = ""
 
 
+def weight_and_bias(
+    theirs: str, ours: str, how: str = "", *, weight: str = ".weight", bias: str = ".bias", bias_how: str = ""
+) -> tuple[Rule, Rule]:
+    """Return the rules of a layer with a weight and a bias.
+
+    Args:
+        theirs: name of the layer in the format.
+        ours: name of the layer in zoo.
+        how: pattern of the weight.
+        weight: suffix of the weight's name in the format.
+        bias: suffix of the bias's name in the format.
+        bias_how: pattern of the bias.
+    """
+    return Rule(f"{theirs}{weight}", f"{ours}.weight", how), Rule(f"{theirs}{bias}", f"{ours}.bias", bias_how)
+
+
 @dataclass(frozen=True)
 class Copy:
     """A second copy of the token embedding under the head's name, for formats that store tied heads twice.

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from zoo.core.paths import check_file, check_json, is_there
+from zoo.core.paths import check_file, check_json, check_not_lfs, is_there
 from zoo.errors import FormatError
 
 END_OF_TEXT: Final = "<|endoftext|>"
@@ -216,8 +216,7 @@ def _gpt2() -> Vocabulary:
 
 
 def _text(data: bytes, path: Path | str) -> str:
-    if data.startswith(b"version https://git-lfs"):
-        raise FormatError(path, "is a Git LFS pointer, not the file itself; run `git lfs pull` beside it")
+    check_not_lfs(data, path)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

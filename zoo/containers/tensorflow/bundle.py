@@ -15,7 +15,7 @@ from pathlib import Path
 import google_crc32c
 import numpy as np
 
-from zoo.containers.files import LFS_MAGIC, inside, map_file
+from zoo.containers.files import inside, map_file
 from zoo.containers.tensorflow.index import (
     DTYPE_CODES,
     Entry,
@@ -27,7 +27,7 @@ from zoo.containers.tensorflow.index import (
 )
 from zoo.containers.tensorflow.leveldb import MAGIC, mask_crc
 from zoo.containers.tensorflow.stored import join, place
-from zoo.core.paths import is_own_file
+from zoo.core.paths import LFS_MAGIC, is_own_file
 from zoo.core.stream import Progress, ignore_progress, write_at
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError, UnsafeFile

@@ -6,6 +6,7 @@ scores; products go to oneDNN, whose kernels use AVX-512 on every processor that
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -85,8 +86,24 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """A @ b.T + bias, by oneDNN where it is the faster: (..., K), (M, K) -> (..., M)."""
     # It copies a transposed `a` first, which costs more than it gains in bfloat16, where torch's own products are fast.
     if _is_onednns(a, a.dtype) and (a.dtype == torch.float32 or a.is_contiguous()):
-        return cast("Tensor", torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
+        return _onednn_linear(a, b, bias)
     return F.linear(a, b, bias)
+
+
+def _onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    """A @ b.T + bias by a private operator of torch's; to be called only where `_onednn_has` says so."""
+    return cast("Tensor", torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
+
+
+@functools.cache
+def _onednn_has(dtype: torch.dtype) -> bool:
+    """Whether this torch's oneDNN multiplies this dtype on this processor: bfloat16 needs AVX-512, for one."""
+    try:
+        with torch.no_grad():
+            _onednn_linear(torch.zeros(2, 3, dtype=dtype), torch.zeros(5, 3, dtype=dtype), None)
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return True
 
 
 def _ours(x: Tensor) -> bool:
@@ -95,7 +112,7 @@ def _ours(x: Tensor) -> bool:
 
 def _is_onednns(x: Tensor, dtype: torch.dtype) -> bool:
     known = dtype in (torch.float32, torch.bfloat16) and x.dtype in (torch.float32, dtype)
-    return known and x.device.type == "cpu" and x.numel() > 0 and torch._C._has_mkldnn
+    return known and x.device.type == "cpu" and x.numel() > 0 and _onednn_has(dtype)
 
 
 class _Linear(torch.autograd.Function):
