@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from zoo.core.durable import sync_path
 from zoo.core.output import atomic_output
-from zoo.hub.source_table import RemoteFile
+from zoo.hub.source_table import RemoteFile, redacted
 
 
 class Part:
@@ -47,7 +47,7 @@ class Part:
         known: then it does not matter where it came from.
         """
         notes = self._read_notes()
-        same = notes.get("url") == url
+        same = notes.get("url") == redacted(url)
         self.validator, self._url = (str(notes.get("validator", "")) if same else ""), url
         self._file = _open_own(self.path)
         here = self._file.tell()
@@ -64,7 +64,7 @@ class Part:
         if (validator, total) != (self.validator, self.total) or not self._notes.exists():
             self.validator, self.total = validator, total
             with atomic_output(self._notes, force=True, sync=False) as new:
-                content = {"url": self._url, "validator": validator, "total": total}
+                content = {"url": redacted(self._url), "validator": validator, "total": total}
                 new.write_text(json.dumps(content), encoding="utf-8")
 
     def append(self, piece: bytes) -> None:
