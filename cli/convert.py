@@ -42,6 +42,9 @@ from zoo.models.gpt2.config import GPTConfig
 @click.option("--keep-source", is_flag=True, help="Keep downloaded files in the cache; `zoo cache list` shows them.")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @force_option
+@click.option(
+    "--sync/--no-sync", default=True, show_default=True, help="Wait until the output is safe from a power failure."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would happen to each tensor; write nothing.")
 @json_option
 @quiet_option
@@ -90,6 +93,7 @@ def _run(
     keep_source: bool,
     verify: bool,
     force: bool,
+    sync: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -113,7 +117,7 @@ def _run(
         with byte_progress(quiet=quiet or as_json) as on_progress:
             report = run(
                 path, out, to=target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes,
-                verify=verify, force=force, on_progress=on_progress,
+                verify=verify, force=force, sync=sync, on_progress=on_progress,
             )  # fmt: skip
     if as_json:
         show_json(report.to_dict())

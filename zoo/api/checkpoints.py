@@ -75,6 +75,7 @@ def convert(
     max_shard_bytes: int | None = None,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert a checkpoint to another format, one tensor at a time.
@@ -90,6 +91,7 @@ def convert(
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called as the bytes go by.
 
     Raises:
@@ -105,6 +107,7 @@ def convert(
         max_shard_bytes=max_shard_bytes,
         verify=verify,
         force=force,
+        sync=sync,
         on_progress=on_progress,
     )
 
