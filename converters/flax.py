@@ -16,7 +16,8 @@ from zoo.converters.shared.hf_directory import has_weights, read_config, read_vo
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
 from zoo.formats.base import Checkpoint, Format, WriteOptions
-from zoo.formats.rules import Rule, Table, strip_prefix, weight_and_bias
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 PROVENANCE_FILE = "zoo_provenance.json"

@@ -26,7 +26,8 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Rule, Table, same_tensor, weight_and_bias
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import END_OF_TEXT
 

@@ -18,7 +18,8 @@ from zoo.converters.shared.shards import find_weights, read_shards, split_shards
 from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, weight_and_bias
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 _PREFIX = "transformer."

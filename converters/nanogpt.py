@@ -24,7 +24,8 @@ from zoo.core.tensors import LazyTensor
 from zoo.errors import ConfigError, FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, weight_and_bias
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import GPT2_N_TOKENS
 

@@ -19,7 +19,8 @@ from zoo.containers.torch.file import read_extra
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint
-from zoo.formats.rules import Table, same_tensor
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Table
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 

@@ -12,9 +12,10 @@ import numpy as np
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
 from zoo.errors import CannotHold, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
-from zoo.formats.rules import Drop, to_theirs
+from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 

@@ -20,9 +20,9 @@ from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
 from zoo.formats.base import Format
 from zoo.formats.content_hash import hash_tensors
+from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
-from zoo.formats.rules import same_tensor, to_theirs
 from zoo.models.gpt2.config import GPTConfig
 
 

@@ -12,7 +12,8 @@ from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Drop, Table, to_ours
+from zoo.formats.mapping import to_ours
+from zoo.formats.rules import Drop, Table
 from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
