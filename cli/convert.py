@@ -11,7 +11,7 @@ import click
 
 from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE, SIZE_IN_BYTES
 from zoo.cli._show import byte_progress, human_bytes, printable, shape_text, show_json, show_table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.conversion.plan import Plan
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def convert(
     source: Path | None,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     out: Path | None,
     to: str | None,
     dtype: str | None,
@@ -99,7 +99,7 @@ def convert(
 def _checkpoint(
     source: Path | None,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     out: Path | None,
     force: bool,
     keep: bool,

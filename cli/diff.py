@@ -10,7 +10,7 @@ import click
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import counter, show_json, show_table
 from zoo.errors import ZooError
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.examine.diff import Diff, TensorDiff
@@ -35,7 +35,7 @@ def diff(
     b: Path,
     from_a: str | None,
     from_b: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     atol: float,
     show_all: bool,
     as_json: bool,

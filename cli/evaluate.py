@@ -9,7 +9,7 @@ import click
 from zoo.cli._params import FORMAT, SIZE
 from zoo.cli._show import show_json
 from zoo.errors import OptionError
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @click.command("eval")
@@ -28,7 +28,7 @@ def evaluate(
     texts: tuple[str, ...],
     model: str,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     context: int | None,
     stride: int | None,
     batch_size: int,

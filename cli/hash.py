@@ -8,7 +8,7 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import show_json
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @click.command("hash")
@@ -16,7 +16,7 @@ from zoo.models.gpt2.config import GPTConfig
 @click.option("--from", "format", type=FORMAT, help="Their format; recognised by its content if not given.")
 @click.option("--size", type=SIZE, help="The model they must be, or a JSON file of a config.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def hash_(checkpoints: tuple[Path, ...], format: str | None, size: str | GPTConfig | None, as_json: bool) -> None:
+def hash_(checkpoints: tuple[Path, ...], format: str | None, size: Size | None, as_json: bool) -> None:
     """Print a hash of what each of CHECKPOINTS computes with: the same for all lossless conversions of one model.
 
     Format, order, names, padding of the vocabulary and the way a tied head is stored do not count; dtypes do.

@@ -9,7 +9,7 @@ import click
 
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import counter, human_bytes, printable, shape_text, show_json, show_table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.core.statistics import Statistics
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: Path,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     stats: bool,
     html: Path | None,
     plot: Path | None,
@@ -91,7 +91,7 @@ def inspect(
 def _write_report(
     checkpoint: Path,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     html: Path | None,
     plot: Path | None,
     *,

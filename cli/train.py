@@ -15,8 +15,7 @@ from click.core import ParameterSource
 from zoo.cli._params import PATH, SIZE
 from zoo.cli._show import show_json
 from zoo.errors import OptionError
-from zoo.models.gpt2.config import GPTConfig
-from zoo.models.registry import get_config
+from zoo.models.registry import to_config
 
 if TYPE_CHECKING:
     from zoo.cli._train_show import Show
@@ -145,14 +144,14 @@ def _start(options: dict[str, Any]) -> Start:
     if bool(options["model"]) == bool(options["size"]):
         raise click.UsageError("Give either --model, to go on with, or --size, to begin from scratch.")
     size = options["size"]
-    config = get_config(size) if isinstance(size, str) else size
+    config = None if size is None else to_config(size)
     lora = None
     if options["lora_rank"] is not None:
         lora = LoRA(rank=options["lora_rank"], alpha=options["lora_alpha"], dropout=options["lora_dropout"])
     model = options["model"] or ""
     return Start(
         model=str(Path(model).absolute()) if model and Path(model).exists() else model,
-        config=config if isinstance(config, GPTConfig) else None,
+        config=config,
         init=options["init"],
         lora=lora,
         fsdp=bool(options["fsdp"]),

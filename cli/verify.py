@@ -10,7 +10,7 @@ import click
 from zoo.cli._params import FORMAT, PATH, SIZE
 from zoo.cli._show import show_json
 from zoo.errors import ZooError
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 _MARKS = {"ok": "ok     ", "failed": "FAILED ", "skipped": "skipped"}
 
@@ -31,7 +31,7 @@ def verify(
     against: Path | None,
     prompts: tuple[str, ...],
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     run: bool,
     as_json: bool,
 ) -> None:

@@ -15,10 +15,9 @@ from zoo.containers.torch.file import is_torch_file, write_torch
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
 from zoo.converters.shared.masks import future_mask
 from zoo.errors import ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
 
 _QKV = ("W_query", "W_key", "W_value")
 
@@ -68,9 +67,9 @@ class Book(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        return open_configless(self.table, read_state_dict(path), path, config)
+        return open_configless(self.table, read_state_dict(path), path, known, self.config_map.implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""

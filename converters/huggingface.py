@@ -16,7 +16,7 @@ from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config,
 from zoo.converters.shared.masks import causal_mask
 from zoo.converters.shared.shards import find_weights, read_shards, split_shards
 from zoo.core.tensors import LazyTensor
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
 from zoo.formats.mapping import strip_prefix
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
@@ -93,7 +93,7 @@ class HuggingFace(Format):
         """Whether it is a directory with config.json and weights, or the weights file in such a directory."""
         return has_weights(path, _WEIGHTS)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
         directory = path if path.is_dir() else path.parent
         vocabulary = read_vocabulary(directory)

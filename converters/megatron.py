@@ -16,10 +16,9 @@ from zoo.containers.state_dict import as_state_dict
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
 from zoo.errors import FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
@@ -64,7 +63,7 @@ class Megatron(Format):
         model = tree.get("model") if isinstance(tree, dict) else None
         return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
@@ -73,7 +72,7 @@ class Megatron(Format):
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
         tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
-        opened = open_configless(self.table, tensors, path, config)
+        opened = open_configless(self.table, tensors, path, known, self.config_map.implied)
         if not state:
             return opened
         note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"

@@ -22,7 +22,7 @@ from zoo.converters.shared.configless import read_records, torch_records
 from zoo.converters.shared.masks import causal_mask
 from zoo.core.tensors import LazyTensor
 from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.mapping import strip_prefix
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
@@ -81,7 +81,7 @@ class NanoGPT(Format):
             return False
         return isinstance(tree, dict) and {"model", "model_args"} <= set(tree)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; the state of training is told of and stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(args := tree.get("model_args"), dict):

@@ -15,11 +15,11 @@ from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 def open_checkpoint(
-    source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
+    source: Path | str, *, format: str | None = None, size: Size | None = None
 ) -> tuple[Format, Checkpoint]:
     """Open a checkpoint of any format without reading its tensors.
 
@@ -41,7 +41,7 @@ def make_plan(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
 ) -> Plan:
@@ -70,7 +70,7 @@ def convert(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     verify: bool = True,
@@ -109,7 +109,7 @@ def convert(
     )
 
 
-def content_hash(source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def content_hash(source: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of a checkpoint: the same for all its lossless conversions, in 64 hexadecimal digits.
 
     Args:
@@ -128,7 +128,7 @@ def diff(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
@@ -158,7 +158,7 @@ def verify(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
     on_check: Callable[[str], None] = ignore,
 ) -> list[Check]:

@@ -17,6 +17,7 @@ from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 
@@ -132,7 +133,7 @@ def plan_path(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
 ) -> Plan:

@@ -23,7 +23,7 @@ from zoo.formats.content_hash import hash_tensors
 from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def convert_path(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     verify: bool = True,
@@ -184,7 +184,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config)
+    again = plan.target_format.read(written, plan.source.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}

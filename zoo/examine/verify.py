@@ -16,7 +16,7 @@ from zoo.core.tensors import Tensors
 from zoo.errors import ZooError
 from zoo.formats.base import Format
 from zoo.formats.opening import check_redundant, open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ def verify_path(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
     on_check: Callable[[str], None] = ignore,
 ) -> list[Check]:

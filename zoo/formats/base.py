@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from zoo.text.vocabulary import Vocabulary
 
 
+Known = Mapping[str, Any] | None
+"""Fields of GPTConfig that the user says a checkpoint has."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint as it lies in its files, in its format's names; no tensor has been read yet.
@@ -98,12 +102,12 @@ class Format(ABC):
         for a file that is something else.
         """
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a checkpoint without reading its tensors.
 
         Args:
             path: the file or directory.
-            config: what the user says it is; formats that store no config need it, others ignore it.
+            known: fields of the config that the user gave; formats that store no config need some, others ignore them.
 
         Raises:
             FormatError: the files are not a whole checkpoint of this format.

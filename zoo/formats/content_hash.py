@@ -21,12 +21,13 @@ from zoo.core.stream import WORKERS
 from zoo.core.tensors import LazyTensor, Tensors, chunks
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
 _PADDED = ("tok_emb.weight", "head.weight")
 
 
-def hash_path(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of the checkpoint at a path; zoo.content_hash describes arguments and errors."""
     found, checkpoint = open_path(path, format=format, size=size)
     ours, _ = found.to_ours(checkpoint)

@@ -11,8 +11,8 @@ from torch import nn
 from zoo.core.tensors import DTYPES, get_dtype
 from zoo.formats.opening import open_parameters
 from zoo.models.arrays import to_torch
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
+from zoo.models.registry import Size
 from zoo.text.tokenizer import Tokenizer
 
 
@@ -20,7 +20,7 @@ def load_path(
     source: str | Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
 ) -> GPTModel:
