@@ -12,12 +12,12 @@ import numpy as np
 from zoo.containers.files import write_json
 from zoo.containers.safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
 from zoo.containers.state_dict import read_state_dict
-from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.hf_config import HF_CONFIG, HF_CONFIG_FOLDED, fold_scales
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary, write_config
 from zoo.converters.shared.masks import causal_mask
 from zoo.converters.shared.shards import find_weights, read_shards, split_shards
 from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
-from zoo.formats.config_map import ConfigMap, Constant, Field
 from zoo.formats.mapping import strip_prefix
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
@@ -61,33 +61,7 @@ class HuggingFace(Format):
             Derived("h.{i}.attn.masked_bias", _masked_bias, written=False),
         ),
     )
-    config_map = ConfigMap(
-        fields=(
-            Field("vocab_size", "vocab_rows"),
-            Field(TOKENS, "vocab_size"),
-            Field(("n_positions", "n_ctx"), "context_length", default=1024),
-            Field("n_embd", "width", default=768),
-            Field("n_head", "n_heads", default=12),
-            Field("n_layer", "n_layers", default=12),
-            Field("n_inner", "inner_width", default=0),
-            Field(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "dropout", default=0.1),
-            Field("layer_norm_epsilon", "norm_eps", default=1e-5),
-            Field(
-                "activation_function",
-                "activation",
-                default="gelu_new",
-                values={"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
-            ),
-            Field("tie_word_embeddings", "tied", default=True),
-        ),
-        constants=(
-            Constant("model_type", "gpt2"),
-            Constant("scale_attn_weights", True),
-            Constant("scale_attn_by_inverse_layer_idx", False),
-            Constant("add_cross_attention", False),
-        ),
-        implied={"qkv_bias": True, "bias": True},
-    )
+    config_map = HF_CONFIG
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with config.json and weights, or the weights file in such a directory."""
@@ -97,9 +71,10 @@ class HuggingFace(Format):
         """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
         directory = path if path.is_dir() else path.parent
         vocabulary = read_vocabulary(directory)
-        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
+        found, notes, config_file = read_config(directory, HF_CONFIG_FOLDED, vocabulary)
         tensors, files = read_shards(find_weights(path, _WEIGHTS), read_state_dict)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
+        tensors, folded = fold_scales(config_file, tensors, found)
         return Checkpoint(
             path,
             found,
@@ -108,7 +83,8 @@ class HuggingFace(Format):
             vocabulary=vocabulary,
             files=(config_file, *files),
             provenance=read_provenance(files[-1], read_metadata(files[-1])) if is_safetensors(files[-1]) else {},
-            notes=tuple(notes),
+            notes=(*notes, *folded),
+            exact=not folded,
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:

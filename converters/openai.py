@@ -68,6 +68,7 @@ class OpenAI(Format):
             "activation": "gelu_tanh",
         },
         forgotten=("dropout",),
+        passive=frozenset({"precision"}),
     )
 
     def sniff(self, path: Path) -> bool:

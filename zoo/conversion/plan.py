@@ -83,7 +83,11 @@ class Plan:
     @property
     def lossless(self) -> bool:
         """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
-        return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        return (
+            self.source.exact
+            and not self.options.encoding
+            and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        )
 
     def steps(self) -> Iterator[Step]:
         """Describe what happens to each parameter, in the order of the model."""

@@ -37,6 +37,7 @@ class Checkpoint:
         files: that hold the weights and the config, for hashing.
         provenance: where the weights came from, as recorded by the zoo that wrote them.
         notes: sentences about what is in the files and is not converted.
+        exact: whether the tensors are the file's own values; False where reading rounds them.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    exact: bool = True
 
 
 @dataclass(frozen=True)
