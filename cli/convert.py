@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
 )
+@click.option("--strict", is_flag=True, help="Refuse a source whose tensors would not all be kept (a value head).")
 @click.option("--keep-source", is_flag=True, help="Keep what was downloaded in the cache (zoo cache list shows it).")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -42,6 +43,7 @@ def convert(
     to: str | None,
     dtype: str | None,
     max_shard_size: int | None,
+    strict: bool,
     keep_source: bool,
     verify: bool,
     force: bool,
@@ -85,6 +87,7 @@ def convert(
                 size=size,
                 dtype=dtype,
                 max_shard_bytes=max_shard_size,
+                strict=strict,
                 verify=verify,
                 force=force,
                 on_progress=on_progress,

@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from zoo.containers.state_dict import as_state_dict
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
+from zoo.converters.shared.state_dicts import find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
@@ -71,8 +71,8 @@ class Megatron(Format):
         if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
-        tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
-        opened = open_configless(self.table, tensors, path, known, self.config_map.implied)
+        state_dict = normalise(self.table, *find_state_dict(model, path), path)
+        opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
         if not state:
             return opened
         note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.containers.files import read_json
-from zoo.containers.state_dict import read_state_dict
-from zoo.containers.torch.file import is_torch_file, write_torch
+from zoo.containers.torch.file import write_torch
 from zoo.converters.nanogpt import HEAD, MASK, RULES
 from zoo.converters.shared.configless import open_configless, torch_records
-from zoo.converters.shared.masks import causal_mask
+from zoo.converters.shared.masks import causal_mask, is_causal_mask
+from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
 from zoo.core.paths import is_there
-from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Derived, Table
@@ -44,7 +43,7 @@ class MinGPT(Format):
 
     name = "mingpt"
     summary = "minGPT: the state dict of its model, with masks and head"
-    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True),))
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True, accepts=is_causal_mask),))
     config_map = ConfigMap(
         fields=(),
         implied={
@@ -58,18 +57,17 @@ class MinGPT(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with nanoGPT's names and masks. Hugging Face's has the same names, transposed."""
-        try:
-            tensors = read_state_dict(path) if is_torch_file(path) else {}
-        except ZooError:
-            return False
+        tensors = try_state_dict(path, self.table)
         qkv, mask = (tensors.get(f"transformer.h.0.attn.{name}") for name in ("c_attn.weight", "bias"))
-        return qkv is not None and mask is not None and len(qkv.shape) == 2 and qkv.shape[0] == 3 * qkv.shape[1]
+        if qkv is None or mask is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
+            return False
+        return "model_args" not in open_state_dict(path)[1]  # nanoGPT saved masks, too, before torch 2
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        tensors = read_state_dict(path)
-        found, file = _read_heads(path.parent / "config.json", sizes_of(self.table, tensors))
-        opened = open_configless(self.table, tensors, path, {**found, **(known or {})}, self.config_map.implied)
+        state = normalise(self.table, *open_state_dict(path), path)
+        found, file = _read_heads(path.parent / "config.json", sizes_of(self.table, state.tensors))
+        opened = open_configless(self.table, state, path, {**found, **(known or {})}, self.config_map.implied)
         return replace(opened, files=(*opened.files, *file))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from zoo.containers.files import parse_json
 from zoo.containers.safetensors import PROVENANCE, is_safetensors, read_metadata
 from zoo.containers.torch.file import read_extra
-from zoo.core.tensors import LazyTensor, Tensors
+from zoo.converters.shared.state_dicts import StateDict, fields_beside
+from zoo.core.tensors import Tensors
 from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Known
 from zoo.formats.mapping import same_tensor
@@ -74,14 +75,12 @@ def torch_records(
     return {**texts, PROVENANCE: lambda: json.dumps(provenance(), sort_keys=True).encode()}
 
 
-def open_configless(
-    table: Table, tensors: dict[str, LazyTensor], path: Path, known: Known, implied: Mapping[str, Any]
-) -> Checkpoint:
+def open_configless(table: Table, state: StateDict, path: Path, known: Known, implied: Mapping[str, Any]) -> Checkpoint:
     """Make a checkpoint of a state dict: its config is the one zoo put beside it, or follows from the shapes.
 
     Args:
         table: of the format.
-        tensors: in the format's names.
+        state: in the format's names.
         path: of the file.
         known: what the user says of it.
         implied: what every model of the format has.
@@ -90,15 +89,19 @@ def open_configless(
         FormatError: the shapes are not those of a complete GPT-2 in this layout, or do not tell the number of heads.
     """
     own = read_records(path)
-    found, notes = (own.config, []) if own.config else config_from_shapes(table, tensors, path, known, implied)
+    beside = fields_beside(state.beside, sizes_of(table, state.tensors))
+    fields = {**beside, **(known or {})}
+    found, notes = (own.config, []) if own.config else config_from_shapes(table, state.tensors, path, fields, implied)
     return Checkpoint(
         path,
         found,
-        tensors,
+        state.tensors,
+        prefix=state.prefix,
         vocabulary=own.vocabulary,
         files=(path,),
         provenance=own.provenance,
-        notes=tuple(notes),
+        notes=(*notes, *state.notes),
+        left_behind=state.left_behind,
     )
 
 

@@ -73,6 +73,7 @@ def convert(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -87,6 +88,8 @@ def convert(
         size: the model the source must be, by name or config.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        strict: whether to refuse a source that has trained tensors which no language model has, such as a value head;
+            otherwise they are left behind, and the report names them.
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
@@ -103,6 +106,7 @@ def convert(
         size=size,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        strict=strict,
         verify=verify,
         force=force,
         on_progress=on_progress,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
-from zoo.errors import CannotHold, OptionError, UnknownName
+from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
@@ -140,10 +140,16 @@ def plan_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
+    if strict and source.left_behind:
+        problems = [
+            f"tensor {name} would be left behind; convert without strict to leave it" for name in source.left_behind
+        ]
+        raise CheckpointMismatch(source.path, problems)
     return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
 

@@ -86,6 +86,7 @@ def convert_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
     on_progress: OnProgress | None = None,
@@ -95,7 +96,8 @@ def convert_path(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        return plan_path(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        return plan_path(source, target, format=format, size=size, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
 

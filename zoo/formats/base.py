@@ -38,6 +38,7 @@ class Checkpoint:
         provenance: where the weights came from, as recorded by the zoo that wrote them.
         notes: sentences about what is in the files and is not converted.
         exact: whether the tensors are the file's own values; False where reading rounds them.
+        left_behind: names of trained tensors that belong to no language model, such as a value head.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Checkpoint:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     exact: bool = True
+    left_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
