@@ -21,6 +21,7 @@ from zoo.containers.torch.file import write_torch
 from zoo.converters.shared.configless import open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
 from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
+from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor
 from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
@@ -74,6 +75,7 @@ class NanoGPT(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is nanoGPT's checkpoint, or a state dict with nanoGPT's names and orientation and no masks."""
+        path = _file(path)
         tensors = try_state_dict(path, self.table)
         qkv = tensors.get("transformer.h.0.attn.c_attn.weight")
         if qkv is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
@@ -81,7 +83,8 @@ class NanoGPT(Format):
         return MASK.replace("{i}", "0") not in tensors or "model_args" in open_state_dict(path)[1]
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the file; the state of training is reported and stays behind."""
+        """Open the file, or the ckpt.pt in a directory; the state of training is reported and stays behind."""
+        path = _file(path)
         tensors, beside = open_state_dict(path)
         if not isinstance(args := beside.get("model_args"), dict):
             return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
@@ -147,6 +150,11 @@ class NanoGPT(Format):
         if checkpoint.config.activation == "gelu_tanh":
             notes.append("nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)")
         return notes
+
+
+def _file(path: Path) -> Path:
+    """Return the checkpoint in an out/ directory of train.py."""
+    return path / "ckpt.pt" if is_there(path / "ckpt.pt") else path
 
 
 def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:

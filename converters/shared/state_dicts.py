@@ -129,9 +129,8 @@ def _find_prefix(tensors: Tensors, anchor: str, path: Path) -> str:
     """Return what stands before the name of the position embedding, which every layout has once."""
     found = sorted({name.removesuffix(anchor) for name in tensors if name == anchor or name.endswith(f".{anchor}")})
     if len(found) > 1:
-        raise FormatError(
-            path, f"holds {len(found)} models, below {', '.join(map(repr, found))}; save one of them alone"
-        )
+        models = ", ".join(map(repr, found))
+        raise FormatError(path, f"holds {len(found)} models, with the prefixes {models}; save one of them alone")
     return found[0] if found else ""
 
 

@@ -146,9 +146,7 @@ def plan_path(
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
     if strict and source.left_behind:
-        problems = [
-            f"tensor {name} would be left behind; convert without strict to leave it" for name in source.left_behind
-        ]
+        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
         raise CheckpointMismatch(source.path, problems)
     return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
