@@ -18,7 +18,7 @@ from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint
 from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant, open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,7 +77,7 @@ def verify_path(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[Check]:
