@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from zoo.errors import ZooError
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 class _Name(click.ParamType[Any], ABC):
@@ -45,7 +46,7 @@ class FormatName(_Name):
 
 
 class ModelSize(_Name):
-    """A registered model, or a JSON file with the fields of a config."""
+    """A registered model, or fields of a config: a JSON object, or a file that holds one."""
 
     name = "size"
 
@@ -55,16 +56,19 @@ class ModelSize(_Name):
 
         return [alias for name in list_models() for alias in (name, *list_aliases(name))]
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | GPTConfig:
-        """Read a JSON file; leave a name to be looked up."""
-        if isinstance(value, GPTConfig) or not str(value).endswith(".json"):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        """Read a JSON object, or a file of one; leave a name to be looked up."""
+        if not isinstance(value, str) or not (value.endswith(".json") or value.lstrip().startswith("{")):
             return value
-        from zoo.containers.files import read_json
+        from zoo.containers.files import parse_json, read_json
 
         try:
-            return GPTConfig.from_dict(read_json(Path(value)))
+            is_file = value.endswith(".json")
+            fields = read_json(Path(value)) if is_file else parse_json(value.encode(), Path("--size"), "its value")
+            GPTConfig.check_names(fields)
         except ZooError as error:
             self.fail(str(error), param, ctx)
+        return fields
 
 
 class ModelName(_Name):

@@ -14,7 +14,7 @@ from zoo.cli._params import CHECKPOINT, DTYPE, FORMAT, OUTPUT, SIZE, SIZE_IN_BYT
 from zoo.cli._progress import byte_progress, resolve
 from zoo.cli._show import show_json
 from zoo.cli.conversion_report import show_plan, show_report
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @click.command()
@@ -39,9 +39,13 @@ from zoo.models.gpt2.config import GPTConfig
     type=SIZE_IN_BYTES,
     help="Split the weights into files of at most this size (2GB, 500MB).",
 )
+@click.option("--strict", is_flag=True, help="Refuse a source with tensors that would be left behind (a value head).")
 @click.option("--keep-source", is_flag=True, help="Keep downloaded files in the cache; `zoo cache list` shows them.")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @force_option
+@click.option(
+    "--sync/--no-sync", default=True, show_default=True, help="Wait until the output is safe from a power failure."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would happen to each tensor; write nothing.")
 @json_option
 @quiet_option
@@ -84,12 +88,14 @@ def _run(
     target: str,
     *,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     dtype: str | None,
     max_shard_bytes: int | None,
+    strict: bool,
     keep_source: bool,
     verify: bool,
     force: bool,
+    sync: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -113,7 +119,7 @@ def _run(
         with byte_progress(quiet=quiet or as_json) as on_progress:
             report = run(
                 path, out, to=target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes,
-                verify=verify, force=force, on_progress=on_progress,
+                strict=strict, verify=verify, force=force, sync=sync, on_progress=on_progress,
             )  # fmt: skip
     if as_json:
         show_json(report.to_dict())
@@ -123,7 +129,7 @@ def _run(
 
 @contextmanager
 def _checkpoint(
-    source: str | None, format: str | None, size: str | GPTConfig | None, keep: bool, beside: Path | None
+    source: str | None, format: str | None, size: Size | None, keep: bool, beside: Path | None
 ) -> Iterator[tuple[Path, str | None]]:
     """The checkpoint to read and its format: the one named, or the published one of this size."""
     if source is not None:

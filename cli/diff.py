@@ -10,7 +10,7 @@ from zoo.cli._options import json_option
 from zoo.cli._params import CHECKPOINT, FORMAT, NOT_NEGATIVE, SIZE
 from zoo.cli._progress import counter, resolve
 from zoo.cli._show import say, show_json, show_list, show_table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.examine.diff import Diff, TensorDiff
@@ -35,7 +35,7 @@ def diff(
     b: str,
     from_a: str | None,
     from_b: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     atol: float,
     show_all: bool,
     as_json: bool,

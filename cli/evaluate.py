@@ -10,7 +10,7 @@ from zoo.cli._options import from_option, json_option, size_option
 from zoo.cli._params import CHECKPOINT, COUNT, FILE
 from zoo.cli._progress import resolve
 from zoo.cli._show import say, show_json
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @click.command("eval")
@@ -31,7 +31,7 @@ def evaluate(
     texts: tuple[str, ...],
     model: str,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     context: int | None,
     stride: int | None,
     batch_size: int,

@@ -8,7 +8,7 @@ from zoo.cli._options import from_option, json_option, size_option
 from zoo.cli._params import CHECKPOINT
 from zoo.cli._progress import resolve
 from zoo.cli._show import say, show_json
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @click.command("hash")
@@ -16,7 +16,7 @@ from zoo.models.gpt2.config import GPTConfig
 @from_option
 @size_option
 @json_option
-def hash_(checkpoints: tuple[str, ...], format: str | None, size: str | GPTConfig | None, as_json: bool) -> None:
+def hash_(checkpoints: tuple[str, ...], format: str | None, size: Size | None, as_json: bool) -> None:
     """Print a content hash of each checkpoint. Lossless conversions of a model share one hash.
 
     Format, order, names, padding of the vocabulary and the way a tied head is stored do not count; dtypes do.

@@ -11,7 +11,7 @@ from zoo.cli._options import force_option, from_option, json_option, size_option
 from zoo.cli._params import CHECKPOINT, OUTPUT
 from zoo.cli._progress import counter, resolve
 from zoo.cli._show import human_bytes, say, shape_text, show_json, show_list, show_table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.core.statistics import Statistics
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def inspect(
     checkpoint: str,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     stats: bool,
     html: Path | None,
     plot: Path | None,
@@ -97,7 +97,7 @@ def _as_json(tensors: Tensors, measured: dict[str, Statistics]) -> dict[str, Any
 def _write_report(
     path: Path,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     html: Path | None,
     plot: Path | None,
     *,

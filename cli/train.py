@@ -14,8 +14,7 @@ from zoo.cli._progress import resolve
 from zoo.cli._show import note, say, show_json
 from zoo.cli.train_options import LORA_LR, SCRATCH_LR, train_options
 from zoo.errors import OptionError
-from zoo.models.gpt2.config import GPTConfig
-from zoo.models.registry import get_config
+from zoo.models.registry import to_config
 
 if TYPE_CHECKING:
     from zoo.cli._train_show import Show
@@ -93,7 +92,7 @@ def _start(options: dict[str, Any]) -> Start:
     if bool(options["model"]) == bool(options["size"]):
         raise click.UsageError("Give either --model, to fine-tune it, or --size, to train from scratch.")
     size = options["size"]
-    config = get_config(size) if isinstance(size, str) else size
+    config = None if size is None else to_config(size)
     lora = None
     if options["lora_rank"] is None:
         for name in ("lora_alpha", "lora_dropout"):
@@ -105,7 +104,7 @@ def _start(options: dict[str, Any]) -> Start:
         lora = LoRA(rank=options["lora_rank"], alpha=options["lora_alpha"], dropout=options["lora_dropout"])
     return Start(
         model=str(resolve(options["model"]).absolute()) if options["model"] else "",
-        config=config if isinstance(config, GPTConfig) else None,
+        config=config,
         init=options["init"],
         lora=lora,
         fsdp=bool(options["fsdp"]),

@@ -10,7 +10,7 @@ from zoo.cli._options import from_option, json_option, size_option
 from zoo.cli._params import CHECKPOINT
 from zoo.cli._progress import count_progress, resolve
 from zoo.cli._show import show_json, show_list
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 _MARKS = {"ok": "ok", "failed": "FAILED", "skipped": "skipped"}
 
@@ -31,7 +31,7 @@ def verify(
     against: str | None,
     prompts: tuple[str, ...],
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     run: bool,
     as_json: bool,
 ) -> None:

@@ -246,7 +246,7 @@ def test_a_size_may_be_a_json_file(run, tmp_path):
     wrong.write_text(json.dumps(config.replace(n_heads=2).to_dict()))
 
     assert run(*arguments, tmp_path / "c.json")[0] == 0
-    assert "its n_heads is 4, not 2" in run(*arguments, wrong, "--force")[2]
+    assert "it has n_heads 4 (not 2)" in run(*arguments, wrong, "--force")[2]
 
 
 def test_a_bug_shows_its_traceback(run, file, monkeypatch):

@@ -16,11 +16,11 @@ from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
 from zoo.hub.push import Pushed, push_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 def open_checkpoint(
-    source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
+    source: Path | str, *, format: str | None = None, size: Size | None = None
 ) -> tuple[Format, Checkpoint]:
     """Open a checkpoint of any format without reading its tensors.
 
@@ -42,7 +42,7 @@ def make_plan(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
 ) -> Plan:
@@ -71,11 +71,13 @@ def convert(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert a checkpoint to another format, one tensor at a time.
@@ -88,9 +90,12 @@ def convert(
         size: the model the source must be, by name or config.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        strict: whether to refuse a source that has trained tensors which no language model has, such as a value head;
+            otherwise they are left behind, and the report names them.
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called as the bytes go by.
 
     Raises:
@@ -104,13 +109,15 @@ def convert(
         size=size,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        strict=strict,
         verify=verify,
         force=force,
+        sync=sync,
         on_progress=on_progress,
     )
 
 
-def content_hash(source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def content_hash(source: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of a checkpoint: the same for all its lossless conversions, in 64 hexadecimal digits.
 
     Args:
@@ -129,7 +136,7 @@ def diff(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
@@ -159,7 +166,7 @@ def verify(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[Check]:

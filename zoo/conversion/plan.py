@@ -11,12 +11,14 @@ import numpy as np
 
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
-from zoo.errors import CannotHold, OptionError, UnknownName
+from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
-from zoo.formats.rules import Drop, to_theirs
+from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 
@@ -90,7 +92,11 @@ class Plan:
     @property
     def lossless(self) -> bool:
         """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
-        return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        return (
+            self.source.exact
+            and not self.options.encoding
+            and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        )
 
     def steps(self) -> Iterator[Step]:
         """Describe what happens to each parameter, in the order of the model."""
@@ -140,13 +146,17 @@ def plan_path(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
+    if strict and source.left_behind:
+        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
+        raise CheckpointMismatch(source.path, problems)
     return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
 

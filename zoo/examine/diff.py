@@ -16,6 +16,7 @@ from zoo.errors import OptionError
 from zoo.formats.content_hash import unpadded
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 _IMMATERIAL = ("dropout", "vocab_rows")
 """Fields of a config that do not change what a model computes."""
@@ -100,7 +101,7 @@ def diff_paths(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:

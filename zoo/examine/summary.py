@@ -14,6 +14,7 @@ from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 KINDS = ("attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight")
 """The matrices of a block, of which norms and histograms are drawn layer by layer."""
@@ -76,7 +77,7 @@ def make_report(
     path: Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read a whole checkpoint, one tensor after the other.

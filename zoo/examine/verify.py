@@ -15,9 +15,10 @@ from zoo.core.progress import OnProgress, counted
 from zoo.core.statistics import statistics
 from zoo.core.tensors import Tensors
 from zoo.errors import ZooError
-from zoo.formats.base import Format
+from zoo.formats.base import Checkpoint
+from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant, open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,7 +77,7 @@ def verify_path(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[Check]:
@@ -89,7 +90,9 @@ def verify_path(
         return [Check("structure", "failed", str(error))]
     config = checkpoint.config
     checks = [Check("structure", "ok", f"{found.name}, {len(ours)} tensors, {config.n_parameters:,} parameters")]
-    checks += _values(found, ours, on_progress)
+    checks += _values(checkpoint, ours, on_progress)
+    if checks[-1].status == "ok":
+        checks.append(_content(checkpoint, ours))
     if not run or any(check.status == "failed" for check in checks):
         return [*checks, Check("arrangement", "skipped", "the model was not run")]
     from zoo.formats.loading import load_path
@@ -102,7 +105,7 @@ def verify_path(
     return checks
 
 
-def _values(found: Format, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
+def _values(checkpoint: Checkpoint, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
     """Read every tensor: its container compares checksums where it has some, and every value must be a number."""
     bad, flat = [], []
     for name, tensor in counted(ours.items(), "values", len(ours), on_progress):
@@ -116,7 +119,34 @@ def _values(found: Format, ours: Tensors, on_progress: OnProgress | None) -> lis
             flat.append(f"{name} (all {numbers.min:g})")
     if bad or flat:
         return [Check("values", "failed", f"not finite or constant: {', '.join([*bad, *flat][:5])}")]
-    return [Check("values", "ok", f"every value of {len(ours)} tensors is finite; {found.name}'s own checksums agree")]
+    detail = f"every value of {len(ours)} tensors is finite"
+    if checksums := checksums_of(checkpoint.files):
+        detail += f"; {checksums} agree"
+    return [Check("values", "ok", detail)]
+
+
+def checksums_of(files: Sequence[Path]) -> str:
+    """Name the checksums that a checkpoint's containers have of all their values, "" where they have none."""
+    if any(path.suffix == ".index" for path in files):
+        return "TensorFlow's checksums (CRC-32C)"
+    starts = [_first_bytes(path) for path in files if path.suffix != ".json"]
+    return "the checksums of the zip archive (CRC-32)" if starts and all(start == b"PK" for start in starts) else ""
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
+
+
+def _content(checkpoint: Checkpoint, ours: Tensors) -> Check:
+    """Compare the content hash that zoo recorded when it wrote the file."""
+    if recorded_hash(checkpoint) is None:
+        return Check("content", "skipped", "the files record no content hash, so a changed value cannot be noticed")
+    try:
+        check_recorded(checkpoint, hash_tensors(ours, checkpoint.config))
+    except ZooError as error:
+        return Check("content", "failed", str(error))
+    return Check("content", "ok", "the values are those that were written: the recorded content hash agrees")
 
 
 def _arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgress | None) -> Check:

@@ -15,7 +15,7 @@ from zoo.hub.http.client import Client
 from zoo.hub.http.sha256 import hash_file
 from zoo.hub.http.transfer import OnBytes, fetch
 from zoo.hub.locks import exclusive
-from zoo.hub.source_table import RemoteFile, Source
+from zoo.hub.source_table import RemoteFile, Source, redacted
 
 SUMS = "SHA256SUMS"
 """As `sha256sum --check` reads it; the first line says of which source the files are."""
@@ -48,7 +48,7 @@ def fetch_files(
         OutputError: the disk has no room, or the directory cannot be written.
     """
     _make(directory)
-    with exclusive(directory / _LOCK, f"downloads {source.model}"):
+    with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
         found = _own_sums(source, directory)
         known = {**found, **known}
         check_room(directory, sum(file.size or 0 for file in source.files) - _bytes_in(directory) + beside)
@@ -73,7 +73,7 @@ def copy_files(source: Source, files: list[Path], directory: Path) -> None:
         OutputError: the disk has no room, or the directory cannot be written.
     """
     _make(directory)
-    with exclusive(directory / _LOCK, f"downloads {source.model}"):
+    with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
         found = _own_sums(source, directory)
         check_room(directory, sum(path.stat().st_size for path in files) - _bytes_in(directory))
         for path in files:
@@ -156,7 +156,7 @@ def _write_sums(source: Source, directory: Path, sums: Mapping[str, str]) -> Non
 
 
 def _title(source: Source) -> str:
-    return f"hf:{source.hub}" if source.hub else f"{source.model} {source.format}".strip()
+    return f"hf:{source.hub}" if source.hub else f"{redacted(source.model)} {source.format}".strip()
 
 
 def _bytes_in(directory: Path) -> int:

@@ -14,7 +14,7 @@ from zoo.core.progress import OnProgress
 from zoo.errors import ConfigError, FormatError, MissingWeights, OutputError
 from zoo.hub.directory import check_published, check_sums, copy_files, fetch_files
 from zoo.hub.model_cache import Cache
-from zoo.hub.source_table import Source, find_source, read_table, source_of_url
+from zoo.hub.source_table import Source, find_source, read_table, redacted, source_of_url
 from zoo.models.registry import resolve_name
 
 logger = logging.getLogger("zoo")
@@ -99,13 +99,13 @@ def get_url(url: str, *, on_progress: OnProgress | None = None) -> Path:
         return found.path
     source = source_of_url(url)
     _check_online(source)
-    with cache.lock(url, f"downloads {url}"):
+    with cache.lock(url, f"downloads {redacted(url)}"):
         if found := cache.find(url):
             return found.path
         with _fetched(source, on_progress=on_progress) as directory:
             path = directory / source.files[0].name
             detect_format(path)  # the page of a captive portal, say, is none
-            return cache.add(url, path, {"format": "", "urls": [url]}).path
+            return cache.add(url, path, {"format": "", "urls": [redacted(url)]}).path
 
 
 def add_model(
@@ -191,7 +191,7 @@ def _fetched(
     try:
         yield directory
     except (FormatError, ConfigError):
-        logger.warning("what was downloaded of %s is damaged, and removed", source.model)
+        logger.warning("what was downloaded of %s is damaged, and removed", redacted(source.model))
         _remove(directory)
         raise
     cache.remember_hashes(source.model, found)
@@ -229,7 +229,7 @@ def _check_online(source: Source) -> None:
     if not is_offline() or source.hub:
         return
     if "://" in source.model:
-        name, use = source.model, "give the file's path"
+        name, use = redacted(source.model), "give the file's path"
     else:
         name, use = source.model, f"run `zoo cache add {source.model} DIR` (or give DIR's path)"
     raise MissingWeights(

@@ -83,14 +83,21 @@ def source_of_url(url: str) -> Source:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise OptionError(f"{url!r} is no address: {error}") from error
+        raise OptionError(f"{redacted(url)!r} is no address: {error}") from error
     name = PurePosixPath(unquote(parts.path)).name
     if not _is_plain(name):
-        raise OptionError(f"{url} does not end in the name of a file; give the address of a checkpoint of one file")
+        raise OptionError(
+            f"{redacted(url)} does not end in the name of a file; give the address of a checkpoint of one file"
+        )
     if "@" in parts.netloc:
         host = parts.netloc.rpartition("@")[2]
         raise OptionError(f"the address of {name} at {host} has a login in it, which belongs into ~/.netrc")
     return Source(url, "", (RemoteFile(name, (url,)),))
+
+
+def redacted(name: str) -> str:
+    """Return a name, an address without its query: it may hold a token, and others can read the cache."""
+    return name.partition("?")[0].partition("#")[0] if "://" in name else name
 
 
 def read_table() -> dict[str, dict[str, Source]]:
