@@ -9,27 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from disk import largest_file
 
 import zoo
-from zoo.cli.main import main
 
 SMALL = {"context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2, "dropout": 0.1}
 FEW = ["--steps", "6", "--batch-size", "4", "--context", "13", "--eval-every", "3", "--save-every", "2", "--lr", "0.01"]
-
-
-@pytest.fixture
-def run():
-    """Run the command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments, stdin=None):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return call
 
 
 @pytest.fixture(scope="module")
