@@ -322,7 +322,7 @@ def test_a_name_without_weights_says_how_to_get_them():
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer.*git lfs pull"),
-        (b"hello, I am a text", "is no checkpoint that zoo knows"),
+        (b"hello, I am a text", "is no format that zoo knows"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):

@@ -65,7 +65,7 @@ def test_cache_list_verify_path_rm(bucket, tmp_path):
     assert "test-tiny" in zoo_command("cache", "list").stdout
     assert str(path) == zoo_command("cache", "path", "test-tiny").stdout.strip()
     assert os.environ["ZOO_CACHE"] == zoo_command("cache", "path").stdout.strip()
-    assert (0, "test-tiny: whole\n") == (
+    assert (0, "test-tiny: intact\n") == (
         zoo_command("cache", "verify").exit_code,
         zoo_command("cache", "verify").stdout,
     )
