@@ -163,7 +163,8 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(found: Cache, model: str) -> Entry:
-    entry = found.find(_name(model))
+    # Not found.find, which passes over a damaged one: it must be possible to verify and remove it.
+    entry = next((each for each in found.entries() if each.name == _name(model)), None)
     if entry is None:
         raise MissingWeights(f"{model} is not in the cache {found.root}; `zoo cache list` shows what is")
     return entry
