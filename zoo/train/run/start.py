@@ -21,6 +21,7 @@ from zoo.models.gpt2.init import create
 from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.corpus import Sources, check_ids, open_corpus, prepare
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
+from zoo.train.run.guards import alone
 from zoo.train.run.sharded_checkpoint import load_sharded
 from zoo.train.run.trainer import Trainer
 from zoo.train.run.watcher import Watcher
@@ -181,7 +182,8 @@ class Run:
             trainer.average.n_averaged.fill_(state.n_averaged)
 
     def _newest(self) -> tuple[Path | None, Any]:
-        sweep(self.path)
+        with alone(self.path):
+            sweep(self.path)
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)
