@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -40,6 +42,8 @@ class ZooGroup(click.Group):
         if not sys.stderr.isatty():
             os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # one line says what went wrong
+        with suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed, as by Ctrl-C
         zoo.core.progress.show = partial(byte_progress, quiet=False)
         try:
             return super().invoke(ctx)
