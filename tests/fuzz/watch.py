@@ -155,7 +155,8 @@ class Watch:
                 return
             real = os.path.realpath(name)
             writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(arguments[2], int) else 0
-            inside = real.startswith(f"{self.out}/") or (real.startswith(f"{self.folder.path}/") and not writes)
+            is_output = f"{real}/".startswith(f"{self.out}/")
+            inside = is_output or (real.startswith(f"{self.folder.path}/") and not writes)
             if not inside and (writes or not self._may_open_others):
                 self._events.append(f"open: {name} is {real}")
 
