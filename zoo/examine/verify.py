@@ -163,9 +163,8 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
 
     No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
     """
-    if (
-        n := max((i for prompt in prompts for i in model.tokenizer.encode(prompt)), default=0)
-    ) >= model.config.vocab_size:
+    n = max((i for prompt in prompts for i in model.tokenizer.encode(prompt)), default=0)
+    if n >= model.config.vocab_size:
         detail = f"the text has token id {n}, but the model's ids are 0 to {model.config.vocab_size - 1}"
         return Check("arrangement", "skipped", detail)
     prompts = [prompt for prompt in prompts if len(model.tokenizer.encode(prompt)) > 1]
