@@ -8,15 +8,15 @@ import torch
 
 from zoo.formats.loading import load_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
+from zoo.models.registry import Size
 
 
 def load(
     source: str | Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
     check: bool = False,

@@ -20,10 +20,10 @@ from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
 from zoo.formats.base import Format
 from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
+from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
-from zoo.formats.rules import same_tensor, to_theirs
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,10 @@ def convert_path(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
     sync: bool = True,
@@ -96,7 +97,8 @@ def convert_path(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        return plan_path(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        return plan_path(source, target, format=format, size=size, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 
@@ -206,7 +208,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config)
+    again = plan.target_format.read(written, plan.source.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
@@ -238,7 +240,7 @@ def format_of_suffix(out: Path) -> str:
     for each in usable_formats():
         if out.suffix in each.suffixes:
             return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with --to")
+    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:

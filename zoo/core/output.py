@@ -83,7 +83,7 @@ def as_output_error(error: OSError, path: Path) -> OutputError:
 
 
 def _exists(path: Path) -> OutputError:
-    return OutputError(f"{path} exists already; choose another name, or replace it with --force")
+    return OutputError(f"{path} exists already; choose another name, or replace it with force=True")
 
 
 @contextmanager

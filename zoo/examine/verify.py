@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.core.progress import OnProgress, counted
 from zoo.core.statistics import statistics
 from zoo.core.tensors import Tensors
 from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint
 from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant, open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,10 +56,6 @@ _KNOWN = {
 }
 
 
-def ignore(name: str) -> None:
-    """Do nothing when a check begins."""
-
-
 @dataclass(frozen=True)
 class Check:
     """One thing that was looked at.
@@ -80,12 +77,11 @@ def verify_path(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
     """Verify the checkpoint at a path; zoo.verify describes arguments and errors."""
-    on_check("structure")
     try:
         found, checkpoint = open_path(source, format=format, size=size)
         ours, drops = found.to_ours(checkpoint)
@@ -94,9 +90,7 @@ def verify_path(
         return [Check("structure", "failed", str(error))]
     config = checkpoint.config
     checks = [Check("structure", "ok", f"{found.name}, {len(ours)} tensors, {config.n_parameters:,} parameters")]
-    on_check("values")
-    checks += _values(checkpoint, ours)
-    on_check("content")
+    checks += _values(checkpoint, ours, on_progress)
     if checks[-1].status == "ok":
         checks.append(_content(checkpoint, ours))
     if not run or any(check.status == "failed" for check in checks):
@@ -104,20 +98,17 @@ def verify_path(
     from zoo.formats.loading import load_path
 
     model = load_path(source, format=format, size=size, dtype="float32")
-    on_check("arrangement")
-    checks.append(_arrangement(model, prompts))
-    on_check("known answers")
+    checks.append(_arrangement(model, prompts, on_progress))
     checks.append(_known(model))
     if against is not None:
-        on_check("against")
         checks.append(_against(model, load_path(against, dtype="float32"), prompts))
     return checks
 
 
-def _values(checkpoint: Checkpoint, ours: Tensors) -> list[Check]:
+def _values(checkpoint: Checkpoint, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
     """Read every tensor: its container compares checksums where it has some, and every value must be a number."""
     bad, flat = [], []
-    for name, tensor in ours.items():
+    for name, tensor in counted(ours.items(), "values", len(ours), on_progress):
         try:
             numbers = statistics(tensor)
         except ZooError as error:
@@ -158,7 +149,7 @@ def _content(checkpoint: Checkpoint, ours: Tensors) -> Check:
     return Check("content", "ok", "the values are those that were written: the recorded content hash agrees")
 
 
-def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
+def _arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgress | None) -> Check:
     """Find transposed or exchanged square matrices: English is predicted best as the weights were trained.
 
     No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
@@ -172,8 +163,10 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
         return Check("arrangement", "skipped", "the text has no two tokens, so nothing is predicted")
     losses = _losses(model, prompts)
     loss, chance = losses.mean().item(), math.log(model.config.vocab_size)
+    ways = list(_ways(model))
     others = [
-        (name, _losses(model, prompts, blocks, order, transpose)) for name, blocks, order, transpose in _ways(model)
+        (name, _losses(model, prompts, blocks, order, transpose))
+        for name, blocks, order, transpose in counted(ways, "arrangement", len(ways), on_progress)
     ]
     better = [(other.mean().item(), name) for name, other in others if _is_better(other, losses)]
     if better:

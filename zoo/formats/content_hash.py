@@ -23,6 +23,7 @@ from zoo.errors import CorruptFile
 from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 RECORD = "content_blake3"
 """The hash's key in the record of origin (provenance) of a file that zoo wrote."""
@@ -31,7 +32,7 @@ CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
 _PADDED = ("tok_emb.weight", "head.weight")
 
 
-def hash_path(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of the checkpoint at a path; zoo.content_hash describes arguments and errors."""
     found, checkpoint = open_path(path, format=format, size=size)
     ours, _ = found.to_ours(checkpoint)

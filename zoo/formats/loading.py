@@ -13,8 +13,8 @@ from zoo.errors import FormatError
 from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import open_parameters
 from zoo.models.arrays import to_torch
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
+from zoo.models.registry import Size
 from zoo.text.tokenizer import Tokenizer
 
 
@@ -22,7 +22,7 @@ def load_path(
     source: str | Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
     check: bool = False,

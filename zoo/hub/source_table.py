@@ -66,7 +66,9 @@ def find_source(name: str, format: str | None = None) -> Source:
     model = resolve_name(name)
     sources = read_table().get(model, {})
     if not sources:
-        raise MissingWeights(f"no address is known for the weights of {model}; give a checkpoint's path with --source")
+        raise MissingWeights(
+            f"no address is known for the weights of {model}; give the path of a checkpoint instead of the name"
+        )
     if format is not None and format not in sources:
         raise MissingWeights(f"no address is known for {model} as {format}; there is one as {' and '.join(sources)}")
     return sources[format or next(iter(sources))]
