@@ -78,7 +78,7 @@ def test_links_in_a_run_are_not_followed(tmp_path, text):
     (newest / "model.safetensors").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UnsafeFile, match="is a link"):
         weights_of_run(tmp_path / "run")
-    with pytest.raises(TrainingError, match="no checkpoint|whole"):
+    with pytest.raises(TrainingError, match="no intact checkpoint"):
         for path in list_checkpoints(tmp_path / "run")[1:]:
             path.rename(tmp_path / path.name)
         resume(tmp_path / "run")
