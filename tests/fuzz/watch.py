@@ -86,6 +86,8 @@ class Watch:
 
     def warm_up(self, reader: str) -> dict[str, str]:
         """Read every valid checkpoint, so that what is imported lazily is; return the format of each."""
+        import zoo.formats.unknown  # noqa: F401  # imported when no format is recognised
+
         formats = {}
         for name, case in seeds(reader).items():
             self.folder.hold(case)
