@@ -170,7 +170,7 @@ class SizeInBytes(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read the number and its unit."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?b?)", str(value).lower())
+        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmg]?b?)", str(value).lower())
         if match is None or match[2] not in self.units:
             self.fail(f"{value!r} is not a size; write it like 2GB or 500MB", param, ctx)
         return int(float(match[1]) * self.units[match[2]])

@@ -172,9 +172,10 @@ class LlmC(Format):
             return config, version, 0
         try:
             config = GPTConfig.from_dict(parse_json(own.removeprefix(_OWN_MARK), path, "its zoo.config"))
-        except ConfigError as error:
+            contradicts = self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]
+        except (ConfigError, OverflowError) as error:
             raise FormatError(path, f"its zoo.config is impossible: {error}") from error
-        if self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]:
+        if contradicts:
             raise CorruptFile(path, "the config that zoo put into its header contradicts the rest of it")
         return config, version, -config.vocab_rows % _ROWS
 

@@ -186,3 +186,18 @@ def test_a_case_survives_packing():
 
     assert case == unpack(pack(case))
     assert {} == unpack(json.dumps({}).encode())
+
+
+def test_a_short_run_of_command_lines_finds_nothing(tmp_path):
+    """Some commands with odd options and inputs: an answer or a sentence, no traceback."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz.command_line", "--lines", "150", "--seconds", "60", "--seed", "3"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+    assert "" == done.stderr
+    assert 0 == done.returncode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -87,6 +88,8 @@ class Settings:
         if not self.precisions or not self.contexts:
             raise OptionError("give at least one precision and one context")
         assert self.prefill is not None
+        if self.busy > (cores := os.cpu_count() or 1):
+            raise OptionError(f"busy is {self.busy}, but this machine has {cores} cores")
         if self.busy < 0 or self.tokens < 2 or min(self.batch, self.rounds, self.prefill, *self.contexts) < 1:
             raise OptionError("decoding is timed from the second token on: tokens is at least 2, all else at least 1")
         longest = max(self.prefill, *(c + self.tokens - 1 for c in self.contexts))

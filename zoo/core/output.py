@@ -93,7 +93,7 @@ def _own_directory(parent: Path) -> Iterator[Path]:
         directory = parent / f".zoo-{secrets.token_hex(4)}.tmp"
         directory.mkdir(mode=0o700)
         with lock_directory(directory) as is_ours:
-            if not is_ours:  # tidied by another process before it was locked
+            if is_ours is False:  # tidied by another process before it was locked
                 continue
             try:
                 yield directory

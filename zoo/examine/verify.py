@@ -154,9 +154,13 @@ def _arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgres
 
     No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
     """
-    if (n := max(i for prompt in prompts for i in model.tokenizer.encode(prompt))) >= model.config.vocab_size:
+    n = max((i for prompt in prompts for i in model.tokenizer.encode(prompt)), default=0)
+    if n >= model.config.vocab_size:
         detail = f"the text has token id {n}, but the model's ids are 0 to {model.config.vocab_size - 1}"
         return Check("arrangement", "skipped", detail)
+    prompts = [prompt for prompt in prompts if len(model.tokenizer.encode(prompt)) > 1]
+    if not prompts:
+        return Check("arrangement", "skipped", "the text has no two tokens, so nothing is predicted")
     losses = _losses(model, prompts)
     loss, chance = losses.mean().item(), math.log(model.config.vocab_size)
     ways = list(_ways(model))

@@ -11,10 +11,8 @@ A key is the name of a model, or made from a URL. Reading needs no lock: a recor
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -27,6 +25,7 @@ import platformdirs
 from zoo.core.durable import sync_path
 from zoo.core.output import as_output_error, atomic_output
 from zoo.errors import OutputError
+from zoo.hub.cache_names import key_of, plain_name
 from zoo.hub.http.sha256 import hash_ends, hash_file
 from zoo.hub.locks import exclusive, if_free
 from zoo.hub.source_table import redacted
@@ -69,7 +68,11 @@ class Cache:
         """Return a model that is here, whole; None if it is not. Only its first and last bytes are
         read: see damage.
         """
-        return self._read(self.root / "records" / f"{_key(name)}.json", with_ends=True)
+        return self._read(self.root / "records" / f"{key_of(name)}.json", with_ends=True)
+
+    def recorded(self, name: str) -> Entry | None:
+        """Return a model that a record is of and whose file has the right size, be it damaged."""
+        return self._read(self.root / "records" / f"{key_of(name)}.json")
 
     def entries(self) -> list[Entry]:
         """Return all models, by name."""
@@ -117,7 +120,7 @@ class Cache:
 
     def known_hashes(self, name: str) -> dict[str, str]:
         """Return SHA-256 of each file, by name, that was downloaded for a model before."""
-        return {file: sha256 for file, sha256 in _read_json(self._hashes(name)).items() if isinstance(sha256, str)}
+        return {file: sha256 for file, sha256 in read_record(self._hashes(name)).items() if isinstance(sha256, str)}
 
     def remember_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
         """Record them, for the next download.
@@ -162,11 +165,11 @@ class Cache:
 
     def source(self, name: str, kind: str) -> Path:
         """Return the directory for a kind of files of a model, on their way."""
-        return self.make("sources", _key(name), kind)
+        return self.make("sources", key_of(name), kind)
 
     def lock(self, name: str, what: str) -> AbstractContextManager[None]:
         """Return a context in which only this process fills the cache with a model."""
-        return exclusive(self.make("locks") / f"{_key(name)}.lock", what)
+        return exclusive(self.make("locks") / f"{key_of(name)}.lock", what)
 
     def make(self, *parts: str) -> Path:
         """Return a directory of the cache, made if need be.
@@ -196,12 +199,12 @@ class Cache:
         return [path for path in sorted(self.root.glob("objects/*")) if path not in known]
 
     def _hashes(self, name: str) -> Path:
-        return self.root / "hashes" / f"{_key(name)}.json"
+        return self.root / "hashes" / f"{key_of(name)}.json"
 
     def _read(self, path: Path, *, with_ends: bool = False) -> Entry | None:
-        record = _read_json(path)
+        record = read_record(path)
         try:
-            file = self.root / "objects" / _plain(record["sha256"]) / _plain(record["file"])
+            file = self.root / "objects" / plain_name(record["sha256"]) / plain_name(record["file"])
             whole = file.stat().st_size == record["size"]
             whole = whole and (not with_ends or hash_ends(file) == record["ends"])
             entry = Entry(record["name"], path.stem, file, record["size"], record["sha256"], record["origin"])
@@ -210,7 +213,7 @@ class Cache:
         return entry if whole else None
 
     def _write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
-        with atomic_output(self.make(kind) / f"{_key(name)}.json", force=True) as temporary:
+        with atomic_output(self.make(kind) / f"{key_of(name)}.json", force=True) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -234,21 +237,8 @@ def _remove(path: Path) -> int:
     return size
 
 
-def _key(name: str) -> str:
-    """A file name for a model's name or a URL."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        return name
-    end = re.sub(r"[^A-Za-z0-9._-]", "_", redacted(name).rstrip("/").rpartition("/")[2])
-    return f"{end[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _plain(name: str) -> str:
-    if not name or name in (".", "..") or set(name) & set("/\\\0"):
-        raise ValueError(name)
-    return name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a file, {} where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

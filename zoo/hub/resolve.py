@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -39,9 +40,9 @@ def find_checkpoint(source: str | Path, *, on_progress: OnProgress | None = None
         from zoo.hub.fetch import get_url
 
         return get_url(f"{address[1].lower()}://{address[2]}", on_progress=on_progress)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
         return weights_of_run(path) or path
-    if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files that begin so
+    if os.path.isfile(f"{path}.index"):  # noqa: PTH113  # TensorFlow's name for the files that begin so
         return path
     if set(name) & set("/\\") or path.suffix or (isinstance(source, Path) and not is_registered(name)):
         raise missing(path, "file or directory", registered_names())

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from zoo.errors import UnsafeFile
+
 SETTINGS, DATA, CHECKPOINTS, STATE = "config.json", "data", "checkpoints", "state.json"
 MODEL, AVERAGE, OPTIMIZER = "model.safetensors", "average.safetensors", "optimizer.safetensors"
 ADAPTER, AVERAGE_ADAPTER, SHARDED = "adapter", "average-adapter", "sharded"
@@ -26,8 +28,12 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest first. All are whole: they got their names last."""
-    return sorted((run / CHECKPOINTS).glob("step-" + "[0-9]" * 8), reverse=True)
+    """Return a run's checkpoints, the newest first. All are whole: they got their names last.
+
+    Links, which zoo does not make there, are none: they might lead anywhere.
+    """
+    found = (run / CHECKPOINTS).glob("step-" + "[0-9]" * 8)
+    return sorted((path for path in found if not path.is_symlink()), reverse=True)
 
 
 def weights_of_run(path: Path) -> Path | None:
@@ -37,6 +43,8 @@ def weights_of_run(path: Path) -> Path | None:
     """
     for directory in [path] if (path / STATE).is_file() else list_checkpoints(path):
         for name in (AVERAGE, AVERAGE_ADAPTER, MODEL, ADAPTER, SHARDED):
+            if (directory / name).is_symlink():
+                raise UnsafeFile(directory / name, "is a link, which zoo does not make there; copy the file")
             if (directory / name).exists():
                 return directory / name
     return None

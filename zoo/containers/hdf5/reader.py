@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.files import is_shape, map_file
-from zoo.containers.hdf5.process import WorkerProcess
+from zoo.containers.hdf5.worker_process import WorkerProcess
 from zoo.core.stream import Progress, ignore_progress, write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors
 from zoo.errors import CorruptFile, MissingPackage

@@ -26,7 +26,9 @@ _RESTART_INTERVAL = 16  # after so many keys one is written without sharing a pr
 _MAX_KEY_BYTES = 4096
 _MAX_ALL_KEYS_BYTES = 8 << 20
 _MAX_ENTRIES = 1 << 15
-_MAX_BLOCK_BYTES = 16 << 20  # unpacked
+_MAX_BLOCK_BYTES = 4 << 20  # unpacked; TensorFlow's have 256 kB
+_MAX_ALL_BLOCKS_BYTES = 12 << 20
+_MAX_ALL_VALUES_BYTES = 1 << 20  # an entry has some 30, and a field of it at least 2
 
 
 def mask_crc(crc: int) -> int:
@@ -46,17 +48,21 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
     _, _, position = _read_handle(footer, 0)
     offset, size, _ = _read_handle(footer, position)
     last: bytes | None = None
-    end = total = count = 0
+    end = keys = values = unpacked = count = 0
     for _, handle in _entries(_read_block(data, offset, size)):
         offset, size, _ = _read_handle(handle, 0)
         if offset < end:
             # Blocks read twice could keep us busy for a time that grows with the square of the file's length.
             raise Malformed("its blocks overlap")
         end = offset + size
-        for key, value in _entries(_read_block(data, offset, size)):
-            total, count = total + len(key), count + 1
-            if (last is not None and key <= last) or total > _MAX_ALL_KEYS_BYTES or count > _MAX_ENTRIES:
+        block = _read_block(data, offset, size)
+        unpacked += len(block)
+        for key, value in _entries(block):
+            keys, values, count = keys + len(key), values + len(value), count + 1
+            if (last is not None and key <= last) or keys > _MAX_ALL_KEYS_BYTES or count > _MAX_ENTRIES:
                 raise Malformed("its keys are not sorted, too long or too many")
+            if values > _MAX_ALL_VALUES_BYTES or unpacked > _MAX_ALL_BLOCKS_BYTES:
+                raise Malformed("its entries are too long")
             last = key
             yield key, value
 

@@ -34,6 +34,9 @@ MAX_PICKLE_BYTES = 16 << 20
 _MAX_STEPS = 80_000
 """Instructions. The largest GPT-2 with its optimizer has 68,000."""
 
+_MAX_INTEGER_BITS = 1024
+"""numpy's random generators have states of 128."""
+
 _ONLY_TENSORS = (
     "zoo runs nothing in a file and loads tensors and plain containers only, so save those alone, "
     "with `torch.save(model.state_dict(), path)` say"
@@ -99,6 +102,8 @@ class _Machine:
             if name in _PUSH:
                 if isinstance(argument, str):
                     argument.encode()  # raises ValueError for half a surrogate pair, which no file can hold
+                if type(argument) is int and argument.bit_length() > _MAX_INTEGER_BITS:
+                    raise ValueError("it has an integer of very many digits")
                 self.push(argument)
             elif name in _NEW:
                 self.push(_NEW[name]())

@@ -15,6 +15,7 @@ from zoo.containers.torch.storage import DAMAGED, STORAGES
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError
 
+_MAX_KEY = 16  # items of a tuple that is a key: it is hashed each time
 _MAX_DEPTH = 100  # of containers in containers
 _MAX_NODES = 1 << 18  # counted along every way: containers that share parts can make a short pickle an endless tree
 
@@ -110,9 +111,13 @@ def check_key(value: Any) -> Any:
     Raises:
         TypeError: it is not.
     """
-    if isinstance(value, _SCALARS) or (type(value) is tuple and all(isinstance(item, _SCALARS) for item in value)):
+    if isinstance(value, _SCALARS) or _is_short_tuple(value):
         return value
     raise TypeError(f"a {type(value).__name__} as a key")
+
+
+def _is_short_tuple(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= _MAX_KEY and all(isinstance(item, _SCALARS) for item in value)
 
 
 def find_dtype(name: str) -> str | None:

@@ -21,6 +21,7 @@ from zoo.containers.files import read_json
 from zoo.containers.safetensors import read_safetensors, write_safetensors
 from zoo.conversion.save import save
 from zoo.core.output import atomic_output
+from zoo.core.paths import check_file
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError
 from zoo.hub.runs import (
@@ -134,6 +135,7 @@ def read_state(path: Path) -> State:
         file = path / name
         if not file.is_file():
             raise CorruptFile(file, "is missing from its checkpoint")
+        check_file(file, path)
         if _hash(file) != expected:
             raise CorruptFile(file, "is not what was written: its checksum differs")
     return state

@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from zoo.containers.files import write_json
 from zoo.converters.sharded import INDEX
+from zoo.core.durable import sync_path, sync_tree
 from zoo.core.output import as_output_error
 from zoo.hub.runs import SHARDED, checkpoint_path
 from zoo.models.gpt2.model import GPTModel
@@ -125,7 +126,9 @@ def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer:
         save_sharded(temporary / SHARDED, model, optimizer)
         if here.is_main:
             finish_checkpoint(temporary, state)
+            sync_tree(temporary)
             os.replace(temporary, path)
+            sync_path(path.parent)
     except (OSError, CheckpointException) as error:
         if here.is_main:
             shutil.rmtree(temporary, ignore_errors=True)

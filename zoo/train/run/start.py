@@ -24,6 +24,7 @@ from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
 from zoo.train.run.first_model import Start, make_first_model
+from zoo.train.run.guards import alone
 from zoo.train.run.sharded_checkpoint import load_sharded
 from zoo.train.run.trainer import Trainer, check_together
 from zoo.train.run.watcher import Watcher
@@ -184,7 +185,8 @@ class Run:
             trainer.average.n_averaged.fill_(state.n_averaged)
 
     def _newest(self) -> tuple[Path | None, Any]:
-        sweep(self.path)
+        with alone(self.path):
+            sweep(self.path)
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)

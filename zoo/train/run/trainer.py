@@ -17,6 +17,7 @@ from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Batches, Windows
 from zoo.train.run.checkpoint import State, link_checkpoints, prune, save_checkpoint
+from zoo.train.run.guards import alone, is_finite
 from zoo.train.run.interrupts import interrupts
 from zoo.train.run.metrics import Metrics, Row
 from zoo.train.run.samples import Samples
@@ -126,9 +127,10 @@ class Trainer:
             TrainingError: the loss is not finite; the newest checkpoint is from before.
             OutputError: a checkpoint cannot be written.
         """
-        metrics = Metrics(self.out, from_step=self.state.step) if self.out and self.here.is_main else None
+        out = self.out if self.here.is_main else None
         devices = [self.here.device] if self.here.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), interrupts() as interrupted:
+        with alone(out), torch.random.fork_rng(devices=devices), interrupts() as interrupted:
+            metrics = Metrics(out, from_step=self.state.step) if out else None
             self._restore_order()
             reason = "done"
             while self.state.step < self.steps:
@@ -226,6 +228,9 @@ class Trainer:
         """Write a checkpoint, unless this step has one already, and delete those that are too many."""
         if self.out is None or self._saved_step == self.state.step:
             return
+        if self.here.any(not is_finite(self.model)):
+            hint = "lower the learning rate"
+            raise TrainingError(f"the weights after step {self.state.step} are not finite; {hint} ({self._kept()})")
         self.state.order = self.batches.state()
         if self.config.order == "book":
             self.state.generator = torch.get_rng_state().numpy().tobytes().hex()
