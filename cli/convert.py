@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,12 @@ if TYPE_CHECKING:
 @click.option(
     "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
 )
-@click.option("--strict", is_flag=True, help="Refuse a source whose tensors would not all be kept (a value head).")
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu_tanh", "gelu"]),
+    help="Write this activation instead of the model's own; logits differ slightly.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if tensors would be left behind (a value head) or zeros added.")
 @click.option("--keep-source", is_flag=True, help="Keep what was downloaded in the cache (zoo cache list shows it).")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @click.option("--force", is_flag=True, help="Replace an output that exists.")
@@ -43,6 +48,7 @@ def convert(
     to: str | None,
     dtype: str | None,
     max_shard_size: int | None,
+    activation: str | None,
     strict: bool,
     keep_source: bool,
     verify: bool,
@@ -72,10 +78,12 @@ def convert(
     if out is None and not (dry_run and to):
         raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
     target = to or format_of_suffix(out or Path())
+    options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_size}
+    options |= {"activation": activation, "strict": strict}
     beside = out.parent if out and not dry_run and dtype is None else None  # a cast output has another size
     with _checkpoint(source, format, size, out, force, keep_source or dry_run, beside) as (path, found):
         if dry_run:
-            plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
+            plan = make_plan(path, target, format=found, size=size, **options)
             show_json(plan.to_dict()) if as_json else _show_plan(plan)
             return
         with byte_progress(quiet=quiet or as_json) as on_progress:
@@ -85,9 +93,7 @@ def convert(
                 to=target,
                 format=found,
                 size=size,
-                dtype=dtype,
-                max_shard_bytes=max_shard_size,
-                strict=strict,
+                **options,
                 verify=verify,
                 force=force,
                 on_progress=on_progress,

@@ -174,7 +174,7 @@ def test_missing_and_extra_tensors_are_named(directory):
 def test_what_the_format_has_no_word_for_is_refused(tmp_path, changes):
     """OpenAI's code knows one kind of model; anything else is refused by name."""
     with pytest.raises(CannotHold, match=f"no place for {next(iter(changes))}"):
-        zoo.save(zoo.create(CONFIG.replace(**changes)), tmp_path / "out", to="openai")
+        zoo.save(zoo.create(CONFIG.replace(**changes)), tmp_path / "out", to="openai", strict=True)
     assert os.listdir(tmp_path) == []
 
 

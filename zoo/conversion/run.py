@@ -86,6 +86,7 @@ def convert_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
@@ -96,7 +97,12 @@ def convert_path(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_shard_bytes": max_shard_bytes,
+            "strict": strict,
+            "activation": activation,
+        }
         return plan_path(source, target, format=format, size=size, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
@@ -123,7 +129,7 @@ def run_plan(
         source_format=plan.source_format.name,
         out=str(out),
         target_format=plan.target_format.name,
-        tensors=len(plan.ours),
+        tensors=len(plan.source.config.parameter_shapes()),
         n_parameters=plan.source.config.n_parameters,
         bytes_written=plan.nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
@@ -147,7 +153,7 @@ def _write(plan: Plan, out: Path, *, verify: bool, force: bool, on_progress: OnP
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
         # Quantising makes other tensors than these, so that their hash would not be that of the output.
-        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
+        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.target.config)
 
         def provenance() -> dict[str, Any]:
             record = known_origin(plan)
@@ -186,7 +192,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config.to_dict())
+    again = plan.target_format.read(written, plan.target.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
