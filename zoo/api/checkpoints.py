@@ -10,8 +10,9 @@ from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.run import Report, convert_path
 from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
+from zoo.examine.arrangement import Check
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, Check, ignore, verify_path
+from zoo.examine.verify import PROMPTS, ignore, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
