@@ -26,6 +26,7 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
+from zoo.formats.content_hash import RECORD
 from zoo.formats.mapping import same_tensor
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 from zoo.text.vocabulary import END_OF_TEXT
@@ -102,6 +103,8 @@ class GGUF(Format):
         if quantised := [type_name for type_name in QUANTS if type_name in found.types.values()]:
             notes.append(f"its {' and '.join(quantised)} tensors are read as float32")
         provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
+        if quantised and "encoding" not in provenance:  # by llama-quantize, which keeps the record of other values
+            provenance.pop(RECORD, None)
         return Checkpoint(
             path,
             read,

@@ -120,7 +120,7 @@ class LlmC(Format):
         dtypes = {str(tensor.dtype) for tensor in tensors.values()}
         if len(dtypes) > 1:
             mixed = ", ".join(sorted(dtypes))
-            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with --dtype")
+            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with dtype=NAME")
         dtype = DTYPES[dtypes.pop()]
         if padding:
             tensors[_PADDING] = padding.astype(dtype)

@@ -122,7 +122,7 @@ def config_from_shapes(
         raise FormatError(path, "has no embeddings of tokens and positions that tell its sizes")
     told = {name: value for name, value in sizes.items() if name in ("width", "n_layers", "context_length")}
     if wrong := contradiction(known, told):
-        raise ConfigError(f"{path} is not the model of --size: {wrong}")
+        raise ConfigError(f"{path} is not the model of that size: {wrong}")
     n_heads, notes = _heads(sizes, known, path)
     head, rows = found.get("head.weight"), sizes["vocab_rows"]
     fields = {

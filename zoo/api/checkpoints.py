@@ -12,7 +12,7 @@ from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
 from zoo.examine.arrangement import Check
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, ignore, verify_path
+from zoo.examine.verify import PROMPTS, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
@@ -85,6 +85,7 @@ def convert(
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert a checkpoint to another format, one tensor at a time.
@@ -102,6 +103,7 @@ def convert(
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called as the bytes go by.
 
     Raises:
@@ -119,6 +121,7 @@ def convert(
         strict=strict,
         verify=verify,
         force=force,
+        sync=sync,
         on_progress=on_progress,
     )
 
@@ -174,9 +177,9 @@ def verify(
     format: str | None = None,
     size: Size | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Look at a checkpoint from all sides.
+    """Check that a checkpoint is intact, finite and not rearranged.
 
     Args:
         source: file or directory of any format.
@@ -185,7 +188,7 @@ def verify(
         format: of source; None recognises it.
         size: the model it must be.
         run: whether to run the model; without, only the file and its values are looked at.
-        on_check: called with the name of each check before it is made.
+        on_progress: called as on_progress(check, done, total) while tensors are read and the model runs.
 
     Returns:
         all checks, those that failed among them. A checkpoint that cannot be opened is one failed check.
@@ -204,5 +207,5 @@ def verify(
         format=format,
         size=size,
         run=run,
-        on_check=on_check,
+        on_progress=on_progress,
     )

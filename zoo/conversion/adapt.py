@@ -9,6 +9,7 @@ import numpy as np
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.base import Checkpoint, Format
+from zoo.formats.content_hash import RECORD
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, ACTIVATIONS, GPTConfig
 
 
@@ -44,4 +45,5 @@ def change_activation(source: Checkpoint, activation: str | None) -> Checkpoint:
         raise OptionError(f"the activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
     note = f"the activation is changed from {source.config.activation} to {activation}. {ACTIVATION_DIFFERENCE}"
     config = source.config.replace(activation=activation)
-    return replace(source, config=config, notes=(*source.notes, note), exact=False)
+    provenance = {key: value for key, value in source.provenance.items() if key != RECORD}  # of the other model
+    return replace(source, config=config, notes=(*source.notes, note), exact=False, provenance=provenance)

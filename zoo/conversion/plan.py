@@ -189,7 +189,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
     if not target.writes:
         raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
     if max_shard_bytes is not None and not target.shards:
-        raise OptionError(f"{target.name} is one file; --max-shard-size is for formats that shard")
+        raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
     if dtype and dtype not in DTYPES and dtype not in target.encodings:
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
@@ -204,7 +204,9 @@ def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
     reasons = target.cannot_hold(config)
     dtypes = sorted({str(tensor.dtype) for tensor in ours.values()} - set(target.dtypes))
-    reasons += [f"it does not store {dtype} (only {', '.join(target.dtypes)}; see --dtype)" for dtype in dtypes]
+    reasons += [
+        f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
+    ]
     if reasons:
         change = "; --activation converts it all the same, and says how far the logits differ"
         hint = change if any("place for activation" in reason for reason in reasons) else ""

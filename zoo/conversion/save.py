@@ -26,6 +26,7 @@ def save(
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Write a model in any format, with the plan, the checks and the report of zoo.convert.
@@ -39,6 +40,7 @@ def save(
         strict: whether to refuse a format that has no models without biases, instead of adding biases of zeros.
         verify: whether to read the output back and compare it bit for bit with the model.
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called with the bytes written and compared so far.
 
     Raises:
@@ -54,7 +56,7 @@ def save(
         options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
         return plan_checkpoint(get_format("zoo"), _in_memory(model), target, **options)
 
-    return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
+    return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 
 
 def _in_memory(model: GPTModel) -> Checkpoint:

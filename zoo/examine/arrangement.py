@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.core.progress import OnProgress, counted
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -80,12 +82,13 @@ class _Way:
     transpose: bool
 
 
-def check_arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
+def check_arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgress | None = None) -> Check:
     """Check that no other arrangement of the square matrices predicts the prompts better.
 
     Args:
         model: in evaluation mode, in float32.
         prompts: plain English.
+        on_progress: called with the arrangements tried so far.
     """
     import torch
 
@@ -98,7 +101,9 @@ def check_arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
         loss, chance = torch.cat([text.losses for text in texts]).mean().item(), math.log(model.config.vocab_size)
         trained = loss < chance - 1  # one wrong block alone does not take a trained model to chance
         ways = [way for way in _ways(model) if trained or way.blocks[0] == 0]
-        tried = [(_find_better(model, texts, way), way.name) for way in ways]
+        tried = [
+            (_find_better(model, texts, way), way.name) for way in counted(ways, "arrangement", len(ways), on_progress)
+        ]
     better = [(other.mean().item(), name) for other, name in tried if other is not None]
     if better:
         best, name = min(better)

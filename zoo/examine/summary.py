@@ -116,6 +116,13 @@ def facts(opened: Checkpoint) -> dict[str, Any]:
     }
 
 
+def in_layer_order(found: Format, opened: Checkpoint) -> dict[str, LazyTensor]:
+    """Return a checkpoint's tensors, in its own names, in the order of the model; others last."""
+    theirs = {row.ours: row.theirs for row in found.table.rows(opened.config)}
+    names = [name for ours in opened.config.parameter_shapes() for name in theirs[ours] if name in opened.tensors]
+    return {name: opened.tensors[name] for name in dict.fromkeys((*names, *opened.tensors))}
+
+
 def _mapping(found: Format) -> list[tuple[str, str, str]]:
     rows = []
     for rule in found.table.rules:

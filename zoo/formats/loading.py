@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from zoo.core.tensors import DTYPES, get_dtype
+from zoo.errors import FormatError
+from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import open_parameters
 from zoo.models.arrays import to_torch
 from zoo.models.gpt2.model import GPTModel
@@ -23,9 +25,14 @@ def load_path(
     size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
+    check: bool = False,
 ) -> GPTModel:
     """Load the model at a path; zoo.load describes arguments and errors."""
     opened = open_parameters(source, format=format, size=size)
+    if check:
+        if recorded_hash(opened.checkpoint) is None:
+            raise FormatError(source, "records no content hash, so its values cannot be checked; load it without check")
+        check_recorded(opened.checkpoint, hash_tensors(opened.tensors, opened.checkpoint.config))
     with torch.device("meta"):
         model = GPTModel(opened.checkpoint.config, Tokenizer(opened.checkpoint.vocabulary))
     cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in opened.tensors.values()})

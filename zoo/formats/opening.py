@@ -54,7 +54,7 @@ def open_path(path: Path | str, *, format: str | None = None, size: Size | None 
     if size is not None:
         wrong = contradiction(fixed_fields(size), checkpoint.config.to_dict())
         if wrong:
-            name = size if isinstance(size, str) else "the model of --size"
+            name = size if isinstance(size, str) else "the model of that size"
             raise ConfigError(f"{path} is not {name}: {wrong}")
     return found, checkpoint
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import follow
+from zoo.core.paths import follow, missing
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -139,7 +139,7 @@ def detect_format(path: Path) -> Format:
         FormatError: there is nothing at the path, or no format, or more than one, knows it.
     """
     if not path.exists() and not path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name of such files
-        raise FormatError(path, "there is no such file or directory")
+        raise missing(path, "file or directory")
     path = follow(path)
     try:
         known = [each for each in usable_formats() if each.sniff(path)]
@@ -151,7 +151,7 @@ def detect_format(path: Path) -> Format:
         return found[0]
     if found:
         names = ", ".join(each.name for each in found)
-        raise FormatError(path, f"could be any of {names}; say which with --from")
+        raise FormatError(path, f"could be any of {names}; choose one with format=NAME")
     from zoo.formats.unknown import why_unknown
 
     raise FormatError(path, why_unknown(path, usable_formats()))

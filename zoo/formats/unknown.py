@@ -13,7 +13,7 @@ from zoo.errors import FormatError, ZooError
 from zoo.formats.base import Format
 
 _SHOWN = 6
-_HINT = "`zoo formats` shows all formats, --from names one"
+_HINT = "`zoo formats` shows all formats, format=NAME chooses one"
 
 
 def why_unknown(path: Path, formats: Iterable[Format]) -> str:
@@ -82,7 +82,7 @@ def _nearest(path: Path, names: list[str], formats: Iterable[Format]) -> str:
         best.read(path)
     except FormatError as error:
         return f"the nearest format, {best.name}, objects: {_reason(error, path)}"
-    return f"the nearest format is {best.name}: try --from {best.name}"
+    return f"the nearest format is {best.name}: try format={best.name}"
 
 
 def _score(format: Format, names: list[str]) -> int:

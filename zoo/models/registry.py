@@ -52,6 +52,11 @@ def is_registered(name: str) -> bool:
     return name in _ALIASES
 
 
+def registered_names() -> list[str]:
+    """Return all names and aliases."""
+    return list(_ALIASES)
+
+
 def get_config(name: str) -> GPTConfig:
     """Return the config registered under a name or alias.
 
