@@ -68,7 +68,7 @@ def convert(source_argument: str | None, out_argument: Path | None, **options: A
       zoo convert gpt2m-hf gpt2m.pth --dry-run
       zoo convert gpt2m.safetensors gpt2m-int4.safetensors --dtype int4
     """
-    from zoo.conversion.run import format_of_suffix
+    from zoo.conversion.target import format_of_suffix
 
     source = _one(source_argument, options.pop("source"), "SOURCE", "--source")
     out = _one(out_argument, options.pop("out"), "OUT", "--out")
@@ -108,7 +108,7 @@ def _run(
 ) -> None:
     from zoo.api.checkpoints import convert as run
     from zoo.api.checkpoints import make_plan
-    from zoo.conversion.run import check_shape
+    from zoo.conversion.target import check_shape
     from zoo.core.output import check_output
     from zoo.formats.registry import get_format
 

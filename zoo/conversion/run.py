@@ -12,17 +12,16 @@ from typing import Any
 
 from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.provenance import hash_files, known_origin
+from zoo.conversion.target import check_shape, format_of_suffix
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
 from zoo.core.progress import OnProgress
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
-from zoo.errors import OptionError, VerificationFailed
-from zoo.formats.base import Format
+from zoo.errors import VerificationFailed
 from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
 from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
-from zoo.formats.registry import usable_formats
 from zoo.models.registry import Size
 
 
@@ -193,20 +192,6 @@ def _stored(plan: Plan) -> Tensors:
     return plan.target_format.to_ours(replace(target, tensors=stored))[0]
 
 
-def check_shape(target: Format, out: Path) -> None:
-    """Refuse a directory format whose output is named like a file of another format.
-
-    Raises:
-        OptionError: it is.
-    """
-    meant = [each.name for each in usable_formats() if out.suffix in each.suffixes]
-    if target.is_directory and meant:
-        raise OptionError(
-            f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
-            "leave the suffix out, or choose another format"
-        )
-
-
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     """Read an output back and compare every source tensor with what the inverse rules make of it.
 
@@ -236,18 +221,6 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(check, expected):
             pass
-
-
-def format_of_suffix(out: Path) -> str:
-    """Return the name of the format that an output's suffix means.
-
-    Raises:
-        OptionError: none does.
-    """
-    for each in usable_formats():
-        if out.suffix in each.suffixes:
-            return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
