@@ -75,7 +75,7 @@ def journeys(directory: Path, letter: str) -> Iterator[tuple[str, str, str]]:
     for first in formats:
         source = place(directory, first, f"{letter}-{first.name}")
         try:
-            zoo.save(model, source, to=first.name)
+            zoo.save(model, source, to=first.name, strict=True)
         except CannotHold:
             yield from ((first.name, second.name, "refused") for second in formats)
             continue
@@ -84,7 +84,7 @@ def journeys(directory: Path, letter: str) -> Iterator[tuple[str, str, str]]:
             there = place(directory, second, f"{letter}-{first.name}-{second.name}")
             back = place(directory, first, f"{letter}-{first.name}-{second.name}-back")
             try:
-                zoo.convert(source, there, to=second.name, format=first.name)
+                zoo.convert(source, there, to=second.name, format=first.name, strict=True)
             except CannotHold:
                 yield first.name, second.name, "refused"
                 continue
@@ -109,7 +109,7 @@ def section() -> str:
     lines = [f"- {letter}: {text}" for letter, (text, _) in CONFIGS.items()]
     lines += ["", f"| from \\ to | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {first} | {' | '.join(cells[first, second] or '-' for second in names)} |" for first in names]
-    lines += ["", "| format | proven by | refuses |", "|---|---|---|"]
+    lines += ["", "| format | proven by | does not hold |", "|---|---|---|"]
     writable = [each for each in usable_formats() if each.writes and each.name in VERDICTS]
     lines += [_row(each) for each in writable]
     return "\n".join(lines)

@@ -122,7 +122,7 @@ def test_vocabulary_and_provenance_come_along(tmp_path):
 def test_a_model_without_biases_is_refused(tmp_path):
     """Transformers' GPT-2 always has biases."""
     with pytest.raises(CannotHold, match="no place for bias False"):
-        zoo.save(zoo.create(CONFIG.replace(bias=False)), tmp_path / "out", to="flax")
+        zoo.save(zoo.create(CONFIG.replace(bias=False)), tmp_path / "out", to="flax", strict=True)
 
 
 def test_beside_other_weights_flax_is_read_when_it_is_named(tmp_path, directory):

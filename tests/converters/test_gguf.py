@@ -290,7 +290,7 @@ def test_what_llama_cpp_cannot_compute_is_refused(tmp_path, change):
     (field, value), *_ = change.items()
 
     with pytest.raises(CannotHold, match=f"it has no place for {field} {value!r}"):
-        zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.gguf")
+        zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.gguf", strict=True)
 
 
 @pytest.mark.parametrize("tied", [True, False])

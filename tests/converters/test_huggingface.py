@@ -127,7 +127,7 @@ def test_exact_gelu_and_other_epsilons_are_kept(tmp_path):
 def test_a_model_without_biases_is_refused(tmp_path):
     """Transformers' GPT-2 always has biases."""
     with pytest.raises(CannotHold, match="no place for qkv_bias False"):
-        zoo.save(zoo.create(CONFIG.replace(qkv_bias=False)), tmp_path / "hf", to="huggingface")
+        zoo.save(zoo.create(CONFIG.replace(qkv_bias=False)), tmp_path / "hf", to="huggingface", strict=True)
     assert not (tmp_path / "hf").exists()
 
 

@@ -193,7 +193,7 @@ def test_a_padded_vocabulary_keeps_its_rows_and_its_size(tmp_path):
 def test_what_gpt2backbone_cannot_compute_is_refused(tmp_path, change, reason):
     """Keras Hub's GPT-2 has no argument for these; a model that needs one is refused by the field."""
     with pytest.raises(CannotHold, match=f"it has no place for {reason}"):
-        zoo.save(zoo.create(CONFIG.replace(**change)), tmp_path / "kh", to="keras-hub")
+        zoo.save(zoo.create(CONFIG.replace(**change)), tmp_path / "kh", to="keras-hub", strict=True)
 
 
 def test_former_names_are_understood(directory, model):

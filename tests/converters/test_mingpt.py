@@ -146,7 +146,7 @@ def test_what_mingpt_has_not_is_refused(tmp_path, change, reason):
     zoo.save(small_model(CONFIG.replace(**change), dtype=torch.float32), tmp_path / "a.safetensors")
 
     with pytest.raises(CannotHold, match=f"it has no place for {reason}"):
-        make_plan(tmp_path / "a.safetensors", "mingpt")
+        make_plan(tmp_path / "a.safetensors", "mingpt", strict=True)
 
 
 def test_a_hugging_face_state_dict_is_recognised_as_such(tmp_path, path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.conversion.adapt import change_activation, fill_biases
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
 from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
@@ -102,10 +103,11 @@ class Plan:
         """Describe what happens to each parameter, in the order of the model."""
         config = self.source.config
         read = {row.ours: row for row in self.source_format.table.rows(config)}
-        write = {row.ours: row for row in self.target_format.table.rows(config)}
-        source_shapes, target_shapes = (f.table.shapes(config) for f in (self.source_format, self.target_format))
-        for ours, tensor in self.ours.items():
-            before, after = read[ours], write[ours]
+        write = {row.ours: row for row in self.target_format.table.rows(self.target.config)}
+        source_shapes = self.source_format.table.shapes(config)
+        target_shapes = self.target_format.table.shapes(self.target.config)
+        for ours, before in read.items():
+            tensor, after = self.ours[ours], write[ours]
             back = " -> ".join(side.strip() for side in reversed(after.how.split("->"))) if after.how else ""
             patterns = [pattern for pattern in (before.how, back) if pattern]
             same = before.how == after.how and len(before.theirs) == len(after.theirs)
@@ -136,9 +138,9 @@ class Plan:
         }
 
     def added(self) -> list[str]:
-        """List the target's tensors that follow from others: masks, and the copy of a tied head."""
-        parameters = self.target_format.table.shapes(self.source.config)
-        return [name for name in self.target.tensors if name not in parameters]
+        """List the target's tensors that follow from others: masks, the copy of a tied head, biases of zeros."""
+        carried = {name for step in self.steps() for name in step.targets}
+        return [name for name in self.target.tensors if name not in carried]
 
 
 def plan_path(
@@ -149,35 +151,46 @@ def plan_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
 ) -> Plan:
     """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
-    if strict and source.left_behind:
-        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
-        raise CheckpointMismatch(source.path, problems)
-    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    source = change_activation(source, activation)
+    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes, strict=strict)
 
 
 def plan_checkpoint(
-    source_format: Format, source: Checkpoint, to: str, *, dtype: str | None = None, max_shard_bytes: int | None = None
+    source_format: Format,
+    source: Checkpoint,
+    to: str,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
+    if strict and source.left_behind:
+        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
+        raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
     options = _options(target_format, dtype, max_shard_bytes)
     cast = get_dtype(dtype) if dtype and not options.encoding else None
     if cast is not None:
         ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
-    _check_target(target_format, source.config, ours)
+    config, filled = source.config, list[str]()
+    if not strict:
+        config, ours, filled = fill_biases(target_format, config, ours)
+    _check_target(target_format, config, ours)
     target = Checkpoint(
         path=Path(),
-        config=source.config,
-        tensors=to_theirs(target_format.table, ours, source.config),
-        vocabulary=source.vocabulary or usual_vocabulary(source.config),
+        config=config,
+        tensors=to_theirs(target_format.table, ours, config),
+        vocabulary=source.vocabulary or usual_vocabulary(config),
     )
-    notes = [*source.notes, *target_format.notes(target)]
+    notes = [*source.notes, *filled, *target_format.notes(target)]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
 
 
@@ -204,7 +217,9 @@ def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
         f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
     ]
     if reasons:
-        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
+        change = "; --activation converts it all the same, and says how far the logits differ"
+        hint = change if any("place for activation" in reason for reason in reasons) else ""
+        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}{hint}")
 
 
 def _widens(before: str, after: str) -> bool:

@@ -89,6 +89,7 @@ def convert_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
@@ -100,7 +101,12 @@ def convert_path(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_shard_bytes": max_shard_bytes,
+            "strict": strict,
+            "activation": activation,
+        }
         return plan_path(source, target, format=format, size=size, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
@@ -128,7 +134,7 @@ def run_plan(
         source_format=plan.source_format.name,
         out=str(out),
         target_format=plan.target_format.name,
-        tensors=len(plan.ours),
+        tensors=len(plan.source.config.parameter_shapes()),
         n_parameters=plan.source.config.n_parameters,
         bytes_written=plan.nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
@@ -153,9 +159,10 @@ def _write(
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
-        content = pool.submit(hash_tensors, _stored(plan), plan.source.config) if plan.target_format.reads else None
+        content = pool.submit(hash_tensors, _stored(plan), plan.target.config) if plan.target_format.reads else None
         recorded = verify and recorded_hash(plan.source) is not None
-        as_read = pool.submit(_hash_source, plan) if recorded and (plan.casts() or plan.options.encoding) else content
+        changed = plan.casts() or plan.options.encoding or plan.target.config != plan.source.config
+        as_read = pool.submit(_hash_source, plan) if recorded and changed else content
 
         def provenance() -> dict[str, Any]:
             record = known_origin(plan)
@@ -197,7 +204,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config.to_dict())
+    again = plan.target_format.read(written, plan.target.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}

@@ -1,4 +1,4 @@
-"""What the name of an output says about its format."""
+"""Which format an output's name means, and whether the two go together."""
 
 from __future__ import annotations
 
@@ -7,18 +7,6 @@ from pathlib import Path
 from zoo.errors import OptionError
 from zoo.formats.base import Format
 from zoo.formats.registry import usable_formats
-
-
-def format_of_suffix(out: Path) -> str:
-    """Return the name of the format that an output's suffix means.
-
-    Raises:
-        OptionError: none does.
-    """
-    for each in usable_formats():
-        if out.suffix in each.suffixes:
-            return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
 
 
 def check_shape(target: Format, out: Path) -> None:
@@ -33,3 +21,15 @@ def check_shape(target: Format, out: Path) -> None:
             f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
             "leave the suffix out, or choose another format"
         )
+
+
+def format_of_suffix(out: Path) -> str:
+    """Return the name of the format that an output's suffix means.
+
+    Raises:
+        OptionError: none does.
+    """
+    for each in usable_formats():
+        if out.suffix in each.suffixes:
+            return each.name
+    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")

@@ -138,7 +138,7 @@ def detect_format(path: Path) -> Format:
     Raises:
         FormatError: there is nothing at the path, or no format, or more than one, knows it.
     """
-    if not path.exists():
+    if not path.exists() and not path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name of such files
         raise missing(path, "file or directory")
     path = follow(path)
     try:

@@ -75,12 +75,13 @@ def _latest(directory: Path) -> Path:
     found = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.){1,200})"', map_file(file), re.MULTILINE)
     if not found:
         raise CorruptFile(file, "does not say which checkpoint it means; give the path of the .index file")
-    name = Path(_unescape(found[1]).replace("\0", "\ufffd"))
-    # TensorFlow writes an absolute path when it was given one.
-    if name.is_absolute() and name.parent.resolve() == directory.resolve():
-        name = Path(name.name)
+    name = _unescape(found[1]).replace("\0", "\ufffd")
+    # TensorFlow writes the path that it was given, and the directory may have moved since, even from Windows.
+    last = re.split(r"[/\\]", name)[-1]
+    if last and _index_of(directory / last).is_file():
+        name = last
     try:
-        return inside(directory, str(name), file)
+        return inside(directory, name, file)
     except UnsafeFile as error:
         raise UnsafeFile(
             file, f"points to '{name}', not to a name in its own directory; give the path of the .index file"
@@ -98,7 +99,8 @@ def _only(directory: Path) -> Path:
     found = sorted(directory.glob("*.index"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise FormatError(directory, f"must have one .index file of a TensorFlow checkpoint, but has: {names}")
+        problem = f"has no file `checkpoint`, and of TensorFlow's .index files: {names}"
+        raise FormatError(directory, f"{problem}; give the path of the one that you mean")
     return found[0].with_suffix("")
 
 

@@ -17,6 +17,11 @@ from zoo.errors import ConfigError
 
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: tuple[Activation, ...] = ("gelu_tanh", "gelu")
+ACTIVATION_DIFFERENCE = (
+    "The two GELUs differ by at most 0.0005; the logits of the model `stories` differ by up to 0.014 of 16.7, "
+    "and its greedy tokens are the same"
+)
+"""What it means to run a model with the other activation (measured on 56 tokens of plain English)."""
 
 MAX_LAYERS = 1024
 """Far above any GPT-2; it keeps a damaged config from naming more tensors than memory holds."""
