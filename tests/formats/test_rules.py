@@ -9,8 +9,9 @@ from strategies import held_configs
 
 from zoo.core.tensors import LazyTensor, same_bits
 from zoo.errors import CheckpointMismatch
+from zoo.formats.mapping import strip_prefix, to_ours, to_theirs
 from zoo.formats.registry import format_names, get_format
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, to_ours, to_theirs
+from zoo.formats.rules import Copy, Derived, Rule, Table
 from zoo.models.gpt2.config import GPTConfig
 
 PATH = Path("somewhere")

@@ -12,11 +12,16 @@ from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Drop, Table, to_ours
+from zoo.formats.mapping import to_ours
+from zoo.formats.rules import Drop, Table
 from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
     from zoo.text.vocabulary import Vocabulary
+
+
+Known = Mapping[str, Any] | None
+"""Fields of GPTConfig that the user says a checkpoint has."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Checkpoint:
         files: that hold the weights and the config, for hashing.
         provenance: where the weights came from, as recorded by the zoo that wrote them.
         notes: sentences about what is in the files and is not converted.
+        exact: whether the tensors are the file's own values; False where reading rounds them.
+        left_behind: names of trained tensors that belong to no language model, such as a value head.
     """
 
     path: Path
@@ -42,6 +49,8 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    exact: bool = True
+    left_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,12 +106,12 @@ class Format(ABC):
         for a file that is something else.
         """
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a checkpoint without reading its tensors.
 
         Args:
             path: the file or directory.
-            config: what the user says it is; formats that store no config need it, others ignore it.
+            known: fields of the config that the user gave; formats that store no config need some, others ignore them.
 
         Raises:
             FormatError: the files are not a whole checkpoint of this format.

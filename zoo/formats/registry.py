@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import check_not_lfs, follow
+from zoo.core.paths import follow, missing
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -139,7 +139,7 @@ def detect_format(path: Path) -> Format:
         FormatError: there is nothing at the path, or no format, or more than one, knows it.
     """
     if not path.exists():
-        raise FormatError(path, "there is no such file or directory")
+        raise missing(path, "file or directory")
     path = follow(path)
     try:
         known = [each for each in usable_formats() if each.sniff(path)]
@@ -151,23 +151,10 @@ def detect_format(path: Path) -> Format:
         return found[0]
     if found:
         names = ", ".join(each.name for each in found)
-        raise FormatError(path, f"could be any of {names}; say which with --from")
-    raise FormatError(path, _why_unknown(path))
+        raise FormatError(path, f"could be any of {names}; choose one with format=NAME")
+    from zoo.formats.unknown import why_unknown
 
-
-def _why_unknown(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir())
-        listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
-        return f"is a directory without a checkpoint that zoo knows (it has {listing}); `zoo formats` shows all formats"
-    if not path.is_file():
-        return "is no file, but a device or a pipe"
-    with path.open("rb") as file:
-        start = file.read(64)
-    check_not_lfs(start, path)
-    if not start:
-        return "is empty"
-    return "is no checkpoint that zoo knows; `zoo formats` shows all formats, --from names one"
+    raise FormatError(path, why_unknown(path, usable_formats()))
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:

@@ -95,12 +95,12 @@ class TrainConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         counts = ("steps", "epochs", "micro_batch_size", "context", "stride", "eval_every", "eval_batches", "patience")
         for name in (*counts, "sample_every", "sample_tokens", "save_every", "seed"):
-            self._check(name, lambda x: type(x) is int and x >= 0, "a whole number from 0")
+            self._check(name, lambda x: type(x) is int and x >= 0, "an integer of at least 0")
         for name in ("batch_size", "keep"):
-            self._check(name, lambda x: type(x) is int and x >= 1, "a whole number of at least 1")
+            self._check(name, lambda x: type(x) is int and x >= 1, "an integer of at least 1")
         self._check("lr", lambda x: 0 < x < math.inf, "a number above 0")
         for name in ("warmup", "start_lr", "final_lr", "weight_decay", "clip"):
-            self._check(name, lambda x: 0 <= x < math.inf, "a number from 0")
+            self._check(name, lambda x: 0 <= x < math.inf, "a number of at least 0")
         self._check("dropout", lambda x: x is None or 0 <= x < 1, "in [0, 1)")
         self._check("average", lambda x: 0 <= x < 1, "in [0, 1)")
         self._check("betas", lambda x: len(x) == 2 and all(0 <= beta < 1 for beta in x), "two numbers in [0, 1)")
@@ -114,7 +114,7 @@ class TrainConfig:
     def _check(self, name: str, is_valid: Any, allowed: str) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not is_valid(value):
-            raise OptionError(f"{name} must be {allowed}, not {value!r}")
+            raise OptionError(f"must be {allowed}, not {value!r}", option=name)
 
     def make_schedule(self, steps: int) -> Schedule:
         """Return the learning rates of a run of so many steps."""
