@@ -1,4 +1,4 @@
-"""The C library: its structs, and finding and loading it. kernels.c has the same structs, and says what they mean."""
+"""The C library: its structs, and finding and loading it. csrc/engine.h declares and explains the same structs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+ROUND_BF16, ROUND_INT8 = 1, 2
+"""Flags of Tokens.rounded: how activations of a prompt may be rounded."""
+_ABI = 1
 
 
 class Matrix(Structure):
