@@ -8,13 +8,15 @@
 extern const Kernels kernels_generic, kernels_avx2, kernels_avxvnni, kernels_avx512, kernels_avx512bf16, kernels_dotprod;
 
 #if defined(__x86_64__)
+/* F16C by CPUID leaf 1, ECX bit 29, as older versions of Clang do not know the name. */
 static int has_avx2(void) {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    unsigned a, b, c = 0, d;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
 }
 static int has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-/* CPUID leaf 7, subleaf 1, EAX bit 4; not all compilers know its name. */
+/* CPUID leaf 7, subleaf 1, EAX bit 4; as not all compilers know the name. */
 static int has_avxvnni(void) {
     unsigned a = 0, b, c, d;
     return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 16);
