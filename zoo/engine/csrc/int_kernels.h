@@ -84,20 +84,75 @@ INLINE void int16_tile(Rows w, const float *x, size_t ldx, float *y, size_t ldy,
     UNROLL for (int p = 0; p < PARTS; p++) UNROLL for (int n = 0; n < N; n++) store(y + n * ldy + LANES * p, out[p][n]);
 }
 
+/* Call CALL(N) with the largest constant N of INT_TOKENS, 4, 2 and 1 up to `left`, and set `step` to it. */
+#define BY_INT_TOKENS(step, left, CALL)                                                   \
+    do {                                                                                  \
+        if ((left) >= INT_TOKENS) step = INT_TOKENS, CALL(INT_TOKENS);                    \
+        else if (INT_TOKENS > 4 && (left) >= 4) step = 4, CALL(INT_TOKENS > 4 ? 4 : 1);   \
+        else if ((left) >= 2) step = 2, CALL(2);                                          \
+        else step = 1, CALL(1);                                                           \
+    } while (0)
+
 INLINE void int16_tiles(Rows w, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, int type) {
     for (int r = 0; r < rows; r += ROWS, w.data += w.stride, w.scales += ROWS * w.groups)
         for (int t = 0, step; t < n; t += step) {
             const float *xt = x + t * ldx;
             float *yt = y + t * ldy + r;
-            step = n - t >= INT_TOKENS ? INT_TOKENS : INT_TOKENS > 4 && n - t >= 4 ? 4 : n - t >= 2 ? 2 : 1;
-            if (step == INT_TOKENS) int16_tile(w, xt, ldx, yt, ldy, type, INT_TOKENS);
-            else if (INT_TOKENS > 4 && step == 4) int16_tile(w, xt, ldx, yt, ldy, type, 4 < INT_TOKENS ? 4 : 1);
-            else if (step == 2) int16_tile(w, xt, ldx, yt, ldy, type, 2);
-            else int16_tile(w, xt, ldx, yt, ldy, type, 1);
+#define TILE(N) int16_tile(w, xt, ldx, yt, ldy, type, N)
+            BY_INT_TOKENS(step, n - t, TILE);
+#undef TILE
         }
 }
 
-static void int16_product(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy) {
-    if (type == INT8) int16_tiles(w, rows, x, ldx, n, y, ldy, INT8);
+/* The weights of a block of 16 rows as pairs of 16-bit integers, (groups, 16 pairs, 16 rows), for many activations. */
+INLINE void widen_block(Rows w, int type, int32_t *out) {
+    const int pairs = type == INT8 ? 2 : 4;
+    for (int j = 0; j < w.groups * 16 / pairs; j++)
+        UNROLL for (int i = 0; i < pairs; i++)
+            UNROLL for (int p = 0; p < PARTS; p++)
+                store_w(out + ROWS * (pairs * j + i) + LANES * p, weight_pairs((H)load_w(w.data + 64 * j + 4 * LANES * p), i, type));
+}
+
+/* As int16_tile, for a block that widen_block has prepared; the sums are the same to the bit. */
+INLINE void wide_tile(const int32_t *wide, Rows w, const float *x, size_t ldx, float *y, size_t ldy, int type, int N) {
+    V out[PARTS][INT_TOKENS];
+    UNROLL for (int p = 0; p < PARTS; p++) UNROLL for (int n = 0; n < N; n++) out[p][n] = set1(0);
+    for (int g = 0; g < w.groups; g++) {
+        W acc[PARTS][INT_TOKENS];
+        UNROLL for (int p = 0; p < PARTS; p++) UNROLL for (int n = 0; n < N; n++) acc[p][n] = set1_w(0);
+        for (int i = 0; i < 16; i++, wide += ROWS) {
+            W weight[PARTS];
+            UNROLL for (int p = 0; p < PARTS; p++) weight[p] = load_w(wide + LANES * p);
+            UNROLL for (int n = 0; n < N; n++) {
+                W pair = set1_w(((const int32_t *)(x + n * ldx))[16 * g + i]);
+                UNROLL for (int p = 0; p < PARTS; p++) acc[p][n] = dot_pairs(acc[p][n], weight[p], pair);
+            }
+        }
+        UNROLL for (int p = 0; p < PARTS; p++) {
+            V scale = group_scale(w.scales + ROWS * g + LANES * p, type, 1);
+            UNROLL for (int n = 0; n < N; n++) add_group(out, acc[p][n], p, n, scale, x[n * ldx + ldx / 2 + g]);
+        }
+    }
+    UNROLL for (int p = 0; p < PARTS; p++) UNROLL for (int n = 0; n < N; n++) store(y + n * ldy + LANES * p, out[p][n]);
+}
+
+INLINE void wide_tiles(Rows w, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, int type, int32_t *wide) {
+    for (int r = 0; r < rows; r += ROWS, w.data += w.stride, w.scales += ROWS * w.groups) {
+        widen_block(w, type, wide);
+        for (int t = 0, step; t < n; t += step) {
+            const float *xt = x + t * ldx;
+            float *yt = y + t * ldy + r;
+#define TILE(N) wide_tile(wide, w, xt, ldx, yt, ldy, type, N)
+            BY_INT_TOKENS(step, n - t, TILE);
+#undef TILE
+        }
+    }
+}
+
+static void int16_product(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
+    int32_t *wide = (int32_t *)scratch;
+    if (n > MAX_FEW && type == INT8) wide_tiles(w, rows, x, ldx, n, y, ldy, INT8, wide);
+    else if (n > MAX_FEW) wide_tiles(w, rows, x, ldx, n, y, ldy, INT4, wide);
+    else if (type == INT8) int16_tiles(w, rows, x, ldx, n, y, ldy, INT8);
     else int16_tiles(w, rows, x, ldx, n, y, ldy, INT4);
 }

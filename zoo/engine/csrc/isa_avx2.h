@@ -1,7 +1,12 @@
 /* AVX2 with FMA and F16C: 8 lanes, 16 registers. With ISA_VNNI also the dot products of integers of AVX-VNNI. */
 #pragma once
 
-enum { LANES = 8, TILE_TOKENS = 3, STRIP = 24, STRIP_COLS = 256, INT_TOKENS = 4, INT_CHAINS = 8, CHAINS = 1, ATTEND_TOKENS = 4 };
+#if defined(ISA_VNNI)
+enum { AVX2_INT_TOKENS = 5 };
+#else
+enum { AVX2_INT_TOKENS = 4 }; /* products before they are added take registers too */
+#endif
+enum { LANES = 8, TILE_TOKENS = 3, STRIP = 24, STRIP_COLS = 256, INT_TOKENS = AVX2_INT_TOKENS, INT_CHAINS = 8, CHAINS = 1, ATTEND_TOKENS = 4 };
 #include "vector.h"
 
 INLINE V fma_v(V a, V b, V c) { return (V)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
