@@ -146,8 +146,21 @@ static void multiply_strip(const float *w, int cols, int rows, const float *x, s
         }
 }
 
+/* One activation: a function of its own for each type, so that the loop has all registers. */
+#define ONE(name, type)                                                                                \
+    NOINLINE void name(Rows w, int rows, const float *x, float *y) {                                   \
+        for (; rows >= 4; rows -= 4, y += 4, w.data += 4 * w.stride) tile(w, x, 0, y, 0, type, 4, 1);  \
+        for (; rows > 0; rows--, y++, w.data += w.stride) tile(w, x, 0, y, 0, type, 1, 1);             \
+    }
+ONE(multiply_f32, F32)
+ONE(multiply_bf16, BF16)
+ONE(multiply_f16, F16)
+#undef ONE
+
 static void float_product(Rows w, int type, int rows, const float *x, size_t ldx, int n, float *y, size_t ldy, float *scratch) {
-    if (n > MAX_FEW) {
+    if (n == 1) {
+        (type == F32 ? multiply_f32 : type == BF16 ? multiply_bf16 : multiply_f16)(w, rows, x, y);
+    } else if (n > MAX_FEW) {
         float *packed = scratch + BLOCK_ROWS * MAX_STRIP * MAX_LANES;
         pack(w, rows, type, packed);
         for (int t = 0; t < n; t += STRIP)

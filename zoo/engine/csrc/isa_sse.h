@@ -1,7 +1,7 @@
 /* SSE2, which every x86-64 processor has: 4 lanes, 16 registers, no fused multiply-add. */
 #pragma once
 
-enum { LANES = 4, TILE_TOKENS = 2, STRIP = 24, STRIP_COLS = 256, INT_TOKENS = 2, INT_CHAINS = 8, CHAINS = 1, ATTEND_TOKENS = 2 };
+enum { LANES = 4, TILE_TOKENS = 3, STRIP = 24, STRIP_COLS = 256, INT_TOKENS = 2, INT_CHAINS = 8, CHAINS = 1, ATTEND_TOKENS = 2 };
 #include "vector.h"
 
 INLINE V fma_v(V a, V b, V c) { return a * b + c; }
