@@ -1,7 +1,7 @@
 """Weights of eight and four bits: symmetric, rounded to nearest, no calibration data.
 
 int8 has a float32 scale for each row. int4 has a bfloat16 scale for each 32 columns of a row, chosen among a few for
-the least squared error. Numbers are packed as whole.h multiplies them: 16 rows lie together, and of each in turn a word
+the least squared error. Numbers are packed as csrc/int_kernels.h multiplies them: 16 rows lie together, and of each in turn a word
 of 4 or 8 neighbouring columns, the even ones in its low half.
 """
 
