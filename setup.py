@@ -1,10 +1,11 @@
 """What pyproject.toml cannot express: the optional C engine. Installing goes on without it if it fails to build."""
 
 import sys
-from glob import glob
+from pathlib import Path
 
 from setuptools import Extension, setup
 
+SOURCES = Path("zoo/engine/csrc")
 # No contraction: the order of roundings is that of the source, the same with every compiler.
 FLAGS = ["-O3", "-g0", "-ffp-contract=off"]
 if sys.platform == "win32":  # clang-cl; MSVC's own compiler lacks the vector extensions
@@ -17,8 +18,8 @@ setup(
     ext_modules=[
         Extension(
             "zoo.engine._kernels",
-            sorted(glob("zoo/engine/csrc/*.c")),
-            depends=sorted(glob("zoo/engine/csrc/*.h")),
+            [str(path) for path in sorted(SOURCES.glob("*.c"))],
+            depends=[str(path) for path in sorted(SOURCES.glob("*.h"))],
             extra_compile_args=compile_args,
             extra_link_args=link_args,
             optional=True,

@@ -29,9 +29,9 @@ with WeightsServer({"file.bin": Path(sys.argv[1])}) as server:
 FETCH = """
 import sys, time
 from pathlib import Path
-from zoo.download.http import Client
-from zoo.download.sources import RemoteFile
-from zoo.download.transfer import fetch
+from zoo.hub.http.client import Client
+from zoo.hub.source_table import RemoteFile
+from zoo.hub.http.transfer import fetch
 began = time.perf_counter()
 with Client() as client:
     found = fetch(RemoteFile("file.bin", (sys.argv[1],), None, sys.argv[3]), Path(sys.argv[2]), client=client)

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from zoo.plugins import usable_formats
+from zoo.formats.registry import usable_formats
 
 CONVERT = """
 import json, sys, zoo

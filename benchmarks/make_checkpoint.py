@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
 from zoo.converters.openai import OpenAI
-from zoo.registry import get_config
-from zoo.vocabulary import GPT2_N_TOKENS, OPENAI_NAMES, Vocabulary
+from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import get_config
+from zoo.text.vocabulary import GPT2_N_TOKENS, OPENAI_NAMES, Vocabulary
 
 
 def values(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.train.tokens import open_tokens
+from zoo.train.data.tokens import open_tokens
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import zoo
 from zoo.engine import Engine
-from zoo.tokenizer import Tokenizer
+from zoo.text.tokenizer import Tokenizer
 
 T = 256
 Logits = NDArray[np.float32]

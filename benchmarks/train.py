@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.memory import PeakMemory
+from zoo.core.memory import PeakMemory
 
 NAMES = ("zoo", "book", "nanogpt", "transformers")
 

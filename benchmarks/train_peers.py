@@ -171,9 +171,9 @@ def transformers(settings: Settings, step: Callable[[float | None], None]) -> No
 
 def zoo_step(settings: Settings) -> Iterator[float]:
     """zoo's own pieces, as `zoo train` puts them together, with its defaults."""
-    from zoo.functions import draw_quickly
-    from zoo.train.loss import LanguageModelLoss
-    from zoo.train.step import make_optimizer, train_step
+    from zoo.models.gpt2.cpu_ops import draw_quickly
+    from zoo.train.step.loss import LanguageModelLoss
+    from zoo.train.step.optimization import make_optimizer, train_step
 
     torch.manual_seed(1)
     config = zoo.get_config("gpt2-small").replace(context_length=settings.context, dropout=settings.dropout)

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from zoo.cli._show import human_bytes, shape_text
-from zoo.report import KINDS, Measured, Report
+from zoo.examine.summary import KINDS, Measured, Report
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #6b7280; --line: #d8dde5; --paper: #fff; --box: #f6f7f9;

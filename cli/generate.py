@@ -13,14 +13,14 @@ import click
 
 from zoo.cli._params import DTYPE, FORMAT, SIZE
 from zoo.cli._show import show_json
-from zoo.config import GPTConfig
 from zoo.errors import OptionError
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.engine import Engine
     from zoo.engine.speculate import Counts
-    from zoo.model import GPTModel
-    from zoo.request import Token
+    from zoo.generation.options import Token
+    from zoo.models.gpt2.model import GPTModel
 
 Run = Callable[..., "Iterator[tuple[int, Token]]"]
 """generate_batch with everything but n_samples given."""
@@ -71,7 +71,7 @@ def generate(
     prompt: str,
     model: str | None,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     dtype: str | None,
     quantize: str | None,
     threads: int | None,
@@ -109,10 +109,11 @@ def generate(
     _check_files(prompts, out, batch, alone=bool(prompt or n_samples > 1 or speculate or draft))
     text = sys.stdin.read().rstrip("\n") if prompt == "-" else prompt
     # Options are checked before seconds go into loading.
-    from zoo.request import Request
+    from zoo.generation.options import Request
+    from zoo.hub.resolve import find_checkpoint
 
     request = Request(**options)
-    source = model or _default_model()
+    source = find_checkpoint(model or _default_model())
     native = _takes_native(engine, device, dtype, quantize, speculates=bool(speculate or draft))
     loaded: Engine | GPTModel
     counts: list[Counts] = []
@@ -127,13 +128,13 @@ def generate(
         if speculate or draft:
             from zoo.engine.speculate import generate_batch as run_guessing
 
-            guesser: Engine | Literal["ngram"] = opened(draft) if draft else "ngram"
+            guesser: Engine | Literal["ngram"] = opened(find_checkpoint(draft)) if draft else "ngram"
             run = partial(
                 run_guessing, loaded, [text], request, draft=guesser, n_tokens=speculate_tokens, counts=counts
             )
     else:
-        from zoo.generation import generate_batch as run_torch
-        from zoo.loading import load
+        from zoo.api.models import load
+        from zoo.generation.api import generate_batch as run_torch
 
         if threads:
             import torch
@@ -142,8 +143,8 @@ def generate(
         loaded = load(source, format=format, size=size, dtype=dtype, device=device)
         run = partial(run_torch, loaded, [text], **options)
     if prompts and out:
+        from zoo.api.checkpoints import content_hash
         from zoo.cli.prompts import continue_file
-        from zoo.content import content_hash
 
         settings = {
             "model": content_hash(source, format=format, size=size),
@@ -187,8 +188,8 @@ def _check_files(prompts: Path | None, out: Path | None, batch: int | None, *, a
 
 def _default_model() -> str:
     """gpt2-small where it is at hand; else the small model of the package, with a word about it."""
-    from zoo.download.cache import Cache
-    from zoo.sources import PACKAGED
+    from zoo.hub.model_cache import Cache
+    from zoo.hub.resolve import PACKAGED
 
     if Cache().find("gpt2-small"):
         return "gpt2-small"

@@ -17,10 +17,10 @@ from zoo.cli._show import show_json
 
 if TYPE_CHECKING:
     from zoo.engine import Engine
-    from zoo.model import GPTModel
-    from zoo.prompts import PromptLine
-    from zoo.request import Request, Token
-    from zoo.results import Generate
+    from zoo.generation.options import Request, Token
+    from zoo.generation.prompt_file import PromptLine
+    from zoo.generation.results_file import Generate
+    from zoo.models.gpt2.model import GPTModel
 
 Count = Callable[[int, int], None]
 """Takes how many texts and tokens more are done."""
@@ -47,7 +47,7 @@ def continue_file(
         batch: texts that share a pass over the weights.
         as_json: whether the summary is JSON.
     """
-    from zoo.results import ResultFile, make_results
+    from zoo.generation.results_file import ResultFile, make_results
 
     read, generate = _prepare(model, prompts, request, batch)
     total = sum(1 for _ in read()) if prompts.is_file() else None  # a pipe is read once, and checked as it comes
@@ -77,8 +77,8 @@ def _prepare(
 ) -> tuple[Callable[[], Iterator[PromptLine]], Generate]:
     """What reads the prompts for a model, and what continues them."""
     from zoo.engine import Engine
-    from zoo.prompts import read_prompts
-    from zoo.tokenizer import Tokenizer
+    from zoo.generation.prompt_file import read_prompts
+    from zoo.text.tokenizer import Tokenizer
 
     generate: Generate
     if isinstance(model, Engine):
@@ -86,7 +86,7 @@ def _prepare(
 
         tokenizer, generate = Tokenizer(model.vocabulary), partial(run_native, model, batch=batch)
     else:
-        from zoo.generation import generate_many as run_torch
+        from zoo.generation.api import generate_many as run_torch
 
         tokenizer, generate = model.tokenizer, partial(run_torch, model, batch=batch)
     return partial(read_prompts, prompts, request, model.config, tokenizer), generate

@@ -1,4 +1,4 @@
-"""One module a format; a leading underscore marks a reader or writer of a container that several formats share.
+"""One module a format; shared/ has what several formats share.
 
 The folder is part of the package zoo, under the name zoo.converters. Imported under any other name its modules would
 exist twice, with two of every class, so that is refused.

@@ -17,18 +17,19 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Constant, Field
-from zoo.converters._files import parse_json
-from zoo.converters._gguf import GgufFile, Value, read_architecture, read_gguf
-from zoo.converters._gguf_quants import PLAIN, QUANTS, decoded, encoded, nbytes
-from zoo.converters._gguf_vocabulary import read_vocabulary, write_vocabulary
-from zoo.converters._gguf_write import PROVENANCE, write_gguf
+from zoo.containers.files import parse_json
+from zoo.containers.gguf.quants import PLAIN, QUANTS, decoded, encoded, nbytes
+from zoo.containers.gguf.reader import GgufFile, Value, read_architecture, read_gguf
+from zoo.containers.gguf.writer import PROVENANCE, write_gguf
+from zoo.converters.shared.gguf_vocabulary import read_vocabulary, write_vocabulary
+from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Copy, Rule, Table, Tensors, same_tensor
-from zoo.tensors import DTYPES, Array, LazyTensor, same_bits
-from zoo.vocabulary import END_OF_TEXT
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
+from zoo.formats.config_map import ConfigMap, Constant, Field
+from zoo.formats.content_hash import RECORD
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
+from zoo.text.vocabulary import END_OF_TEXT
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 _ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"
@@ -37,10 +38,6 @@ _DTYPES = "zoo.dtypes"
 _BLOCK = 32  # values, of every type that is written
 # llama_ftype of llama.cpp's include/llama.h, by the type of most matrices; llama.cpp only shows it
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q5_0": 8, "Q8_0": 7}
-
-
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 class GGUF(Format):
@@ -54,13 +51,13 @@ class GGUF(Format):
         (
             Rule(_EMBEDDING, "tok_emb.weight"),
             Rule(_POSITIONS, "pos_emb.weight"),
-            *_pair("blk.{i}.attn_norm", "blocks.{i}.norm1"),
-            *_pair("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
-            *_pair("blk.{i}.attn_output", "blocks.{i}.attn.out"),
-            *_pair("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
-            *_pair("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
-            *_pair("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
-            *_pair("output_norm", "final_norm"),
+            *weight_and_bias("blk.{i}.attn_norm", "blocks.{i}.norm1"),
+            *weight_and_bias("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
+            *weight_and_bias("blk.{i}.attn_output", "blocks.{i}.attn.out"),
+            *weight_and_bias("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
+            *weight_and_bias("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
+            *weight_and_bias("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
+            *weight_and_bias("output_norm", "final_norm"),
             Rule(_HEAD, "head.weight"),
         ),
         copies=(Copy(_HEAD, _EMBEDDING, written=False),),
@@ -86,7 +83,7 @@ class GGUF(Format):
         """Whether it is a GGUF file of architecture gpt2, or one that is damaged before it says its architecture."""
         return path.is_file() and read_architecture(path) in ("gpt2", "")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts. Whether the head of a file not by zoo is tied is seen by comparing."""
         found = read_gguf(path)
         scalars = {key: value for key, value in found.metadata.items() if isinstance(value, str | int | float)}
@@ -106,6 +103,8 @@ class GGUF(Format):
         if quantised := [type_name for type_name in QUANTS if type_name in found.types.values()]:
             notes.append(f"its {' and '.join(quantised)} tensors are read as float32")
         provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
+        if quantised and "encoding" not in provenance:  # by llama-quantize, which keeps the record of other values
+            provenance.pop(RECORD, None)
         return Checkpoint(
             path,
             read,
@@ -131,7 +130,7 @@ class GGUF(Format):
             del metadata[_EXACT_EPS]
         if not options.encoding and (widened := _widened(checkpoint.tensors)):
             metadata[_DTYPES] = json.dumps(widened)
-        write_gguf(path, metadata, typed, checkpoint.provenance, options.on_bytes)
+        write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return what quantising leaves of a tensor, in float32."""

@@ -15,19 +15,20 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap, Field
-from zoo.converters._files import map_file, parse_json
+from zoo.containers.files import map_file, parse_json
+from zoo.core.stream import write_at
+from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Derived, Rule, Table
-from zoo.stream import write_at
-from zoo.tensors import DTYPES, Array, LazyTensor
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
+from zoo.formats.config_map import ConfigMap, Field
+from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
+from zoo.models.gpt2.config import GPTConfig
 
 MAGIC = 20240326
 _HEADER_BYTES = 1024
@@ -47,9 +48,7 @@ def _padding(config: GPTConfig) -> LazyTensor:
     return LazyTensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    ours = f"blocks.{{i}}.{ours}"
-    return Rule(f"{theirs}w.{{i}}", f"{ours}.weight"), Rule(f"{theirs}b.{{i}}", f"{ours}.bias")
+_pair = partial(weight_and_bias, weight="w.{i}", bias="b.{i}")
 
 
 class LlmC(Format):
@@ -64,12 +63,12 @@ class LlmC(Format):
         (
             Rule("wte", "tok_emb.weight"),
             Rule("wpe", "pos_emb.weight"),
-            *_pair("ln1", "norm1"),
-            *_pair("qkv", "attn.qkv"),
-            *_pair("attproj", "attn.out"),
-            *_pair("ln2", "norm2"),
-            *_pair("fc", "mlp.up"),
-            *_pair("fcproj", "mlp.down"),
+            *_pair("ln1", "blocks.{i}.norm1"),
+            *_pair("qkv", "blocks.{i}.attn.qkv"),
+            *_pair("attproj", "blocks.{i}.attn.out"),
+            *_pair("ln2", "blocks.{i}.norm2"),
+            *_pair("fc", "blocks.{i}.mlp.up"),
+            *_pair("fcproj", "blocks.{i}.mlp.down"),
             Rule("lnfw", "final_norm.weight"),
             Rule("lnfb", "final_norm.bias"),
         ),
@@ -101,7 +100,7 @@ class LlmC(Format):
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own header counts."""
         data = map_file(path)
         found, version, padding = self._read_header(path, data)
@@ -121,7 +120,7 @@ class LlmC(Format):
         dtypes = {str(tensor.dtype) for tensor in tensors.values()}
         if len(dtypes) > 1:
             mixed = ", ".join(sorted(dtypes))
-            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with --dtype")
+            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with dtype=NAME")
         dtype = DTYPES[dtypes.pop()]
         if padding:
             tensors[_PADDING] = padding.astype(dtype)

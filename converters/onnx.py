@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._hf_directory import write_config
-from zoo.converters._onnx_graph import OPSET, Graph
 from zoo.converters.huggingface import HuggingFace
+from zoo.converters.shared.hf_directory import write_config
+from zoo.converters.shared.onnx_graph import OPSET, Graph
+from zoo.core.stream import write_at
+from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import MissingPackage
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Tensors
-from zoo.stream import write_at
-from zoo.tensors import LazyTensor
+from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.models.gpt2.config import GPTConfig
 
 _MODEL, _DATA = "model.onnx", "model.onnx.data"
 _IR_VERSION = 9  # the one of opset 20 (docs/Versioning.md)
@@ -68,7 +67,7 @@ class Onnx(Format):
         version = onnx.helper.make_opsetid("", OPSET)
         about = {"producer_name": "zoo", "producer_version": zoo.__version__, "ir_version": _IR_VERSION}
         model = onnx.helper.make_model(graph, opset_imports=[version], **about)
-        records = {"zoo.config": config.to_dict(), "zoo.provenance": dict(checkpoint.provenance)}
+        records = {"zoo.config": config.to_dict(), "zoo.provenance": options.provenance()}
         texts = {key: json.dumps(value, sort_keys=True) for key, value in records.items()}
         onnx.helper.set_model_props(model, texts)
         (path / _MODEL).write_bytes(model.SerializeToString(deterministic=True))

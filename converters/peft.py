@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._peft import Adapter, is_adapter, read_adapter
+from zoo.converters.shared.adapter_files import Adapter, is_adapter, read_adapter
 from zoo.converters.zoo_file import ZooFile
+from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
-from zoo.format import Checkpoint, Format
-from zoo.tensors import DTYPES, Array, LazyTensor
+from zoo.formats.base import Checkpoint, Format, Known
+from zoo.formats.config_map import ConfigMap
 
 
 class Peft(Format):
@@ -25,25 +24,25 @@ class Peft(Format):
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
-    writes = False  # a whole model is no adapter; zoo.train.lora.save_adapter writes one
+    writes = False  # a whole model is no adapter; zoo.train.step.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with an adapter, or the adapter's weights."""
         return is_adapter(path)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the adapter and its base. The base is the one file outside its own directory that a checkpoint of zoo's
         may name, and all that happens to it is that it is read as a checkpoint.
         """
         directory = path if path.is_dir() else path.parent
         adapter = read_adapter(directory)
         base = _find_base(directory, adapter)
-        from zoo.plan import open_checkpoint
-        from zoo.plugins import detect_format
+        from zoo.formats.opening import open_path
+        from zoo.formats.registry import detect_format
 
         if detect_format(base).name == self.name:
             raise FormatError(directory, f"its base {base} is an adapter itself; merge that one first")
-        found, checkpoint = open_checkpoint(base, size=config)
+        found, checkpoint = open_path(base, size=known)
         ours, drops = found.to_ours(checkpoint)
         for drop in drops:
             if not drop.redundant():
@@ -66,9 +65,7 @@ def _find_base(directory: Path, adapter: Adapter) -> Path:
         # Path.exists raises for a name that is too long.
         if adapter.base and os.path.exists(base):  # noqa: PTH110
             return base
-    hint = (
-        "put its path into base_model_name_or_path of adapter_config.json, or load it with zoo.train.lora.load_adapter"
-    )
+    hint = "put its path into base_model_name_or_path of adapter_config.json"
     raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
 
 

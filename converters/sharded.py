@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._files import inside, is_shape, map_file, read_json
+from zoo.containers.files import inside, is_shape, map_file, read_json
 from zoo.converters.zoo_file import ZooFile
+from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
-from zoo.format import Checkpoint, Format
-from zoo.tensors import DTYPES, Array, LazyTensor
-from zoo.vocabulary import Vocabulary
+from zoo.formats.base import Checkpoint, Format, Known
+from zoo.formats.config_map import ConfigMap
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 INDEX = "zoo.json"
 DATA = ".metadata"
@@ -51,7 +51,7 @@ class Piece:
 
 
 class Sharded(Format):
-    """What zoo.train.sharded.save_sharded writes; `zoo convert` makes one file of it."""
+    """What zoo.train.run.sharded_checkpoint.save_sharded writes; `zoo convert` makes one file of it."""
 
     name = "sharded"
     summary = "torch.distributed.checkpoint of zoo's training: each process wrote its share of the weights"
@@ -65,7 +65,7 @@ class Sharded(Format):
         """Whether it is a directory with both indexes."""
         return (path / INDEX).is_file() and (path / DATA).is_file()
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the pieces; the config in the index counts."""
         file = path / INDEX
         index = read_json(file)

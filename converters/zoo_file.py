@@ -10,23 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.config_map import ConfigMap
-from zoo.converters._files import parse_json
-from zoo.converters._quantised import ENCODING, packed, quantised, unpacked
-from zoo.converters._safetensors import (
+from zoo.containers.files import parse_json
+from zoo.containers.quantized import KINDS
+from zoo.containers.safetensors import (
     is_safetensors,
     read_metadata,
     read_provenance,
     read_safetensors,
     write_safetensors,
 )
-from zoo.engine.quantize import KINDS
+from zoo.converters.shared.quantized_matrices import ENCODING, packed, quantised, unpacked
+from zoo.core.tensors import Array, LazyTensor, Tensors
 from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
-from zoo.format import Checkpoint, Format, WriteOptions
-from zoo.mapping import Rule, Table, Tensors
-from zoo.tensors import Array, LazyTensor
-from zoo.vocabulary import Vocabulary
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Rule, Table
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 _ROWS = "tok_emb.rows"  # (U,) int32: the ids that rows of tok_emb.weight belong to, where not all are stored
 _MAX_SPREAD = 3  # rows made for each that is stored
@@ -63,7 +63,7 @@ class ZooFile(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts."""
         tensors, metadata = read_safetensors(path)
         if "zoo.config" not in metadata:
@@ -121,7 +121,7 @@ class ZooFile(Format):
         if options.encoding:
             metadata[ENCODING] = options.encoding
             tensors = packed(tensors, options.encoding)
-        write_safetensors(path, tensors, metadata, checkpoint.provenance, options.on_bytes)
+        write_safetensors(path, tensors, metadata, options.provenance, options.on_bytes)
 
 
 def _spread(path: Path, config: GPTConfig, places: LazyTensor, rows: LazyTensor | None) -> LazyTensor:

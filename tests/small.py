@@ -2,9 +2,9 @@
 
 import torch
 
-from zoo.config import GPTConfig
-from zoo.model import GPTModel
-from zoo.request import Request
+from zoo.generation.options import Request
+from zoo.models.gpt2.config import GPTConfig
+from zoo.models.gpt2.model import GPTModel
 
 SMALL = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.3)
 """V 97, T 23, C 30, H 5, D 6, I 120."""

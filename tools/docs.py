@@ -15,10 +15,10 @@ from pathlib import Path
 import click
 
 from zoo.cli.main import main as zoo_command
-from zoo.config_map import ConfigMap
-from zoo.format import Format
-from zoo.mapping import Table
-from zoo.plugins import format_names, get_format
+from zoo.formats.base import Format
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.registry import format_names, get_format
+from zoo.formats.rules import Table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

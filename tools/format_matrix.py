@@ -7,6 +7,7 @@ python tools/format_matrix.py --check   # exit 1 if the page says something else
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 import tempfile
@@ -15,8 +16,8 @@ from pathlib import Path
 
 import zoo
 from zoo.errors import CannotHold
-from zoo.format import Format
-from zoo.plugins import usable_formats
+from zoo.formats.base import Format
+from zoo.formats.registry import usable_formats
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "formats.md"
 _BASE = {"vocab_size": 97, "context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2}
@@ -30,7 +31,7 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "g": ("exact GELU and another epsilon", {"activation": "gelu", "norm_eps": 1e-6}),
 }
 VERDICTS = {
-    "zoo": ("the safetensors package reads it: same bits", "test_safetensors.py"),
+    "zoo": ("the safetensors package reads it: same bits", "../containers/test_safetensors.py"),
     "openai": ("TensorFlow reads all tensors: same bits", "test_openai.py"),
     "huggingface": ("transformers loads it without a warning: logits to 1e-6", "test_huggingface.py"),
     "book": ("the book's model, rewritten from its description, loads it strictly", "test_book.py"),
@@ -116,10 +117,11 @@ def section() -> str:
 
 def _row(found: Format) -> str:
     verdict, file = VERDICTS[found.name]
+    link = os.path.normpath(f"../tests/converters/{file}")
     reasons = {letter: found.cannot_hold(config_of(letter)) for letter in CONFIGS}
     refused = "; ".join(f"{letter}: {', '.join(why)}" for letter, why in reasons.items() if why)
     refused = refused.replace("it has no place for ", "")
-    return f"| `{found.name}` | {verdict} ([{file}](../tests/converters/{file})) | {refused} |"
+    return f"| `{found.name}` | {verdict} ([{Path(file).name}]({link})) | {refused} |"
 
 
 def main() -> None:

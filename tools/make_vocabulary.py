@@ -15,11 +15,11 @@ import struct
 import sys
 from pathlib import Path
 
-from zoo.vocabulary import GPT2_MERGES, GPT2_SHA256, Vocabulary
+from zoo.text.vocabulary import GPT2_MERGES, GPT2_SHA256, Vocabulary
 
 
 def packed_merges(vocabulary: Vocabulary) -> bytes:
-    """The ids of every merge's two tokens, as zoo.vocabulary reads them back."""
+    """The ids of every merge's two tokens, as zoo.text.vocabulary reads them back."""
     ids = vocabulary.tokens
     return b"".join(struct.pack("<HH", ids[left], ids[right]) for left, right in vocabulary.merges)
 
@@ -44,7 +44,7 @@ def main() -> str | None:
     if GPT2_MERGES.read_bytes() != packed:
         return f"{GPT2_MERGES} is not what this script makes: run it without --check"
     if Vocabulary.gpt2().files() != original.files():
-        return f"{GPT2_MERGES} does not give the two files back: zoo/vocabulary.py is wrong"
+        return f"{GPT2_MERGES} does not give the two files back: zoo/text/vocabulary.py is wrong"
     print(f"{GPT2_MERGES}: {len(packed):,} bytes, gives both files back byte for byte")
     return None
 

@@ -14,8 +14,8 @@ import numpy as np
 
 import zoo
 from zoo.converters.zoo_file import ZooFile
-from zoo.mapping import to_theirs
-from zoo.tensors import DTYPES
+from zoo.core.tensors import DTYPES
+from zoo.formats.mapping import to_theirs
 
 OUT = Path(__file__).resolve().parents[1] / "zoo" / "data" / "stories.safetensors"
 

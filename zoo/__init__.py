@@ -16,29 +16,30 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "GPTConfig": "zoo.config",
-    "register": "zoo.registry",
-    "get_config": "zoo.registry",
-    "list_models": "zoo.registry",
-    "Format": "zoo.format",
-    "Checkpoint": "zoo.format",
-    "list_formats": "zoo.plugins",
-    "get_format": "zoo.plugins",
-    "open_checkpoint": "zoo.plan",
-    "make_plan": "zoo.plan",
-    "convert": "zoo.conversion",
-    "Report": "zoo.conversion",
-    "content_hash": "zoo.content",
-    "diff": "zoo.difference",
-    "Tokenizer": "zoo.tokenizer",
-    "GPTModel": "zoo.model",
-    "KVCache": "zoo.cache",
-    "create": "zoo.init",
-    "load": "zoo.loading",
-    "save": "zoo.loading",
-    "Token": "zoo.generation",
-    "generate": "zoo.generation",
-    "complete": "zoo.generation",
+    "GPTConfig": "zoo.models.gpt2.config",
+    "register": "zoo.models.registry",
+    "get_config": "zoo.models.registry",
+    "list_models": "zoo.models.registry",
+    "Format": "zoo.formats.base",
+    "Checkpoint": "zoo.formats.base",
+    "list_formats": "zoo.formats.registry",
+    "get_format": "zoo.formats.registry",
+    "open_checkpoint": "zoo.api.checkpoints",
+    "make_plan": "zoo.api.checkpoints",
+    "convert": "zoo.api.checkpoints",
+    "Report": "zoo.conversion.run",
+    "content_hash": "zoo.api.checkpoints",
+    "diff": "zoo.api.checkpoints",
+    "verify": "zoo.api.checkpoints",
+    "Tokenizer": "zoo.text.tokenizer",
+    "GPTModel": "zoo.models.gpt2.model",
+    "KVCache": "zoo.models.gpt2.kv_cache",
+    "create": "zoo.models.gpt2.init",
+    "load": "zoo.api.models",
+    "save": "zoo.conversion.save",
+    "Token": "zoo.generation.api",
+    "generate": "zoo.generation.api",
+    "complete": "zoo.generation.api",
     "ZooError": "zoo.errors",
 }
 """Public name -> module that has it."""
@@ -46,30 +47,31 @@ _HOME = {
 __all__ = [*_HOME, "__version__"]  # noqa: PLE0604 - all strings
 
 if TYPE_CHECKING:
-    from zoo.cache import KVCache as KVCache
-    from zoo.config import GPTConfig as GPTConfig
-    from zoo.content import content_hash as content_hash
-    from zoo.conversion import Report as Report
-    from zoo.conversion import convert as convert
-    from zoo.difference import diff as diff
+    from zoo.api.checkpoints import content_hash as content_hash
+    from zoo.api.checkpoints import convert as convert
+    from zoo.api.checkpoints import diff as diff
+    from zoo.api.checkpoints import make_plan as make_plan
+    from zoo.api.checkpoints import open_checkpoint as open_checkpoint
+    from zoo.api.checkpoints import verify as verify
+    from zoo.api.models import load as load
+    from zoo.conversion.run import Report as Report
+    from zoo.conversion.save import save as save
     from zoo.errors import ZooError as ZooError
-    from zoo.format import Checkpoint as Checkpoint
-    from zoo.format import Format as Format
-    from zoo.generation import Token as Token
-    from zoo.generation import complete as complete
-    from zoo.generation import generate as generate
-    from zoo.init import create as create
-    from zoo.loading import load as load
-    from zoo.loading import save as save
-    from zoo.model import GPTModel as GPTModel
-    from zoo.plan import make_plan as make_plan
-    from zoo.plan import open_checkpoint as open_checkpoint
-    from zoo.plugins import get_format as get_format
-    from zoo.plugins import list_formats as list_formats
-    from zoo.registry import get_config as get_config
-    from zoo.registry import list_models as list_models
-    from zoo.registry import register as register
-    from zoo.tokenizer import Tokenizer as Tokenizer
+    from zoo.formats.base import Checkpoint as Checkpoint
+    from zoo.formats.base import Format as Format
+    from zoo.formats.registry import get_format as get_format
+    from zoo.formats.registry import list_formats as list_formats
+    from zoo.generation.api import Token as Token
+    from zoo.generation.api import complete as complete
+    from zoo.generation.api import generate as generate
+    from zoo.models.gpt2.config import GPTConfig as GPTConfig
+    from zoo.models.gpt2.init import create as create
+    from zoo.models.gpt2.kv_cache import KVCache as KVCache
+    from zoo.models.gpt2.model import GPTModel as GPTModel
+    from zoo.models.registry import get_config as get_config
+    from zoo.models.registry import list_models as list_models
+    from zoo.models.registry import register as register
+    from zoo.text.tokenizer import Tokenizer as Tokenizer
 
 
 def __getattr__(name: str) -> Any:

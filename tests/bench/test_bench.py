@@ -18,9 +18,9 @@ from zoo.bench.probe import Machine
 from zoo.bench.process import Process, busy_cores
 from zoo.bench.turns import prefill_operations
 from zoo.cli.main import main
-from zoo.config import GPTConfig
 from zoo.engine import is_built
 from zoo.errors import OptionError, ZooError
+from zoo.models.gpt2.config import GPTConfig
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the engine is not built")
 

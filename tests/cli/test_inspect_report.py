@@ -11,10 +11,10 @@ from small import SMALL, small_model
 
 import zoo
 from zoo.cli.main import main
-from zoo.plot.weights import plot_weights
-from zoo.report import make_report
-from zoo.statistics import histogram, statistics
-from zoo.tensors import LazyTensor
+from zoo.core.statistics import histogram, statistics
+from zoo.core.tensors import LazyTensor
+from zoo.examine.summary import make_report
+from zoo.plot.parameters import plot_weights
 
 VOID = {"meta", "rect", "polyline", "circle", "line"}
 

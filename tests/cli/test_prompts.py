@@ -68,7 +68,7 @@ def made_alone(model, line, engine):
     else:
         from zoo.engine import Engine
         from zoo.engine.generation import generate_batch
-        from zoo.request import Request
+        from zoo.generation.options import Request
 
         tokens = [t for _, t in generate_batch(Engine.open(model, threads=1), [prompt], Request(**options))]
     return {
@@ -198,7 +198,7 @@ def test_a_file_of_something_else_is_refused(run, then, words):
 
 def test_two_processes_do_not_write_one_file(run, tmp_path):
     """While a run has the file, another is refused."""
-    from zoo.results import ResultFile
+    from zoo.generation.results_file import ResultFile
 
     write_lines("in.jsonl", LINES[:1])
     with ResultFile(tmp_path / "out.jsonl", {}):
@@ -335,8 +335,8 @@ def test_a_terminal_sees_a_bar(run, model):
 
 def test_from_python():
     """The library raises what the command prints."""
-    from zoo.prompts import read_prompts
-    from zoo.request import Request
+    from zoo.generation.options import Request
+    from zoo.generation.prompt_file import read_prompts
 
     with pytest.raises(FormatError, match="cannot be read: No such file") as caught:
         list(read_prompts(Path("none.txt"), Request(), CONFIG, zoo.Tokenizer()))

@@ -13,15 +13,16 @@ from small import random_ids, small_model
 from strategies import configs
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.converters._gguf import read_gguf
+from zoo import make_plan
+from zoo.containers.gguf.reader import read_gguf
+from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError
-from zoo.format import Checkpoint, WriteOptions
-from zoo.mapping import same_tensor, to_ours, to_theirs
-from zoo.plan import make_plan, open_checkpoint
-from zoo.plugins import detect_format, get_format
-from zoo.tensors import DTYPES, LazyTensor
-from zoo.vocabulary import ALPHABET, Vocabulary
+from zoo.formats.base import Checkpoint, WriteOptions
+from zoo.formats.mapping import same_tensor, to_ours, to_theirs
+from zoo.formats.opening import open_path
+from zoo.formats.registry import detect_format, get_format
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import ALPHABET, Vocabulary
 
 ODD = GPTConfig(
     vocab_size=97,
@@ -56,11 +57,11 @@ def zoo_name(name):
     return ".".join([*(["blocks", block[1]] if block else []), NAMES[layer], kind])
 
 
-def write(path, config, tensors, vocabulary=None, provenance=None):
+def write(path, config, tensors, vocabulary=None, provenance=dict):
     """Write tensors, which have zoo's names, as they are."""
     theirs = to_theirs(get_format("gguf").table, tensors, config)
-    checkpoint = Checkpoint(path, config, theirs, vocabulary=vocabulary, provenance=provenance or {})
-    get_format("gguf").write(path, checkpoint, WriteOptions())
+    checkpoint = Checkpoint(path, config, theirs, vocabulary=vocabulary)
+    get_format("gguf").write(path, checkpoint, WriteOptions(provenance=provenance))
 
 
 def foreign(model, **changes):
@@ -146,7 +147,7 @@ def test_the_bytes_of_a_file_never_change(tmp_path):
         size = int(np.prod(shape))
         ours[name] = LazyTensor.of(np.arange(start, start + size, dtype=np.float32).reshape(shape))
         start += size
-    write(tmp_path / "m.gguf", config, ours, provenance={"from": "here"})
+    write(tmp_path / "m.gguf", config, ours, provenance=lambda: {"from": "here"})
     data = (tmp_path / "m.gguf").read_bytes()
 
     assert data[:24] == b"GGUF" + struct.pack("<IQQ", 3, 16, 16)
@@ -183,7 +184,7 @@ def test_there_and_back_nothing_changes(tmp_path, config):
             for name, shape in config.parameter_shapes().items()
         }
         write(tmp_path / "b.gguf", config, ours)
-        found, checkpoint = open_checkpoint(tmp_path / "b.gguf")
+        found, checkpoint = open_path(tmp_path / "b.gguf")
         again, _ = found.to_ours(checkpoint)
 
         assert config == checkpoint.config
@@ -199,7 +200,7 @@ def test_a_mixture_of_dtypes_comes_back_as_it_was(tmp_path, model):
     zoo.save(model, tmp_path / "a.safetensors")
     there = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.gguf")
     zoo.convert(tmp_path / "b.gguf", tmp_path / "c.safetensors")
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1].tensors for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1].tensors for name in "ac")
 
     assert there.lossless
     assert there.verified
@@ -215,7 +216,7 @@ def test_vectors_and_positions_are_stored_in_float32(tmp_path, path, dtype, kind
     for name, (found, shape, _) in tensors.items():
         assert found == ("F32" if len(shape) == 1 or name == "position_embd.weight" else kind)
     assert keys["general.file_type"] == file_type
-    assert {DTYPES[dtype]} == {t.dtype for t in open_checkpoint(tmp_path / "b.gguf")[1].tensors.values()}
+    assert {DTYPES[dtype]} == {t.dtype for t in open_path(tmp_path / "b.gguf")[1].tensors.values()}
     assert report.bytes_written == sum(len(data) for _, _, data in tensors.values())
 
 
@@ -246,7 +247,7 @@ def test_quantised_files(tmp_path, encoding):
     }
     assert {"q8_0": 7, "q5_0": 8, "q4_0": 2}[encoding] == keys["general.file_type"]
     types = "Q8_0" if encoding == "q8_0" else f"{encoding.upper()} and Q8_0"
-    assert open_checkpoint(tmp_path / "b.gguf")[1].notes == (f"its {types} tensors are read as float32",)
+    assert open_path(tmp_path / "b.gguf")[1].notes == (f"its {types} tensors are read as float32",)
     assert report.verified
     assert not report.lossless
     assert (encoding, report.bytes_written) == (report.encoding, sum(len(data) for _, _, data in tensors.values()))
@@ -298,7 +299,7 @@ def test_files_of_llama_cpp_itself_are_read(tmp_path, tied):
     model = small_model(ODD.replace(vocab_rows=97, tied=tied, dropout=0.1), dtype=torch.float32)
     keys, tensors = foreign(model)
     (tmp_path / "m").write_bytes(build(keys, tensors))
-    found, checkpoint = open_checkpoint(tmp_path / "m")
+    found, checkpoint = open_path(tmp_path / "m")
 
     assert found.name == "gguf"
     assert (model.config, (), {}, None) == (
@@ -319,7 +320,7 @@ def test_a_head_that_repeats_the_embedding_is_tied(tmp_path):
     keys, tensors = foreign(small_model(ODD, dtype=torch.float32))
     tensors["output.weight"] = tensors["token_embd.weight"]
     (tmp_path / "m").write_bytes(build(keys, tensors))
-    found, checkpoint = open_checkpoint(tmp_path / "m")
+    found, checkpoint = open_path(tmp_path / "m")
 
     assert checkpoint.config.tied
     assert [drop.name for drop in found.to_ours(checkpoint)[1]] == ["output.weight"]
@@ -331,7 +332,7 @@ def test_versions_and_alignments(tmp_path, version, alignment):
     """Version 2 is laid out as 3 is; general.alignment is honoured."""
     keys, tensors = foreign(small_model(ODD, dtype=torch.float32), general__alignment=alignment)
     (tmp_path / "m").write_bytes(build(keys, tensors, version=version, alignment=alignment))
-    checkpoint = open_checkpoint(tmp_path / "m")[1]
+    checkpoint = open_path(tmp_path / "m")[1]
 
     assert tensors["output_norm.bias"][2] == checkpoint.tensors["output_norm.bias"].load().tobytes()
     to_ours(get_format("gguf").table, checkpoint.tensors, checkpoint.config, tmp_path)
@@ -346,15 +347,14 @@ def test_the_provenance_is_looked_at_last(tmp_path, model):
         for name, t in model.state_dict().items()
     }
 
-    class Late(dict):
-        def keys(self):
-            assert len(written) == len(tensors)
-            return super().keys()
+    def provenance():
+        assert len(written) == len(tensors)
+        return {"source": "ünïcode"}
 
-    write(tmp_path / "m.gguf", ODD, tensors, provenance=Late(source="ünïcode"))
-    assert open_checkpoint(tmp_path / "m.gguf")[1].provenance == {"source": "ünïcode"}
+    write(tmp_path / "m.gguf", ODD, tensors, provenance=provenance)
+    assert open_path(tmp_path / "m.gguf")[1].provenance == {"source": "ünïcode"}
     with pytest.raises(CannotHold, match="too many for a GGUF file"):
-        write(tmp_path / "n.gguf", ODD, tensors, provenance={"source": "x" * 16384})
+        write(tmp_path / "n.gguf", ODD, tensors, provenance=lambda: {"source": "x" * 16384})
 
 
 def test_the_same_model_gives_the_same_bytes(tmp_path, path, model):
@@ -372,10 +372,10 @@ def test_the_format_is_known_by_its_magic_and_architecture(tmp_path, path):
 
     assert detect_format(cut).name == "gguf"
     with pytest.raises(CorruptFile, match="cut short in front of its tensors"):
-        open_checkpoint(cut)
+        open_path(cut)
     assert not get_format("gguf").sniff(llama)
     with pytest.raises(FormatError, match=r"its architecture is 'llama'; zoo reads gpt2"):
-        open_checkpoint(llama, format="gguf")
+        open_path(llama, format="gguf")
     assert not get_format("gguf").sniff(tmp_path)
 
 
@@ -410,7 +410,7 @@ def test_gpt2s_own_vocabulary_is_recognised(tmp_path):
     assert keys.pop("tokenizer.ggml.merges") == [" ".join(pair) for pair in gpt2.merges]
     ids = {f"tokenizer.ggml.{role}_token_id": 50256 for role in ("bos", "eos", "unknown")}
     assert keys == {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", **ids}
-    checkpoint = open_checkpoint(tmp_path / "m.gguf")[1]
+    checkpoint = open_path(tmp_path / "m.gguf")[1]
     assert checkpoint.vocabulary is gpt2
     assert checkpoint.config == config
 
@@ -422,7 +422,7 @@ def test_another_vocabulary_comes_back_with_its_meaning(tmp_path):
     before = custom_vocabulary()
     write(tmp_path / "m.gguf", config, tensors, vocabulary=before)
     keys = parse((tmp_path / "m.gguf").read_bytes())[1]
-    after = open_checkpoint(tmp_path / "m.gguf")[1].vocabulary
+    after = open_path(tmp_path / "m.gguf")[1].vocabulary
 
     assert (before.tokens, before.merges) == (after.tokens, after.merges)
     text = "hello world<|endoftext|>[MASK] <|user|>jolly é"
@@ -468,7 +468,7 @@ def test_a_tokenizer_of_another_kind_is_left_out_and_named(tmp_path, kind):
         **{"tokenizer__ggml__model": "gpt2", "tokenizer__ggml__tokens": tokens, "tokenizer__ggml__merges": [], **kind},
     )
     (tmp_path / "m").write_bytes(build(keys, tensors))
-    checkpoint = open_checkpoint(tmp_path / "m")[1]
+    checkpoint = open_path(tmp_path / "m")[1]
 
     assert (97, 101) == (checkpoint.config.vocab_size, checkpoint.config.vocab_rows)
     assert checkpoint.vocabulary is None

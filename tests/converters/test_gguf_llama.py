@@ -7,10 +7,10 @@ import torch
 from small import random_ids, small_model
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.plan import open_checkpoint
-from zoo.tensors import same_bits
-from zoo.vocabulary import Vocabulary
+from zoo.core.tensors import same_bits
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.peers
 
@@ -121,7 +121,7 @@ def test_what_llama_quantize_makes_is_read(folder, tmp_path, file_type):
     gguf = pytest.importorskip("gguf")
     llama_peer.quantise(written(folder, "wide", "float16"), tmp_path / "m.gguf", file_type)
     reader = gguf.GGUFReader(tmp_path / "m.gguf")
-    found, checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    found, checkpoint = open_path(tmp_path / "m.gguf")
 
     assert WIDE == checkpoint.config
     assert "Q6_K" in {t.tensor_type.name for t in reader.tensors}
@@ -136,7 +136,7 @@ def test_types_that_zoo_does_not_read_are_named(folder, tmp_path):
     llama_peer.quantise(written(folder, "wide", "float32"), tmp_path / "m.gguf", 15)
 
     with pytest.raises(zoo.ZooError, match=r"is of ggml's type Q[45]_K; zoo reads F32, F16, BF16, Q4_0, Q4_1, Q5_0"):
-        open_checkpoint(tmp_path / "m.gguf")
+        open_path(tmp_path / "m.gguf")
 
 
 def test_the_gguf_package_reads_our_files(folder):
@@ -149,7 +149,7 @@ def test_the_gguf_package_reads_our_files(folder):
     assert fields["gpt2.block_count"] == ("UINT32", 3)
     assert fields["gpt2.attention.layer_norm_epsilon"] == ("FLOAT32", float(np.float32(1e-5)))
     assert fields["zoo.tied"] == ("BOOL", True)
-    checkpoint = open_checkpoint(written(folder, "odd", "float32"))[1]
+    checkpoint = open_path(written(folder, "odd", "float32"))[1]
     assert list(checkpoint.tensors) == [t.name for t in reader.tensors]
     for theirs in reader.tensors:
         assert same_bits(theirs.data, checkpoint.tensors[theirs.name].load())
@@ -159,7 +159,7 @@ def test_the_gguf_package_names_gpt2s_tensors_as_we_do(folder):
     """All our names are those of its table for gpt2, which llama.cpp's converter goes by."""
     gguf = pytest.importorskip("gguf")
     known = [gguf.TENSOR_NAMES[kind] for kind in gguf.MODEL_TENSORS[gguf.MODEL_ARCH.GPT2]]
-    names = {name.rsplit(".", 1)[0] for name in open_checkpoint(written(folder, "wide", "float32"))[1].tensors}
+    names = {name.rsplit(".", 1)[0] for name in open_path(written(folder, "wide", "float32"))[1].tensors}
 
     assert names == {name.format(bid=i) for name in known for i in range(WIDE.n_layers)}
 
@@ -187,7 +187,7 @@ def test_files_that_the_gguf_package_writes_are_read(tmp_path):
     writer.add_quantization_version(2)
     sent = {}
     zoo.save(model, tmp_path / "a.gguf")
-    for name, tensor in open_checkpoint(tmp_path / "a.gguf")[1].tensors.items():
+    for name, tensor in open_path(tmp_path / "a.gguf")[1].tensors.items():
         wide = len(tensor.shape) == 1 or name == "position_embd.weight"
         sent[name] = np.array(tensor.load()).astype(np.float32 if wide else np.float16)
         writer.add_tensor(name, sent[name])
@@ -195,7 +195,7 @@ def test_files_that_the_gguf_package_writes_are_read(tmp_path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    _, checkpoint = open_checkpoint(tmp_path / "m.gguf")
+    _, checkpoint = open_path(tmp_path / "m.gguf")
 
     assert WORDS == checkpoint.config
     assert checkpoint.vocabulary is gpt2

@@ -16,14 +16,14 @@ from small import small_model
 from strategies import configs
 
 import zoo
-from zoo.config import GPTConfig
-from zoo.converters._hdf5 import read_hdf5, write_hdf5
+from zoo.containers.hdf5.reader import read_hdf5, write_hdf5
 from zoo.errors import CannotHold, CheckpointMismatch, FormatError, UnsafeFile, ZooError
-from zoo.format import Checkpoint
-from zoo.plan import open_checkpoint
-from zoo.plugins import detect_format, get_format
-from zoo.tokenizer import Tokenizer
-from zoo.vocabulary import ALPHABET, Vocabulary
+from zoo.formats.base import Checkpoint
+from zoo.formats.opening import open_path
+from zoo.formats.registry import detect_format, get_format
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.tokenizer import Tokenizer
+from zoo.text.vocabulary import ALPHABET, Vocabulary
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "keras-hub"
@@ -78,7 +78,7 @@ def check_logits(model, expected):
 
 def test_keras_hubs_own_preset_gives_its_logits_and_tokens():
     """Config, weights and tokenizer are read from the files that save_to_preset makes."""
-    found, checkpoint = open_checkpoint(GOLDEN)
+    found, checkpoint = open_path(GOLDEN)
     model = zoo.load(GOLDEN)
 
     assert found.name == "keras-hub"
@@ -107,7 +107,7 @@ def test_there_and_back_nothing_changes(tmp_path, config, dtype):
     zoo.save(small_model(config, dtype=dtype), tmp_path / "a.safetensors", force=True)
     there = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b", to="keras-hub", force=True)
     zoo.convert(tmp_path / "b", tmp_path / "c.safetensors", force=True)
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1] for name in "ac")
 
     assert there.lossless
     assert there.verified
@@ -128,7 +128,7 @@ def test_vocabulary_and_provenance_come_along(tmp_path):
     """The tokenizer's files are in assets, and the record of the source in metadata.json."""
     zoo.save(zoo.create("test-tiny", seed=1), tmp_path / "a.safetensors")
     report = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b", to="keras-hub")
-    checkpoint = open_checkpoint(tmp_path / "b")[1]
+    checkpoint = open_path(tmp_path / "b")[1]
 
     assert checkpoint.vocabulary.is_gpt2
     assert report.provenance == checkpoint.provenance
@@ -141,7 +141,7 @@ def test_without_a_vocabulary_there_is_no_preprocessor(directory):
 
     assert task["config"]["preprocessor"] is None
     assert not (directory / "tokenizer.json").exists()
-    assert open_checkpoint(directory)[1].vocabulary is None
+    assert open_path(directory)[1].vocabulary is None
 
 
 def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
@@ -154,7 +154,7 @@ def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
 
     assert "needs the token <|endoftext|>" in note
     assert json.loads((tmp_path / "a" / "task.json").read_text())["config"]["preprocessor"] is None
-    assert open_checkpoint(tmp_path / "a")[1].vocabulary == vocabulary
+    assert open_path(tmp_path / "a")[1].vocabulary == vocabulary
 
 
 def test_added_tokens_are_words_that_are_not_split(tmp_path):
@@ -167,7 +167,7 @@ def test_added_tokens_are_words_that_are_not_split(tmp_path):
 
     assert tokenizer["config"]["unsplittable_tokens"] == ["<|endoftext|>", "<user>"]
     assert words == {"<|endoftext|>": 0, "a": 1, "<user>": 2}
-    found = open_checkpoint(tmp_path / "a")[1].vocabulary
+    found = open_path(tmp_path / "a")[1].vocabulary
     assert (found.tokens, found.added_tokens) == (vocabulary.tokens, {"<user>": 2})
 
 
@@ -256,7 +256,7 @@ def test_another_model_is_none_of_ours(directory, change):
     """The config says which class it is; only GPT2Backbone is GPT-2."""
     edit(directory / "config.json", lambda content: {**content, **change})
     with pytest.raises(FormatError, match="not of Keras Hub's GPT2Backbone"):
-        open_checkpoint(directory, format="keras-hub")
+        open_path(directory, format="keras-hub")
     assert get_format("keras-hub").sniff(directory) == ("config" in change)
 
 
@@ -268,7 +268,7 @@ def test_metadata_that_cannot_be_is_refused(directory, change, words):
     """What zoo keeps in metadata.json is checked when it is read."""
     edit(directory / "metadata.json", lambda content: {**content, **change})
     with pytest.raises(FormatError, match=words):
-        open_checkpoint(directory)
+        open_path(directory)
 
 
 def shard(directory):
@@ -311,7 +311,7 @@ def test_a_damaged_file_is_refused_or_harmless(directory, data):
         content[data.draw(st.sampled_from(used))] = data.draw(st.integers(0, 255))
     file.write_bytes(content)
     try:
-        found, checkpoint = open_checkpoint(directory, format="keras-hub")
+        found, checkpoint = open_path(directory, format="keras-hub")
         ours, _ = found.to_ours(checkpoint)
         shapes = {name: tensor.load().shape for name, tensor in ours.items()}
     except ZooError:

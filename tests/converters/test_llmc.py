@@ -11,12 +11,13 @@ from small import random_ids, small_model
 from strategies import configs
 
 import zoo
-from zoo.config import GPTConfig
+from zoo import make_plan
+from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError, ZooError
-from zoo.mapping import to_theirs
-from zoo.plan import make_plan, open_checkpoint
-from zoo.plugins import detect_format, get_format
-from zoo.tensors import DTYPES, LazyTensor
+from zoo.formats.mapping import to_theirs
+from zoo.formats.opening import open_path
+from zoo.formats.registry import detect_format, get_format
+from zoo.models.gpt2.config import GPTConfig
 
 PADDED = GPTConfig(vocab_size=97, vocab_rows=101, context_length=23, width=30, n_heads=5, n_layers=3, dropout=0.3)
 BARE = PADDED.replace(vocab_rows=97, dropout=0.1)
@@ -140,7 +141,7 @@ def test_the_bytes_of_a_file_never_change(tmp_path):
         start += size
     ours, _ = file.to_ours(zoo.Checkpoint(tmp_path, config, counted))
     theirs = zoo.Checkpoint(tmp_path, config, to_theirs(file.table, ours, config))
-    file.write(tmp_path / "m.bin", theirs, zoo.format.WriteOptions())
+    file.write(tmp_path / "m.bin", theirs, zoo.formats.base.WriteOptions())
     data = (tmp_path / "m.bin").read_bytes()
 
     numbers = "c6d73401 03000000 02000000 03000000 01000000 01000000 02000000 80000000"
@@ -157,7 +158,7 @@ def test_files_of_llmc_itself_are_read_with_all_their_rows(tmp_path, version, ro
     """Version 1 has no padding; version 3 says how many rows there are, and none of them is cut."""
     data = build(version, 97, rows, 23, 30, 5, 3, dtype)
     (tmp_path / "m.bin").write_bytes(data)
-    found, checkpoint = open_checkpoint(tmp_path / "m.bin")
+    found, checkpoint = open_path(tmp_path / "m.bin")
 
     assert found.name == "llm.c"
     assert BARE.replace(vocab_rows=rows) == checkpoint.config
@@ -171,7 +172,7 @@ def test_bfloat16_files_are_read_bit_for_bit(tmp_path, version, rows):
     """Versions 2 and 5 hold bfloat16: two bytes a value, the upper half of a float32."""
     data = build(version, 97, rows, 23, 30, 5, 3, DTYPES["bfloat16"])
     (tmp_path / "m.bin").write_bytes(data)
-    _, checkpoint = open_checkpoint(tmp_path / "m.bin")
+    _, checkpoint = open_path(tmp_path / "m.bin")
     arrays = loaded(checkpoint)
 
     assert {DTYPES["bfloat16"]} == {array.dtype for array in arrays.values()}
@@ -187,7 +188,7 @@ def test_the_published_124m_files_have_the_size_that_is_read_and_written(tmp_pat
     with path.open("wb") as file:
         file.write(struct.pack("<8i", 20240326, version, 1024, 50257, 12, 12, 768, 50304))
         file.truncate(size)  # a hole, no bytes on the disk
-    _, checkpoint = open_checkpoint(path, size="124M")
+    _, checkpoint = open_path(path, size="124M")
     assert config.replace(vocab_rows=50304) == checkpoint.config
 
     dtype = DTYPES["float32" if version == 3 else "bfloat16"]
@@ -200,7 +201,7 @@ def test_the_published_124m_files_have_the_size_that_is_read_and_written(tmp_pat
         with path.open("r+b") as file:
             file.truncate(wrong)
         with pytest.raises(CorruptFile, match=f"has {wrong:,} bytes where its header asks for {size:,}"):
-            open_checkpoint(path)
+            open_path(path)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -214,7 +215,7 @@ def test_there_and_back_nothing_changes(tmp_path, config, half):
     zoo.save(small_model(config, dtype=dtype), tmp_path / "a.safetensors", force=True)
     there = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.bin", force=True)
     zoo.convert(tmp_path / "b.bin", tmp_path / "c.safetensors", force=True)
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1] for name in "ac")
 
     assert there.lossless
     assert there.verified
@@ -290,7 +291,7 @@ def test_casting_to_bfloat16_writes_version_5(tmp_path, path, model):
 
 def test_a_foreign_tokenizer_is_not_forgotten_silently(tmp_path):
     """llm.c keeps the tokenizer elsewhere: a vocabulary that is not GPT-2's is named in the notes."""
-    vocabulary = zoo.vocabulary.Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
+    vocabulary = zoo.text.vocabulary.Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
     checkpoint = zoo.Checkpoint(tmp_path, PADDED.replace(vocab_rows=128), {}, vocabulary=vocabulary)
 
     assert get_format("llm.c").notes(checkpoint) == [
@@ -319,7 +320,7 @@ def test_a_header_that_cannot_be_is_refused(tmp_path, place, value, message):
     (tmp_path / "m.bin").write_bytes(data)
 
     with pytest.raises(FormatError, match=message):
-        open_checkpoint(tmp_path / "m.bin")
+        open_path(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_a_record_that_contradicts_the_header_is_refused(path, old, new, message
     path.write_bytes(data.replace(old, new))
 
     with pytest.raises(FormatError, match=message):
-        get_format("llm.c").to_ours(open_checkpoint(path)[1])
+        get_format("llm.c").to_ours(open_path(path)[1])
 
 
 def test_other_things_in_the_header_are_left_alone(tmp_path):
@@ -348,7 +349,7 @@ def test_other_things_in_the_header_are_left_alone(tmp_path):
     data[32:64] = bytes(range(32))
     (tmp_path / "m.bin").write_bytes(data)
 
-    assert open_checkpoint(tmp_path / "m.bin")[1].config.vocab_rows == 128
+    assert open_path(tmp_path / "m.bin")[1].config.vocab_rows == 128
 
 
 def test_the_format_is_known_by_its_magic(tmp_path, path):
@@ -358,7 +359,7 @@ def test_the_format_is_known_by_its_magic(tmp_path, path):
 
     assert detect_format(cut).name == "llm.c"
     with pytest.raises(CorruptFile, match="cut short inside its header"):
-        open_checkpoint(cut)
+        open_path(cut)
     assert not get_format("llm.c").sniff(tmp_path)
 
 
@@ -374,7 +375,7 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path, path, data):
     broken = tmp_path / "broken.bin"
     broken.write_bytes(content)
     try:
-        _, checkpoint = open_checkpoint(broken, format="llm.c")
+        _, checkpoint = open_path(broken, format="llm.c")
         arrays = loaded(checkpoint)
     except ZooError:
         return

@@ -7,7 +7,7 @@ from format_matrix import CONFIGS, VERDICTS, both_ways, config_of, journeys
 
 import zoo
 from zoo.errors import CannotHold
-from zoo.plugins import usable_formats
+from zoo.formats.registry import usable_formats
 
 
 @pytest.mark.parametrize("letter", CONFIGS)

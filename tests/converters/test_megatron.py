@@ -8,10 +8,11 @@ from small import small_model
 from strategies import configs
 
 import zoo
-from zoo.config import GPTConfig
+from zoo import make_plan
 from zoo.errors import CannotHold, FormatError
-from zoo.plan import make_plan, open_checkpoint
-from zoo.plugins import detect_format
+from zoo.formats.opening import open_path
+from zoo.formats.registry import detect_format
+from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70)
 HELD = {"bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
@@ -76,7 +77,7 @@ def test_there_and_back_nothing_changes(tmp_path, config):
     zoo.save(small_model(config, dtype=torch.float32), tmp_path / "a.safetensors", force=True)
     zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", to="megatron", force=True)
     zoo.convert(tmp_path / "b.pt", tmp_path / "c.safetensors", force=True)
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1] for name in "ac")
 
     assert config == a.config == c.config
     assert all(a.tensors[name].load().tobytes() == c.tensors[name].load().tobytes() for name in a.tensors)
@@ -87,7 +88,7 @@ def test_a_file_of_megatron_takes_its_config_from_the_shapes(tmp_path, path, mod
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["model"]["decoder.layers.0.self_attention.linear_qkv._extra_state"] = None
     torch.save(checkpoint, tmp_path / "theirs.pt")
-    _, found = open_checkpoint(tmp_path / "theirs.pt", size=CONFIG)
+    _, found = open_path(tmp_path / "theirs.pt", size=CONFIG)
 
     assert detect_format(tmp_path / "theirs.pt").name == "megatron"
     assert found.config == CONFIG
@@ -103,7 +104,7 @@ def test_another_order_of_rows_is_refused(tmp_path, path):
     torch.save(torch.load(path, weights_only=True) | {"checkpoint_version": 1.0}, tmp_path / "old.pt")
 
     with pytest.raises(FormatError, match=r"has the checkpoint_version 1\.0; zoo knows the order of 3\.0 only"):
-        open_checkpoint(tmp_path / "old.pt", size=CONFIG)
+        open_path(tmp_path / "old.pt", size=CONFIG)
 
 
 def test_what_megatron_must_be_told_is_said(tmp_path, path):

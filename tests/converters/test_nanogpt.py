@@ -11,10 +11,11 @@ from strategies import configs
 from torch.nn import functional as F
 
 import zoo
-from zoo.config import GPTConfig
+from zoo import make_plan
 from zoo.errors import CannotHold, CheckpointMismatch, FormatError, ZooError
-from zoo.plan import make_plan, open_checkpoint
-from zoo.vocabulary import Vocabulary
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 CONFIG = GPTConfig(
     vocab_size=97, vocab_rows=101, context_length=23, width=30, n_heads=5, n_layers=3, dropout=0.3, activation="gelu"
@@ -116,8 +117,8 @@ def test_zoo_loads_what_nanogpt_saves(path, peer):
 def test_the_prefix_of_a_compiled_model_is_recorded(tmp_path, peer, path):
     """_orig_mod. comes off all names, the head's too, and the report says that it was there."""
     save_as_train_py(peer, tmp_path / "compiled.pt", prefix="_orig_mod.")
-    _, plain = open_checkpoint(path)
-    _, compiled = open_checkpoint(tmp_path / "compiled.pt")
+    _, plain = open_path(path)
+    _, compiled = open_path(tmp_path / "compiled.pt")
 
     assert (plain.prefix, compiled.prefix) == ("", "_orig_mod.")
     assert set(plain.tensors) == set(compiled.tensors)
@@ -155,7 +156,7 @@ def test_50304_rows_are_gpt2s_tokens_padded(tmp_path, rows, tokens):
     """Only the padding that train.py itself makes is taken for one."""
     args = {**model_args(FRESH), "n_layer": 1, "n_head": 1, "n_embd": 2, "block_size": 3, "vocab_size": rows}
     save_as_train_py(Model(**args), tmp_path / "ckpt.pt", model_args=args)
-    config = open_checkpoint(tmp_path / "ckpt.pt")[1].config
+    config = open_path(tmp_path / "ckpt.pt")[1].config
 
     assert (tokens, rows) == (config.vocab_size, config.vocab_rows)
 
@@ -166,7 +167,7 @@ def test_a_checkpoint_from_before_the_bias_switch_means_the_tanh_gelu(tmp_path, 
     del args["bias"]
     save_as_train_py(peer, path, model_args=args)
 
-    assert FRESH.replace(activation="gelu_tanh") == open_checkpoint(path)[1].config
+    assert FRESH.replace(activation="gelu_tanh") == open_path(path)[1].config
 
 
 def test_the_state_of_training_is_reported(tmp_path, peer, path):
@@ -177,10 +178,10 @@ def test_the_state_of_training_is_reported(tmp_path, peer, path):
     save_as_train_py(peer, tmp_path / "trained.pt", iter_num=2000, optimizer=optimizer)
     expected = "optimizer's state (40 entries), config (2 entries), iter_num 2000, best_val_loss 2.5"
 
-    assert (f"the file has {expected}; that is no part of the model and stays behind",) == open_checkpoint(
+    assert (f"the file has {expected}; that is no part of the model and stays behind",) == open_path(
         tmp_path / "trained.pt"
     )[1].notes
-    assert open_checkpoint(path)[1].notes == ()
+    assert open_path(path)[1].notes == ()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
@@ -195,7 +196,7 @@ def test_there_and_back_nothing_changes(tmp_path, config, half):
     )
     there = zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", force=True)
     back = zoo.convert(tmp_path / "b.pt", tmp_path / "c.safetensors", force=True)
-    a, c = (open_checkpoint(tmp_path / f"{name}.safetensors")[1] for name in "ac")
+    a, c = (open_path(tmp_path / f"{name}.safetensors")[1] for name in "ac")
 
     assert there.verified
     assert config == a.config == c.config
@@ -243,13 +244,13 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
     model = small_model(CONFIG, dtype=torch.float32, tokenizer=zoo.Tokenizer(vocabulary))
     zoo.save(model, tmp_path / "ckpt.pt")
 
-    assert vocabulary == open_checkpoint(tmp_path / "ckpt.pt")[1].vocabulary
+    assert vocabulary == open_path(tmp_path / "ckpt.pt")[1].vocabulary
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_args": None}, "has no model_args"),
+        ({"model_args": None}, "does not say how many attention heads"),
         ({"model_args": {}}, "n_layer is missing"),
         ({"model_args": {**model_args(FRESH), "n_layer": "3"}}, "n_layers must be of type int"),
         ({"model_args": {**model_args(FRESH), "n_layer": torch.ones(2)}}, "n_layers must be of type int"),
@@ -257,9 +258,9 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
         ({"model_args": {**model_args(FRESH), "use_relu": True}}, "has use_relu in its model_args"),
         ({"model_args": {**model_args(FRESH), "vocab_size": 100}}, "where the config asks for"),
         ({"model_args": {**model_args(FRESH), "bias": False}}, "is unexpected"),
-        ({"model": None}, "holds a NoneType"),
+        ({"model": None}, "holds 'model', which is no tensor"),
         ({"model": {"transformer.wte.weight": 5}}, "which is no tensor"),
-        ({"model": {}}, "is missing"),
+        ({"model": {}}, "holds 'model', which is no tensor"),
     ],
 )
 def test_what_is_no_checkpoint_of_nanogpt_is_refused(peer, path, change, message):
@@ -277,14 +278,14 @@ def test_odd_states_of_training_do_no_harm(peer, path, odd):
     checkpoint = torch.load(path, weights_only=True)
     torch.save(checkpoint | {"optimizer": odd, "iter_num": odd, "best_val_loss": odd, "config": odd}, path)
 
-    assert open_checkpoint(path)[1].config == FRESH
+    assert open_path(path)[1].config == FRESH
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_or_harmless(tmp_path, path, data):
     """A byte changed or the end cut off: a ZooError, or the same weights."""
-    _, whole = open_checkpoint(path)
+    _, whole = open_path(path)
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= data.draw(st.integers(1, 255))
     if data.draw(st.booleans()):
@@ -292,7 +293,7 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path, path, data):
     broken = tmp_path / "broken.pt"
     broken.write_bytes(content)
     try:
-        _, checkpoint = open_checkpoint(broken, format="nanogpt")
+        _, checkpoint = open_path(broken, format="nanogpt")
         arrays = {name: tensor.load() for name, tensor in checkpoint.tensors.items()}
     except ZooError:
         return

@@ -15,10 +15,10 @@ from strategies import configs
 
 import zoo
 from zoo.cli.main import main
+from zoo.containers.quantized import dequantize, quantize
 from zoo.engine import Engine, is_built
-from zoo.engine.quantize import dequantize, quantize
 from zoo.errors import CannotHold, CorruptFile, FormatError
-from zoo.plan import open_checkpoint
+from zoo.formats.opening import open_path
 
 KINDS = ["int8", "int4"]
 WIDE = zoo.GPTConfig(vocab_size=151, context_length=37, width=140, n_heads=4, n_layers=2, inner_width=73)
@@ -55,7 +55,7 @@ def test_the_file_is_what_its_description_says(tmp_path, kind):
     """The safetensors package reads it; bits taken apart one by one are near the weights and what zoo makes of them."""
     _, small, model = made(tmp_path, kind)
     raw, state = load_file(small), model.state_dict()
-    _, opened = open_checkpoint(small)
+    _, opened = open_path(small)
 
     with safe_open(small, "pt") as file:
         assert file.metadata()["zoo.encoding"] == kind

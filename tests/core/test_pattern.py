@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.pattern import parse
+from zoo.core.pattern import parse
 
 PATTERNS = [
     "1 i o -> o i",

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from zoo.core.statistics import statistics
+from zoo.core.stream import write_at
+from zoo.core.tensors import LazyTensor, chunks, contiguous, get_dtype, same_bits
 from zoo.errors import UnknownName
-from zoo.statistics import statistics
-from zoo.stream import write_at
-from zoo.tensors import LazyTensor, chunks, contiguous, get_dtype, same_bits
 
 arrays = hnp.arrays(
     st.sampled_from([np.float32, np.float16, np.int64]), hnp.array_shapes(max_dims=4, min_side=0, max_side=6)

@@ -17,8 +17,8 @@ from zoo.cli.main import main
 from zoo.engine import Engine, is_built
 from zoo.engine.choose import distribution, draw, logprob, pick
 from zoo.engine.generation import generate_batch, generate_many
-from zoo.generation import generate_batch as generate_with_torch
-from zoo.request import Request
+from zoo.generation.api import generate_batch as generate_with_torch
+from zoo.generation.options import Request
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 
@@ -96,7 +96,7 @@ def test_a_cache_grows_and_keeps_what_it_has():
 )
 def test_samples_have_the_distribution_of_the_torch_sampler(options):
     """Of 4000 draws, each token's share is within four standard deviations of its probability, 0 where filtered."""
-    from zoo.sampler import _filters
+    from zoo.generation.sampler import _filters
 
     logits = np.array([2.0, 1.0, 1.0, 0.5, -1.0, -3.0], np.float32)
     request = Request(**options)
@@ -131,7 +131,7 @@ class Fixed:
 )
 def test_the_filters_keep_what_those_of_torch_keep(logits, top_k, top_p, min_p, temperature, number):
     """Of what the torch filters keep (many logits are equal), a number from 0 to 1 draws as the shares say."""
-    from zoo.sampler import _filters
+    from zoo.generation.sampler import _filters
 
     logits = np.array(logits, np.float32) / 2
     request = Request(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)

@@ -18,10 +18,10 @@ from zoo.engine import Engine, is_built
 from zoo.engine.generation import generate_batch as generate_plainly
 from zoo.engine.speculate import Counts, generate_batch
 from zoo.errors import OptionError, ZooError
-from zoo.init import create
-from zoo.request import Request
-from zoo.sampler import _filters, penalise_repetition
-from zoo.sources import find_checkpoint
+from zoo.generation.options import Request
+from zoo.generation.sampler import _filters, penalise_repetition
+from zoo.hub.resolve import find_checkpoint
+from zoo.models.gpt2.init import create
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 
@@ -227,7 +227,7 @@ def test_a_draft_of_another_vocabulary_is_refused(target):
 
     same_size = engine_of(small_model(dtype=torch.float32))
     tokens = {chr(256 + i): i for i in range(97)}
-    same_size.vocabulary = zoo.vocabulary.Vocabulary(json.dumps(tokens).encode(), b"#version: 0.2\n")
+    same_size.vocabulary = zoo.text.vocabulary.Vocabulary(json.dumps(tokens).encode(), b"#version: 0.2\n")
     with pytest.raises(OptionError, match="the draft model's tokens are not those of the model"):
         generate_batch(target, [[1]], Request(), draft=same_size)
 

@@ -12,7 +12,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from zoo.converters._leveldb_table import write_table
+from zoo.containers.tensorflow.leveldb import write_table
 
 from .cases import Case, seeds
 

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.config import GPTConfig
+from zoo.models.gpt2.config import GPTConfig
 
 HERE = Path(__file__).parent
 CORPUS = HERE / "corpus"

@@ -16,11 +16,11 @@ import torch
 
 import zoo
 from zoo.converters.zoo_file import ZooFile
-from zoo.model import GPTModel
-from zoo.plan import open_checkpoint
-from zoo.train.lora import LoRA, add_lora, save_adapter
-from zoo.train.sharded import save_sharded
-from zoo.vocabulary import Vocabulary
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.model import GPTModel
+from zoo.text.vocabulary import Vocabulary
+from zoo.train.run.sharded_checkpoint import save_sharded
+from zoo.train.step.lora import LoRA, add_lora, save_adapter
 
 from .cases import CORPUS, SIZE
 
@@ -53,7 +53,7 @@ def write_files(work, source):
     zoo.convert(source, seed("safetensors", "book") / "m.safetensors", to="book")
     for kind in ("int8", "int4"):
         zoo.convert(source, seed("quantised", kind) / "m.safetensors", dtype=kind)
-    found, checkpoint = open_checkpoint(source)
+    found, checkpoint = open_path(source)
     assert isinstance(found, ZooFile)
     found.write_compact(seed("quantised", "rows") / "m.safetensors", checkpoint)
     zoo.convert(source, seed("gguf", "float32") / "m.gguf")

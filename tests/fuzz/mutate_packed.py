@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Callable
 from random import Random
 
-from zoo.converters._leveldb_table import read_table, write_table
+from zoo.containers.tensorflow.leveldb import read_table, write_table
 
 Bytes = Callable[[Random, bytes], bytes]
 

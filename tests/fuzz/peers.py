@@ -95,13 +95,13 @@ def _msgpack() -> Callable[[Path], Any]:
 
 def _zoo() -> Callable[[Path], Any]:
     from zoo.errors import ZooError
-    from zoo.plan import open_checkpoint
+    from zoo.formats.opening import open_path
 
     def load(path: Path) -> None:
         try:
-            checkpoint = open_checkpoint(path)[1]
+            checkpoint = open_path(path)[1]
         except ZooError:
-            checkpoint = open_checkpoint(path, size=SIZE)[1]  # some formats store no config
+            checkpoint = open_path(path, size=SIZE)[1]  # some formats store no config
         for tensor in checkpoint.tensors.values():
             tensor.load()
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import zoo
 from zoo.errors import FormatError, UnsafeFile, ZooError
-from zoo.plan import open_checkpoint
+from zoo.formats.opening import open_path
 
 CHECK = """
 import sys, tempfile
@@ -91,7 +91,7 @@ def test_any_damage_is_refused_or_harmless(place, reader, random):
     save_case(place / "x", case)
     entry = READERS[reader].entry
     try:
-        _, checkpoint = open_checkpoint(place / "x" / (next(iter(case)) if entry == "*" else entry))
+        _, checkpoint = open_path(place / "x" / (next(iter(case)) if entry == "*" else entry))
         arrays = {name: (tensor, tensor.load()) for name, tensor in checkpoint.tensors.items()}
     except ZooError:
         return
@@ -131,7 +131,7 @@ def test_links_out_of_the_directory_and_pipes_are_not_opened(tmp_path, reader, n
     ):
         save_case(tmp_path / "case", {**case, name: content})
         with pytest.raises(problem, match=message):
-            open_checkpoint(folder, format=FORMATS[reader])
+            open_path(folder, format=FORMATS[reader])
 
 
 FORMATS = {"json": "huggingface", "tf": "openai", "shards": "huggingface", "flax": "flax", "hdf5": "keras-hub"}
@@ -177,7 +177,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(FormatError, match=r"m.bin: cannot be read \(Permission denied\)"):
-        open_checkpoint(tmp_path / "case" / "m.bin")
+        open_path(tmp_path / "case" / "m.bin")
 
 
 def test_a_case_survives_packing():

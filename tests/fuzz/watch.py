@@ -90,7 +90,7 @@ class Watch:
         for name, case in seeds(reader).items():
             self.folder.hold(case)
             path = entry(reader, self.folder.path, case)
-            from zoo.plugins import detect_format
+            from zoo.formats.registry import detect_format
 
             formats[name] = detect_format(path).name
             for _ in range(2):
@@ -145,7 +145,7 @@ class Watch:
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._watching:
             return
-        if event == "subprocess.Popen" and "_hdf5_worker.py" in str(arguments[1]):
+        if event == "subprocess.Popen" and "hdf5/worker.py" in str(arguments[1]):
             return  # the last file has killed it
         if event.startswith(_FORBIDDEN):
             self._events.append(f"{event}: {arguments!r:.200}")
@@ -162,18 +162,17 @@ class Watch:
 
 def _read(reader: str, path: Path, format: str, out: Path | None, *, detect: bool = True) -> bool:
     """Do with a checkpoint what zoo's commands do; return whether it is good."""
-    from zoo.conversion import check_redundant
     from zoo.errors import ZooError
-    from zoo.plan import open_checkpoint
-    from zoo.plugins import detect_format
-    from zoo.tokenizer import Tokenizer
+    from zoo.formats.opening import check_redundant, open_path
+    from zoo.formats.registry import detect_format
+    from zoo.text.tokenizer import Tokenizer
 
     if detect:
         with suppress(ZooError):
             detect_format(path)
     try:
         size = SIZE if READERS[reader].needs_size else None
-        found, checkpoint = open_checkpoint(path, format=format, size=size)
+        found, checkpoint = open_path(path, format=format, size=size)
     except ZooError:
         return False
     good = True

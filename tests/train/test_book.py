@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import zoo
-from zoo.train.config import BOOK
-from zoo.train.loop import Trainer
-from zoo.train.watcher import Watcher
+from zoo.train.run.trainer import Trainer
+from zoo.train.run.watcher import Watcher
+from zoo.train.settings import BOOK
 
 LOG = {
     0: (9.781, 9.933), 5: (8.111, 8.339), 10: (6.661, 7.048), 15: (5.961, 6.616), 20: (5.726, 6.600),

@@ -56,7 +56,7 @@ class Process:
         self._name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "zoo.bench.worker", name, str(path), precision, str(threads)],
+            [sys.executable, "-P", "-m", "zoo.bench.child", name, str(path), precision, str(threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

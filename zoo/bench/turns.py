@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from zoo.bench.contenders import CONTENDERS
+from zoo.bench.options import Settings
 from zoo.bench.probe import Machine
 from zoo.bench.process import Process, seconds_of_command, seconds_of_peer
-from zoo.bench.settings import Settings
-from zoo.config import GPTConfig
-from zoo.conversion import convert
+from zoo.conversion.run import convert_path
 from zoo.errors import OptionError
-from zoo.tokenizer import Tokenizer
-from zoo.vocabulary import Vocabulary
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.tokenizer import Tokenizer
+from zoo.text.vocabulary import Vocabulary
 
 FIRST_PROMPT = "Every effort moves you"
 _SUFFIXES = {"zoo": ".safetensors", "gguf": ".gguf"}
@@ -54,7 +54,7 @@ class Turns:
             kind = CONTENDERS[name]
             if precision in kind.dtypes:
                 self._files[name] = directory / f"{name}{_SUFFIXES.get(kind.format, '')}"
-                convert(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
+                convert_path(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
         self._samples: dict[str, Samples] = {name: defaultdict(list) for name in self._files}
         self._sizes: dict[str, Row] = {name: {} for name in self._files}
 

@@ -1,4 +1,4 @@
-"""From logits to the next token: the filters of zoo.sampler, without a sort of the vocabulary.
+"""From logits to the next token: the filters of zoo.generation.sampler, without a sort of the vocabulary.
 
 What is kept is a set: the tokens above some logit, and the first of those equal to it. A histogram of the logits finds
 that logit with one pass over the vocabulary. Shapes: V vocabulary, K kept tokens.
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.errors import ZooError
-from zoo.request import Request
+from zoo.generation.options import Request
 
 Logits = NDArray[np.float32]
 Weights = NDArray[np.float64]
@@ -39,7 +39,7 @@ def logprob(logits: Logits, token: int) -> float:
 
 
 def pick(logits: Logits, ids: Sequence[int], request: Request, generator: np.random.Generator) -> int:
-    """Choose a token; the filters, their order and what they do with equals are those of zoo.sampler."""
+    """Choose a token; the filters, their order and what they do with equals are those of zoo.generation.sampler."""
     logits = _penalise(logits, ids, request)
     if request.temperature == 0:
         return int(logits.argmax())

@@ -1,4 +1,4 @@
-"""Text from the engine: what zoo.generation does with the torch model, without torch.
+"""Text from the engine: what zoo.generation.api does with the torch model, without torch.
 
 Greedy tokens are those of the torch model. Samples are drawn from numpy's generator, so that a seed gives the same text
 every time, but not the torch model's.
@@ -11,12 +11,12 @@ from numbers import Integral
 
 import numpy as np
 
-from zoo.config import GPTConfig
-from zoo.engine.cache import EngineCache
+from zoo.engine.backend import Engine
 from zoo.engine.choose import Logits, check_finite, logprob, pick
-from zoo.engine.engine import Engine
-from zoo.request import Prompt, Request, Row, Token, prompt_ids, require
-from zoo.tokenizer import Tokenizer
+from zoo.engine.kv_cache import EngineCache
+from zoo.generation.options import Prompt, Request, Row, Token, prompt_ids, require
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.tokenizer import Tokenizer
 
 _ROOM = 64  # a cache grows by whole multiples of so many tokens
 

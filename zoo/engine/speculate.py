@@ -18,13 +18,13 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.engine.cache import EngineCache
+from zoo.engine.backend import Engine
 from zoo.engine.choose import Logits, check_finite, distribution, draw, logprob, pick
-from zoo.engine.engine import Engine
 from zoo.engine.generation import room_for
+from zoo.engine.kv_cache import EngineCache
 from zoo.errors import OptionError
-from zoo.request import Prompt, Request, Row, Token, prompt_ids, require
-from zoo.tokenizer import Tokenizer
+from zoo.generation.options import Prompt, Request, Row, Token, prompt_ids, require
+from zoo.text.tokenizer import Tokenizer
 
 Probs = NDArray[np.float64]
 

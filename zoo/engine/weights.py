@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.config import GPTConfig
+from zoo.containers.quantized import KINDS, Quantized, QuantizedTensor, kind_of, quantize
+from zoo.core.tensors import DTYPES, LazyTensor, get_dtype
 from zoo.engine import native
-from zoo.engine.quantize import KINDS, Quantized, QuantizedTensor, kind_of, quantize
 from zoo.errors import OptionError
-from zoo.tensors import DTYPES, LazyTensor, get_dtype
+from zoo.models.gpt2.config import GPTConfig
 
 Weights = Mapping[str, NDArray[np.generic] | Quantized]
 _NATIVE = ("float32", "bfloat16", "float16")

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.core.output import atomic_output, check_output
 from zoo.errors import MissingPackage, OptionError
-from zoo.output import atomic_output, check_output
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

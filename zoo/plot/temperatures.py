@@ -12,7 +12,7 @@ from zoo.errors import OptionError
 from zoo.plot.figure import make_figure
 
 if TYPE_CHECKING:
-    from zoo.model import GPTModel
+    from zoo.models.gpt2.model import GPTModel
 
 
 def plot_temperatures(
@@ -72,8 +72,8 @@ def next_tokens(
     """Compute what plot_temperatures draws; arguments, result and errors are its own."""
     import torch
 
-    from zoo.request import Sampling
-    from zoo.sampler import keep_top_k
+    from zoo.generation.options import Sampling
+    from zoo.generation.sampler import keep_top_k
 
     for temperature in temperatures:
         for k in top_k:

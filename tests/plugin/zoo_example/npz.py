@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 import zoo
-from zoo.config_map import ConfigMap
+from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile
-from zoo.format import WriteOptions
-from zoo.mapping import Rule, Table
-from zoo.tensors import LazyTensor
+from zoo.formats.base import WriteOptions
+from zoo.formats.config_map import ConfigMap
+from zoo.formats.rules import Rule, Table
 
 
 def _pair(name: str, how: str = "") -> tuple[Rule, ...]:

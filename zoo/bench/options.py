@@ -1,0 +1,100 @@
+"""What a benchmark measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+
+from zoo.bench.contenders import CONTENDERS, PEERS, PRECISIONS
+from zoo.engine.backend import default_threads
+from zoo.errors import OptionError
+from zoo.models.gpt2.config import GPTConfig
+
+_CONTEXTS = (16, 256, 1000)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured, and how often.
+
+    Attributes:
+        precisions: of the weights, of "float32", "bfloat16", "float16", "int8", "int4".
+        against: peers, of "transformers", "ctranslate2", "llama.cpp", "book"; each in the precisions that it has, if it
+            is installed.
+        threads: None takes the cores this process may use.
+        contexts: tokens before the ones that are decoded; each is measured. None takes those of 16, 256 and 1000 that
+            fit the model.
+        prefill: tokens of the prompt whose reading is measured; None takes 512, or the context if that is shorter.
+        tokens: decoded in a turn.
+        batch: rows decoded at once.
+        rounds: in which all take turns.
+        busy: cores that something else keeps busy meanwhile.
+        first_token: whether whole commands are measured too, from their start to the first token.
+    """
+
+    precisions: Sequence[str] = ("float32",)
+    against: Sequence[str] = ()
+    threads: int | None = None
+    contexts: Sequence[int] | None = None
+    prefill: int | None = None
+    tokens: int = 24
+    batch: int = 1
+    rounds: int = 5
+    busy: int = 0
+    first_token: bool = True
+
+    def resolve(self, config: GPTConfig) -> Settings:
+        """Return the settings with every None decided, and without the peers that are left out.
+
+        Raises:
+            OptionError: a value is out of its range for this model.
+        """
+        found = replace(
+            self,
+            against=[peer for peer in self.against if peer not in self.left_out()],
+            threads=self.threads or default_threads(),
+            contexts=self._contexts(config),
+            prefill=min(512, config.context_length) if self.prefill is None else self.prefill,
+        )
+        found._check(config)
+        return found
+
+    def left_out(self) -> dict[str, str]:
+        """Return why peers that were asked for cannot take part, by their names.
+
+        Raises:
+            OptionError: a name is unknown.
+        """
+        _check_known("peer", self.against, PEERS)
+        found = {}
+        for peer in self.against:
+            kind = CONTENDERS[peer]
+            if find_spec(kind.package) is None:
+                found[peer] = f"the package {kind.package} is not installed (pip install {kind.distribution})"
+            elif self.batch > 1 and not kind.batches:
+                found[peer] = "it continues one prompt at a time"
+        return found
+
+    def _contexts(self, config: GPTConfig) -> Sequence[int]:
+        if self.contexts is None:
+            fitting = [c for c in _CONTEXTS if c + self.tokens - 1 <= config.context_length]
+            return fitting or [max(1, config.context_length - self.tokens + 1)]
+        return self.contexts
+
+    def _check(self, config: GPTConfig) -> None:
+        _check_known("precision", self.precisions, PRECISIONS)
+        if not self.precisions or not self.contexts:
+            raise OptionError("give at least one precision and one context")
+        assert self.prefill is not None
+        if self.busy < 0 or self.tokens < 2 or min(self.batch, self.rounds, self.prefill, *self.contexts) < 1:
+            raise OptionError("decoding is timed from the second token on: tokens is at least 2, all else at least 1")
+        longest = max(self.prefill, *(c + self.tokens - 1 for c in self.contexts))
+        if longest > config.context_length:
+            raise OptionError(f"{longest} tokens do not fit the model's context of {config.context_length}")
+
+
+def _check_known(kind: str, names: Iterable[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise OptionError(f"no {kind} is called {name!r}; known are {', '.join(known)}")

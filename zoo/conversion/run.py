@@ -1,0 +1,257 @@
+"""Run a plan: write to a temporary name, read back, compare bit for bit, rename."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.conversion.plan import Plan, plan_path
+from zoo.conversion.provenance import hash_files, known_origin
+from zoo.core.memory import PeakMemory
+from zoo.core.output import atomic_output, check_output
+from zoo.core.progress import OnProgress
+from zoo.core.stream import WORKERS
+from zoo.core.tensors import Tensors
+from zoo.errors import OptionError, VerificationFailed
+from zoo.formats.base import Format
+from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
+from zoo.formats.mapping import same_tensor, to_theirs
+from zoo.formats.opening import check_redundant
+from zoo.formats.registry import usable_formats
+from zoo.models.registry import Size
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did.
+
+    Attributes:
+        source: path of the source.
+        source_format: its format.
+        out: path of the output.
+        target_format: its format.
+        tensors: parameters carried over.
+        n_parameters: values in them.
+        bytes_written: of tensors.
+        dropped: source tensors that were not carried over -> why.
+        added: target tensors that follow from others.
+        tied: whether the head is the embedding.
+        prefix: that the source's names had.
+        cast: tensors cast, by "from -> to".
+        encoding: quantised way of storing, "" for none.
+        lossless: whether every value survived.
+        verified: whether the output was read back and compared.
+        notes: sentences about what was left behind or assumed.
+        seconds: wall-clock time.
+        peak_memory: anonymous memory in bytes above the start; None where the system does not tell.
+        provenance: what the output records of its origin.
+    """
+
+    source: str
+    source_format: str
+    out: str
+    target_format: str
+    tensors: int
+    n_parameters: int
+    bytes_written: int
+    dropped: dict[str, str]
+    added: list[str]
+    tied: bool
+    prefix: str
+    cast: dict[str, int]
+    encoding: str
+    lossless: bool
+    verified: bool
+    notes: list[str]
+    seconds: float
+    peak_memory: int | None
+    provenance: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return asdict(self)
+
+
+def convert_path(
+    source: Path | str,
+    out: Path | str,
+    *,
+    to: str | None = None,
+    format: str | None = None,
+    size: Size | None = None,
+    dtype: str | None = None,
+    max_shard_bytes: int | None = None,
+    strict: bool = False,
+    verify: bool = True,
+    force: bool = False,
+    sync: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Convert the checkpoint at a path; zoo.convert describes arguments and errors."""
+    out = Path(out)
+
+    def make_plan() -> Plan:
+        target = to or format_of_suffix(out)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        return plan_path(source, target, format=format, size=size, **options)
+
+    return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
+
+
+def run_plan(
+    make_plan: Callable[[], Plan],
+    out: Path,
+    *,
+    verify: bool = True,
+    force: bool = False,
+    sync: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Plan a conversion, write the output and report on it; arguments and errors are those of zoo.convert."""
+    start = time.perf_counter()
+    check_output(out, force=force)
+    with PeakMemory() as memory:
+        plan = make_plan()
+        check_shape(plan.target_format, out)
+        verify = verify and plan.target_format.reads
+        provenance = _write(plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
+    return Report(
+        source=str(plan.source.path),
+        source_format=plan.source_format.name,
+        out=str(out),
+        target_format=plan.target_format.name,
+        tensors=len(plan.ours),
+        n_parameters=plan.source.config.n_parameters,
+        bytes_written=plan.nbytes,
+        dropped={drop.name: drop.why for drop in plan.drops},
+        added=plan.added(),
+        tied=plan.source.config.tied,
+        prefix=plan.source.prefix,
+        cast=plan.casts(),
+        encoding=plan.options.encoding,
+        lossless=plan.lossless,
+        verified=verify,
+        notes=plan.notes,
+        seconds=time.perf_counter() - start,
+        peak_memory=memory.peak,
+        provenance=provenance,
+    )
+
+
+def _write(
+    plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
+) -> dict[str, Any]:
+    """Write what a plan describes, compare it, and return the provenance that the output records."""
+    check_redundant(plan.source, plan.drops)
+    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
+        hashes = pool.submit(hash_files, plan.source.files)
+        content = pool.submit(hash_tensors, _stored(plan), plan.source.config) if plan.target_format.reads else None
+        recorded = verify and recorded_hash(plan.source) is not None
+        as_read = pool.submit(_hash_source, plan) if recorded and (plan.casts() or plan.options.encoding) else content
+
+        def provenance() -> dict[str, Any]:
+            record = known_origin(plan)
+            if content:
+                record[RECORD] = content.result()
+            return {**record, "source_blake3": hashes.result()} if plan.source.files else record
+
+        on_bytes = _counter("write", plan.nbytes, on_progress)
+        plan.target_format.write(
+            temporary, plan.target, replace(plan.options, on_bytes=on_bytes, provenance=provenance)
+        )
+        if verify:
+            compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
+        if recorded and as_read:
+            check_recorded(plan.source, as_read.result())
+        return provenance()
+
+
+def _hash_source(plan: Plan) -> str:
+    """Return the content hash of the source's tensors, before any cast."""
+    ours, _ = plan.source_format.to_ours(plan.source)
+    return hash_tensors(ours, plan.source.config)
+
+
+def _stored(plan: Plan) -> Tensors:
+    """Return the tensors, in zoo's names, that reading the output will give."""
+    if not plan.options.encoding:
+        return plan.ours
+    target, encoding = plan.target, plan.options.encoding
+    stored = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.tensors.items()}
+    return plan.target_format.to_ours(replace(target, tensors=stored))[0]
+
+
+def check_shape(target: Format, out: Path) -> None:
+    """Refuse a directory format whose output is named like a file of another format.
+
+    Raises:
+        OptionError: it is.
+    """
+    meant = [each.name for each in usable_formats() if out.suffix in each.suffixes]
+    if target.is_directory and meant:
+        raise OptionError(
+            f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
+            "leave the suffix out, or choose another format"
+        )
+
+
+def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
+    """Read an output back and compare every source tensor with what the inverse rules make of it.
+
+    A quantised output is compared, in its own names, with what quantising makes of the tensors.
+
+    Raises:
+        VerificationFailed: a tensor differs; the message names it.
+    """
+    again = plan.target_format.read(written, plan.source.config.to_dict())
+    if plan.options.encoding:
+        encoding, target = plan.options.encoding, plan.target.tensors
+        expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
+        found: Tensors = again.tensors
+    else:
+        ours, _ = plan.target_format.to_ours(again)
+        names = plan.source_format.table.shapes(plan.source.config)
+        expected = {name: plan.source.tensors[name] for name in names}
+        if plan.dtype is not None:
+            expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
+        found = to_theirs(plan.source_format.table, ours, plan.source.config)
+
+    def check(name: str) -> None:
+        if name not in found or not same_tensor(expected[name], found[name]):
+            raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
+        on_bytes(expected[name].nbytes)
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(check, expected):
+            pass
+
+
+def format_of_suffix(out: Path) -> str:
+    """Return the name of the format that an output's suffix means.
+
+    Raises:
+        OptionError: none does.
+    """
+    for each in usable_formats():
+        if out.suffix in each.suffixes:
+            return each.name
+    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
+
+
+def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
+    """Add up bytes from several threads and tell on_progress."""
+    done, lock = 0, threading.Lock()
+
+    def count(nbytes: int) -> None:
+        nonlocal done
+        if on_progress:
+            with lock:
+                done += nbytes
+                on_progress(phase, min(done, total), total)
+
+    return count

@@ -1,0 +1,4 @@
+"""Content hash, comparison, verification and summary of checkpoints.
+
+May import everything up to zoo.conversion.
+"""

@@ -1,0 +1,172 @@
+"""What differs between two checkpoints of any formats, once both are in zoo's names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.core.tensors import Array, LazyTensor, Tensors, chunks, same_bits
+from zoo.formats.content_hash import CONFIG_FIELDS, unpadded
+from zoo.formats.opening import open_path
+from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
+
+
+@dataclass(frozen=True)
+class TensorDiff:
+    """How far two tensors of one name are from each other.
+
+    Attributes:
+        name: the parameter, in zoo's names.
+        same: whether dtype, shape and every bit agree.
+        why: "" where values can be compared; else what keeps them from it: one is missing, or the shapes differ.
+        dtypes: of the first and the second.
+        max_abs: largest difference of two values; NaN where one of them is NaN and the other is not.
+        max_rel: largest difference, relative to the larger of the two.
+        max_ulp: largest distance in steps from one number of the dtype to the next; None for different dtypes.
+        cosine: of the angle between the two as vectors; NaN if one has no length.
+        n_different: values whose bits differ (whose values differ, for different dtypes).
+    """
+
+    name: str
+    same: bool
+    why: str = ""
+    dtypes: tuple[str, str] = ("", "")
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    max_ulp: int | None = 0
+    cosine: float = 1.0
+    n_different: int = 0
+
+
+@dataclass(frozen=True)
+class Diff:
+    """Everything that differs.
+
+    Attributes:
+        config: field -> the two values, for fields that differ; whether they matter is in `config_matters`.
+        tensors: one for each parameter of either.
+        atol: difference of two values that counts as none.
+    """
+
+    config: dict[str, tuple[Any, Any]]
+    tensors: list[TensorDiff]
+    atol: float = 0.0
+
+    @property
+    def config_matters(self) -> list[str]:
+        """Fields that differ and that change what the model computes."""
+        return [name for name in self.config if name in (*CONFIG_FIELDS, "vocab_size", "context_length")]
+
+    @property
+    def different(self) -> list[TensorDiff]:
+        """Tensors that differ, by more than atol if that is given."""
+        if not self.atol:
+            return [each for each in self.tensors if not each.same]
+        return [each for each in self.tensors if each.why or not each.max_abs <= self.atol]
+
+    @property
+    def same(self) -> bool:
+        """Whether both are the same model."""
+        return not self.different and not self.config_matters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values, None for what is no number."""
+        tensors = [
+            {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in asdict(each).items()}
+            for each in self.tensors
+        ]
+        return {"same": self.same, "config": self.config, "atol": self.atol, "tensors": tensors}
+
+
+def diff_paths(
+    a: Path | str,
+    b: Path | str,
+    *,
+    formats: tuple[str | None, str | None] = (None, None),
+    size: Size | None = None,
+    atol: float = 0.0,
+    on_tensor: Callable[[int, int], None] | None = None,
+) -> Diff:
+    """Compare the checkpoints at two paths; zoo.diff describes arguments and errors."""
+    configs: list[GPTConfig] = []
+    sides: list[Tensors] = []
+    for path, name in zip((a, b), formats, strict=True):
+        found, checkpoint = open_path(path, format=name, size=size)
+        ours, _ = found.to_ours(checkpoint)
+        configs.append(checkpoint.config)
+        sides.append({name: unpadded(name, tensor, checkpoint.config) for name, tensor in ours.items()})
+    first, second = (config.to_dict() for config in configs)
+    names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
+    tensors = []
+    for i, name in enumerate(names, start=1):
+        tensors.append(_diff(name, sides[0].get(name), sides[1].get(name)))
+        if on_tensor:
+            on_tensor(i, len(names))
+    fields = {name: (first[name], second[name]) for name in first if first[name] != second[name]}
+    return Diff(fields, tensors, atol)
+
+
+def _diff(name: str, a: LazyTensor | None, b: LazyTensor | None) -> TensorDiff:
+    if a is None or b is None:
+        return TensorDiff(name, same=False, why=f"only in the {'second' if a is None else 'first'}")
+    dtypes = (a.dtype.name, b.dtype.name)
+    if a.shape != b.shape:
+        return TensorDiff(name, same=False, why=f"shapes {list(a.shape)} and {list(b.shape)}", dtypes=dtypes)
+    x, y = a.load(), b.load()
+    if same_bits(x, y):
+        return TensorDiff(name, same=True, dtypes=dtypes)
+    return _measure(name, x, y)
+
+
+def _measure(name: str, a: Array, b: Array) -> TensorDiff:
+    """Go through two arrays of one shape whose bits differ, in float64."""
+    max_abs, max_rel, max_ulp, n = 0.0, 0.0, 0, 0
+    dot, square_a, square_b = 0.0, 0.0, 0.0
+    alike = a.dtype == b.dtype
+    # Chunks of as many values, whatever their dtypes.
+    parts = zip(chunks(a, a.itemsize << 18), chunks(b, b.itemsize << 18), strict=True)
+    for x, y in parts:
+        if alike:
+            steps = _steps(x, y)
+            max_ulp, n = max(max_ulp, int(steps.max())), n + int((x.view(_bits(x)) != y.view(_bits(y))).sum())
+        u, v = x.astype(np.float64), y.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gap = np.where((u == v) | (np.isnan(u) & np.isnan(v)), 0.0, np.abs(u - v))
+            rel = np.where(gap == 0, 0.0, gap / np.maximum(np.abs(u), np.abs(v)))
+            dot, square_a, square_b = dot + (u * v).sum(), square_a + (u * u).sum(), square_b + (v * v).sum()
+        n += 0 if alike else int((gap != 0).sum())
+        max_abs, max_rel = float(np.maximum(max_abs, gap.max())), float(np.maximum(max_rel, rel.max()))
+    length = math.sqrt(square_a) * math.sqrt(square_b) if math.isfinite(square_a + square_b) else math.nan
+    return TensorDiff(
+        name,
+        same=False,
+        dtypes=(a.dtype.name, b.dtype.name),
+        max_abs=max_abs,
+        max_rel=max_rel,
+        max_ulp=max_ulp if alike else None,
+        cosine=float(dot / length) if length else math.nan,
+        n_different=n,
+    )
+
+
+def _bits(array: Array) -> np.dtype[Any]:
+    return np.dtype(f"u{array.dtype.itemsize}")
+
+
+def _steps(a: Array, b: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Numbers of a dtype that lie between two, as the distance of their bits put in the order of their values."""
+
+    def ordered(array: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
+        bits = array.view(_bits(array)).astype(np.uint64)
+        sign = np.uint64(1 << (array.dtype.itemsize * 8 - 1))
+        # Negative numbers count down from the sign bit, so that -0.0 and 0.0 fall together.
+        return np.where(bits & sign, sign - (bits & (sign - np.uint64(1))), sign + bits)
+
+    x, y = ordered(a), ordered(b)
+    return np.where(x > y, x - y, y - x)

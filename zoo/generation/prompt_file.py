@@ -1,0 +1,101 @@
+"""Prompts from a file: JSON lines, each with options of its own, or text with one prompt a line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import FormatError, OptionError, UnknownName
+from zoo.generation.options import Request, prompt_ids
+from zoo.models.gpt2.config import GPTConfig
+from zoo.text.tokenizer import Tokenizer
+
+OPTIONS = tuple(field.name for field in dataclasses.fields(Request))
+"""Keys that a line may have beside prompt and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLine:
+    """One prompt of a file.
+
+    Attributes:
+        number: of its line, from 1 on.
+        fields: id (the line's number, if it has none), prompt, and the line's own options.
+        ids: the prompt's tokens.
+        request: the file's, with the line's own options.
+    """
+
+    number: int
+    fields: dict[str, Any]
+    ids: list[int]
+    request: Request
+
+
+def read_prompts(path: Path, request: Request, config: GPTConfig, tokenizer: Tokenizer) -> Iterator[PromptLine]:
+    """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
+
+    Args:
+        path: .jsonl has an object a line, {"prompt": a text or a list of token ids} and, if wanted, "id" (a string or a
+            whole number) and any of OPTIONS. Any other file is text, a prompt a line. "-" is stdin: JSON lines if it
+            begins with "{", else text.
+        request: what is asked for prompts without options of their own.
+        config: of the model that shall continue them.
+        tokenizer: of the model.
+
+    Raises:
+        FormatError: the file cannot be read or is not UTF-8; a line is not JSON, has an unknown key, or an option
+            outside its range, or its prompt is none for this model. The message names the line.
+    """
+    stdin = str(path) == "-"
+    path = Path("stdin") if stdin else path
+    try:
+        with nullcontext(sys.stdin) if stdin else path.open(encoding="utf-8-sig") as file:
+            first = file.readline()
+            is_json = first.startswith("{") if stdin else path.suffix == ".jsonl"
+            for number, text in enumerate(chain([first], file), start=1):
+                if text.strip():
+                    yield _line(path, number, text.rstrip("\n"), is_json, request, config, tokenizer)
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "is not text in UTF-8; convert it") from error
+    except OSError as error:
+        raise FormatError(path, f"cannot be read: {error.strerror or error}") from error
+
+
+def _line(
+    path: Path, number: int, text: str, is_json: bool, request: Request, config: GPTConfig, tokenizer: Tokenizer
+) -> PromptLine:
+    try:
+        found = _parse(text) if is_json else {"prompt": text}
+        own: dict[str, Any] = {key: value for key, value in found.items() if key in OPTIONS}
+        asked = dataclasses.replace(request, **own) if own else request
+        if not asked.max_new_tokens:
+            raise OptionError("max_new_tokens must be at least 1, or there is nothing to do")
+        ids = prompt_ids(config, tokenizer, found["prompt"], asked)
+    except (OptionError, UnknownName) as error:
+        raise FormatError(path, f"line {number}: {error}") from error
+    return PromptLine(number, {"id": found.get("id", number), "prompt": found["prompt"], **own}, ids, asked)
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise OptionError(f"this is not JSON ({error})") from error
+    if not isinstance(found, dict) or "prompt" not in found:
+        raise OptionError('a line is an object with a "prompt", such as {"prompt": "Every effort"}')
+    for key in found:
+        if key not in ("id", "prompt", *OPTIONS):
+            raise UnknownName("key", key, ("id", "prompt", *OPTIONS))
+    prompt, name = found["prompt"], found.get("id", 0)
+    if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(type(i) is int for i in prompt)):
+        raise OptionError(f"the prompt must be a text or a list of token ids, not {prompt!r:.60}")
+    if not isinstance(name, str) and type(name) is not int:
+        raise OptionError(f"the id must be a string or a whole number, not {name!r:.60}")
+    return found

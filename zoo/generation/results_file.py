@@ -1,0 +1,173 @@
+"""Texts made from a file of prompts, as JSON lines in the order of the prompts; a killed run goes on where it was.
+
+A line repeats its prompt's fields (id, prompt, own options) and adds text, tokens (their ids) and finish_reason. Beside
+the file lies FILE.settings.json, with the settings that all lines were made with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from zoo.core.output import as_output_error, atomic_output
+from zoo.errors import FormatError, OutputError
+from zoo.generation.options import Prompt, Request, Token
+from zoo.generation.prompt_file import PromptLine
+
+Result = dict[str, Any]
+Generate = Callable[[Iterator[tuple[Prompt, Request]]], Iterator[tuple[int, Token]]]
+"""generate_many of the torch model or of the engine, with everything but the items given."""
+
+_MADE = ("text", "tokens", "finish_reason")
+
+
+def make_results(lines: Iterable[PromptLine], generate: Generate) -> Iterator[Result]:
+    """Continue prompts, and yield the results in the order of the lines.
+
+    A text that is ready before an earlier one waits for it: until that one is done, so that no more can wait than are
+    made in the meantime.
+    """
+    begun: dict[int, Result] = {}
+
+    def items() -> Iterator[tuple[Prompt, Request]]:
+        for i, line in enumerate(lines):
+            begun[i] = {**line.fields, "text": "", "tokens": [], "finish_reason": None}
+            yield line.ids, line.request
+
+    next_one = 0
+    for i, token in generate(items()):
+        begun[i]["text"] += token.text
+        begun[i]["tokens"].append(token.id)
+        begun[i]["finish_reason"] = token.finish_reason
+        while next_one in begun and begun[next_one]["finish_reason"]:
+            yield begun.pop(next_one)
+            next_one += 1
+
+
+class ResultFile:
+    """A file of results, begun or gone on with. A context manager; one process at a time may have it."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        """Open the file, and look whether what is in it was made with the same settings.
+
+        Args:
+            path: .jsonl; it may exist.
+            settings: whatever decides the texts, as JSON can hold it.
+
+        Raises:
+            OutputError: it was made with other settings, or by something else; another process writes to it; or it
+                cannot be written.
+        """
+        self.path = path
+        with ExitStack() as stack:
+            try:
+                self._file: BinaryIO = stack.enter_context(path.open("ab+"))
+                self._lock()
+                self._settle(json.loads(json.dumps(settings)))
+            except OSError as error:
+                raise as_output_error(error, path) from error
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def keep(self, lines: Iterator[PromptLine]) -> int:
+        """Keep the results that are whole, drop a last one that is not, and take their prompts from `lines`.
+
+        Returns:
+            how many are kept.
+
+        Raises:
+            FormatError: a line of the file is no result.
+            OutputError: a result is that of another prompt than the one in its place, or there are more of them.
+        """
+        n, end = 0, 0
+        self._file.seek(0)
+        for raw in self._file:
+            if not raw.endswith(b"\n"):
+                break
+            n, end = n + 1, end + len(raw)
+            self._compare(n, raw, next(lines, None))
+        self._file.truncate(end)
+        return n
+
+    def write(self, result: Result) -> None:
+        """Append a result; it outlives this process when this returns.
+
+        Raises:
+            OutputError: the disk is full, say; the same run can go on later.
+        """
+        line = json.dumps(result).encode() + b"\n"
+        try:
+            while line:  # past the buffer, which would try again when it is closed
+                line = line[os.write(self._file.fileno(), line) :]
+        except OSError as error:
+            raise as_output_error(error, self.path) from error
+
+    def _lock(self) -> None:
+        if sys.platform == "win32":
+            return
+        import fcntl
+
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"{self.path} is being written by another process; wait for it, or end it") from None
+
+    def _settle(self, settings: dict[str, Any]) -> None:
+        """Compare the settings with those in the file beside, or write them there for a new one."""
+        beside = self.path.with_name(f"{self.path.name}.settings.json")
+        if not self.path.stat().st_size:
+            with atomic_output(beside, force=True) as temporary:
+                temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            return
+        try:
+            before = json.loads(beside.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            before = None
+        if not isinstance(before, dict):
+            raise OutputError(
+                f"{self.path} exists, but no {beside.name} beside it says how it was made; choose another --out"
+            )
+        keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        if keys:
+            differ = ", ".join(f"{key} was {_shown(before.get(key))}, not {_shown(settings.get(key))}" for key in keys)
+            raise OutputError(f"{self.path} was begun with other settings: {differ}; give those, or another --out")
+
+    def _compare(self, n: int, raw: bytes, line: PromptLine | None) -> None:
+        try:
+            result = json.loads(raw)
+        except ValueError:
+            result = None
+        if not isinstance(result, dict) or not all(key in result for key in _MADE):
+            raise FormatError(
+                self.path, f"line {n} is not a result; remove it and what follows, or choose another --out"
+            )
+        if line is None:
+            raise OutputError(
+                f"{self.path} has {n} results or more, but there are {n - 1} prompts; choose another --out"
+            )
+        before = {key: value for key, value in result.items() if key not in _MADE}
+        for key in {**before, **line.fields}:
+            old, new = before.get(key), line.fields.get(key)
+            if old != new:
+                raise OutputError(
+                    f"{self.path} line {n} was made with the {key} {_shown(old)}, but line {line.number} of the "
+                    f"prompts has {_shown(new)}; give the same prompts, or another --out"
+                )
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

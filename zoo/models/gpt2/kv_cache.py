@@ -1,0 +1,96 @@
+"""The KV cache: keys and values of the tokens already seen, so that decoding one token costs one token."""
+
+from __future__ import annotations
+
+from copy import copy
+
+import torch
+from torch import Tensor
+
+from zoo.models.gpt2.config import GPTConfig
+
+
+class KVCache:
+    """Room for the keys and values of a batch, filled from position 0 in each row.
+
+    Rows may hold different numbers of tokens, so that prompts of unequal length decode together without padding
+    tokens: a row's next token always goes to the row's own next position.
+
+    Attributes:
+        keys: (L, B, H, T, D).
+        values: (L, B, H, T, D).
+        lengths: tokens held in each row, (B,) int64.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int = 1,
+        context_length: int | None = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Allocate the cache.
+
+        Args:
+            config: of the model that will use it.
+            batch_size: rows, B.
+            context_length: positions, T; None means all that the model has.
+            dtype: of the model's weights.
+            device: of the model.
+        """
+        positions = min(context_length or config.context_length, config.context_length)
+        shape = (config.n_layers, batch_size, config.n_heads, positions, config.head_size)
+        # Zeros, not garbage: attention multiplies masked positions by 0, and 0 * NaN is NaN.
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
+
+    @property
+    def capacity(self) -> int:
+        """Positions a row has room for."""
+        return self.keys.shape[3]
+
+    def put(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Store new keys and values of a layer, and return everything stored that the longest row can see.
+
+        Args:
+            layer: 0 to L - 1.
+            keys: (B, H, T_new, D).
+            values: (B, H, T_new, D).
+            positions: of the new tokens in their rows, (B, T_new) int64.
+            end: one more than the largest of them; known to the caller, and reading it here would wait for the device.
+
+        Returns:
+            keys and values, (B, H, T_seen, D); a row sees those up to its own positions.
+        """
+        if len(positions) == 1:  # one row: a slice, not a scatter
+            start = end - keys.shape[2]
+            self.keys[layer, :, :, start:end] = keys
+            self.values[layer, :, :, start:end] = values
+        else:
+            index = positions[:, None, :, None].expand_as(keys)
+            self.keys[layer].scatter_(2, index, keys)
+            self.values[layer].scatter_(2, index, values)
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def first(self, n: int) -> KVCache:
+        """Return the first n rows as a cache that shares this one's memory."""
+        part = copy(self)
+        part.keys, part.values, part.lengths = self.keys[:, :n], self.values[:, :n], self.lengths[:n]
+        return part
+
+    def put_rows(self, rows: Tensor, other: KVCache, sources: Tensor) -> None:
+        """Put copies of another cache's rows (or of this one's) into rows of this one.
+
+        Args:
+            rows: indices, (n,) int64.
+            other: has no longer rows than this one has room for.
+            sources: their indices in it, (n,) int64.
+        """
+        lengths = other.lengths[sources]
+        end = int(lengths.max())
+        self.keys[:, rows, :, :end] = other.keys[:, sources, :, :end]
+        self.values[:, rows, :, :end] = other.values[:, sources, :, :end]
+        self.lengths[rows] = lengths

@@ -1,0 +1,4 @@
+"""Vocabularies, the tokenizer, streaming decoding, and stop strings.
+
+May import zoo.errors and zoo.core.
+"""

@@ -1,0 +1,4 @@
+"""Training text: documents, token files, windows and their order.
+
+May import everything up to zoo.hub.
+"""

@@ -1,0 +1,174 @@
+"""The tokens of a run: made from text once and kept beside it, or used where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.api.checkpoints import open_checkpoint
+from zoo.errors import OptionError
+from zoo.text.tokenizer import Tokenizer
+from zoo.train.data.documents import Continuation, cut_characters, find_texts, read_documents
+from zoo.train.data.tokens import Layout, Tokens, count_processes, encode_documents, open_tokens, write_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a run is trained and validated on.
+
+    Attributes:
+        train: texts (files, directories, patterns, "-" for stdin), or one .bin of tokens.
+        val: the same for validation; none splits train.
+        val_fraction: of train's characters (tokens, for a .bin) that its end gives for validation.
+        field: of the objects of .jsonl files.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    val_fraction: float = 0.1
+    field: str = "text"
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise OptionError("there is no text to train on; give files, directories or a .bin of tokens")
+        if not 0 <= self.val_fraction < 1:
+            raise OptionError(f"the fraction for validation must be in [0, 1), not {self.val_fraction}")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Sources:
+        """Build it from its fields by name."""
+        return cls(**{**fields, "train": tuple(fields["train"]), "val": tuple(fields["val"])})
+
+    def absolute(self) -> Sources:
+        """Return the same with the whole paths of .bin files, which a run maps again when it is resumed anywhere.
+
+        Raises:
+            FormatError: a .bin, or a pattern of some, means no file.
+        """
+        return replace(self, train=_absolute(self.train), val=_absolute(self.val))
+
+
+def prepare(sources: Sources, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write train.bin and val.bin, in llm.c's layout, into a directory that exists, unless both are .bin files already.
+
+    Raises:
+        FormatError: a text cannot be read.
+        OutputError: the disk is full, say.
+    """
+    if not _is_bin(sources.train):
+        documents = _documents(sources.train, sources.field)
+        if sources.val or not sources.val_fraction:
+            _write(directory / "train.bin", documents, tokenizer)
+        else:
+            if "-" in sources.train:  # cannot be read twice
+                held = list(documents)
+                n, documents = sum(map(len, held)), iter(held)
+            else:
+                n = sum(map(len, _documents(sources.train, sources.field)))
+            first, second = cut_characters(documents, int((1 - sources.val_fraction) * n))
+            _write(directory / "train.bin", first, tokenizer)
+            _write(directory / "val.bin", second, tokenizer)
+    if sources.val and not _is_bin(sources.val):
+        _write(directory / "val.bin", _documents(sources.val, sources.field), tokenizer)
+
+
+def open_corpus(sources: Sources, directory: Path) -> tuple[Tokens, Tokens | None]:
+    """Map the tokens for training and for validation, if there are any.
+
+    Args:
+        sources: as given to prepare.
+        directory: the same.
+
+    Raises:
+        FormatError: a .bin is none, or is not there.
+    """
+    train = open_tokens(Path(sources.train[0]) if _is_bin(sources.train) else directory / "train.bin")
+    if sources.val:
+        return train, open_tokens(Path(sources.val[0]) if _is_bin(sources.val) else directory / "val.bin")
+    if not sources.val_fraction:
+        return train, None
+    if _is_bin(sources.train):
+        n = int((1 - sources.val_fraction) * len(train))
+        return train[:n], train[n:]
+    return train, open_tokens(directory / "val.bin")
+
+
+def check_ids(tokens: Tokens, vocab_size: int, path: Path | str) -> None:
+    """Refuse tokens that a model does not have, a part at a time.
+
+    Raises:
+        OptionError: there is one.
+    """
+    for start in range(0, len(tokens), 1 << 22):
+        if (highest := int(tokens[start : start + (1 << 22)].max())) >= vocab_size:
+            raise OptionError(f"{path} has token id {highest}, but the model's ids are 0 to {vocab_size - 1}")
+
+
+def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for source in sources:
+        is_bin = Path(source).suffix == ".bin"
+        found += [str(path.absolute()) for path in find_texts([source])] if is_bin else [source]
+    return tuple(found)
+
+
+def _is_bin(sources: Sequence[str]) -> bool:
+    suffixes = [Path(source).suffix == ".bin" for source in sources]
+    if any(suffixes) and len(sources) > 1:
+        raise OptionError("give one .bin of tokens, or texts: several .bin files, or both kinds, do not go together")
+    return any(suffixes)
+
+
+def _documents(sources: Sequence[str], field: str) -> Iterator[str]:
+    for path in find_texts(sources):
+        yield from read_documents(path, field=field)
+
+
+def _write(path: Path, documents: Iterator[str], tokenizer: Tokenizer) -> None:
+    # Starting processes takes longer than tokenising a few megabytes.
+    write_tokens(path, encode_documents(documents, tokenizer), layout="llm.c", force=True)
+
+
+def prepare_file(
+    texts: Sequence[str],
+    out: Path,
+    *,
+    layout: Layout = "llm.c",
+    tokenizer: str | None = None,
+    field: str = "text",
+    processes: int | None = None,
+    force: bool = False,
+) -> tuple[int, int]:
+    """Write one .bin of tokens from texts, in constant memory.
+
+    Args:
+        texts: as in Sources.train.
+        out: the file.
+        layout: nanoGPT's or llm.c's.
+        tokenizer: path of a checkpoint whose vocabulary to use; None means GPT-2's.
+        field: of the objects of .jsonl files.
+        processes: that tokenise; None means one for each core.
+        force: whether an existing file may be replaced.
+
+    Returns:
+        the numbers of tokens and of documents.
+
+    Raises:
+        FormatError: a text cannot be read.
+        OptionError: there is no text, or the layout does not hold the vocabulary.
+        OutputError: the file exists or cannot be written.
+    """
+    vocabulary = open_checkpoint(tokenizer)[1].vocabulary if tokenizer else None
+    n_documents = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal n_documents
+        for document in _documents(texts, field):
+            n_documents += not isinstance(document, Continuation)
+            yield document
+
+    parts = encode_documents(counted(), Tokenizer(vocabulary), processes=processes or count_processes())
+    n_tokens = write_tokens(out, parts, layout=layout, force=force)
+    return n_tokens, n_documents

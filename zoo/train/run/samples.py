@@ -1,0 +1,50 @@
+"""Text that a model in training writes, so that a person sees what it learns."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from zoo.generation.api import complete
+from zoo.models.gpt2.model import GPTModel
+from zoo.train.settings import TrainConfig
+from zoo.train.step.distributed import World, full_state
+
+
+class Samples:
+    """Samples of a run, of a model that processes share out, too."""
+
+    def __init__(self, model: GPTModel, config: TrainConfig, here: World, *, is_shared: bool) -> None:
+        """Take a model before World.wrap changes it.
+
+        Args:
+            model: that will be trained.
+            config: what to sample.
+            here: the processes.
+            is_shared: whether they share out the parameters.
+        """
+        self._config, self._here = config, here
+        self._empty = _without_values(model) if is_shared and config.sample_every else None
+
+    def write(self, model: GPTModel) -> str:
+        """Return the prompt as the model continues it; "" in all processes but the main one. All must call it.
+
+        What is shared out is put together in the main process's memory first.
+        """
+        if self._empty is not None:
+            state = full_state(model)
+            if self._here.is_main:
+                self._empty.load_state_dict(state, assign=True)
+                model = self._empty
+        if not self._here.is_main:
+            return ""
+        config = self._config
+        options = {"max_new_tokens": config.sample_tokens, "temperature": 0.0, "ignore_eos": True}
+        return config.sample_prompt + complete(model, config.sample_prompt, **options)  # type: ignore[arg-type]
+
+
+def _without_values(model: GPTModel) -> GPTModel:
+    """Copy a model but for the values of its parameters, which are on the meta device."""
+    parameters = {id(each): nn.Parameter(each.to("meta"), requires_grad=False) for each in model.parameters()}
+    return copy.deepcopy(model, parameters)

@@ -1,0 +1,250 @@
+"""The training loop: steps, evaluations, samples and checkpoints, in an order that a resumed run repeats exactly."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from zoo.errors import OptionError, TrainingError
+from zoo.hub.runs import list_checkpoints
+from zoo.models.gpt2.model import GPTModel
+from zoo.train.data.tokens import Tokens
+from zoo.train.data.windows import Batches, Windows
+from zoo.train.run.checkpoint import State, link_checkpoints, prune, save_checkpoint
+from zoo.train.run.interrupts import interrupts
+from zoo.train.run.metrics import Metrics, Row
+from zoo.train.run.samples import Samples
+from zoo.train.run.sharded_checkpoint import save_sharded_checkpoint
+from zoo.train.run.validation import Validation, is_due
+from zoo.train.run.watcher import Watcher
+from zoo.train.settings import TrainConfig
+from zoo.train.step.adjust import adjust
+from zoo.train.step.distributed import World
+from zoo.train.step.lora import has_lora
+from zoo.train.step.loss import LanguageModelLoss
+from zoo.train.step.optimization import StepResult, make_optimizer, split, train_step
+
+
+def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if fsdp and (config.average or config.only_used_ids or lora):
+        raise OptionError("fsdp excludes average, only_used_ids and LoRA; leave them out, or leave out fsdp")
+
+
+class Trainer:
+    """A model, what it is trained on, and where the run stands.
+
+    Attributes:
+        model: that is trained; its weights change in place.
+        config: of the run.
+        steps: that the run has in all.
+        state: where it stands; give a saved one, and the optimizer its state, before run().
+        optimizer: AdamW.
+        average: whose `module` has the mean of the last weights, or None if the run takes none.
+    """
+
+    def __init__(
+        self,
+        model: GPTModel,
+        train: Tokens,
+        val: Tokens | None,
+        config: TrainConfig,
+        *,
+        out: Path | None = None,
+        here: World | None = None,
+        fsdp: bool = False,
+        compile: bool = False,
+        base: str = "",
+        generator: torch.Generator | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        """Make a model ready; nothing is computed yet.
+
+        Args:
+            model: on the CPU; with adapters, only they are trained.
+            train: token stream to train on, (N,).
+            val: to validate on, or None.
+            config: of the run, as zoo.train.run.start.settle returns it.
+            out: directory for checkpoints and metrics; None writes none.
+            here: the processes that train together.
+            fsdp: whether they share out the parameters.
+            compile: whether to let torch.compile make kernels.
+            base: path of the checkpoint that adapters belong to.
+            generator: whose state dropout goes on from, in the book's order; that which drew the weights, there.
+            watcher: is told what happens.
+
+        Raises:
+            OptionError: the text is shorter than a window, or options do not go together.
+        """
+        self.here = here or World()
+        check_together(config, fsdp=fsdp, lora=has_lora(model))
+        self.config, self.out, self.base, self.fsdp = config, out, base, fsdp
+        self.watcher = watcher or Watcher()
+        self.windows = Windows(train, config.context, config.stride)
+        self.validation = Validation(self.windows, val, config, self.here)
+        self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
+        if self.batches.batch_size < self.here.size:
+            raise OptionError(
+                f"a step has {self.batches.batch_size} windows, fewer than there are processes, "
+                f"{self.here.size}; give a larger batch_size or more text, or start fewer processes"
+            )
+        self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
+        self.schedule = config.make_schedule(self.steps)
+        self.model = model.to(self.here.device).train()
+        # One process alone has nothing to share out; its checkpoints stay of the kind that several can read.
+        is_shared = fsdp and self.here.size > 1
+        self._samples = Samples(self.model, config, self.here, is_shared=is_shared)
+        self.loss = LanguageModelLoss(self.model, adjust(self.model, config, train))
+        self.module = self.here.wrap(self.loss, fsdp=is_shared, compile=compile)
+        self.optimizer = make_optimizer(
+            self.module, lr=config.lr, weight_decay=config.weight_decay, decay=config.decay, betas=config.betas
+        )
+        self.average = AveragedModel(self.model) if config.average else None
+        self.state = State()
+        self._generator = generator
+        self._saved_step = -1
+
+    def run(self) -> str:
+        """Train to the end, or until SIGINT or SIGTERM, and save.
+
+        Torch's global generator, which dropout draws from, is left as it was.
+
+        Returns:
+            why it ended: "done", "interrupted" or "no improvement".
+
+        Raises:
+            TrainingError: the loss is not finite; the newest checkpoint is from before.
+            OutputError: a checkpoint cannot be written.
+        """
+        metrics = Metrics(self.out, from_step=self.state.step) if self.out and self.here.is_main else None
+        devices = [self.here.device] if self.here.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), interrupts() as interrupted:
+            self._restore_order()
+            reason = "done"
+            while self.state.step < self.steps:
+                try:
+                    row = self._step()
+                except TrainingError as error:
+                    raise TrainingError(f"{error} ({self._kept()})") from error
+                if row is not None and self.here.is_main:
+                    if metrics:
+                        metrics.write(row)
+                    self.watcher.on_row(row)
+                self._sample()
+                if self.here.any(interrupted.is_set()):
+                    reason = "interrupted"
+                    break
+                if self.config.patience and self.state.n_worse >= self.config.patience:
+                    reason = "no improvement"
+                    break
+                if is_due(self.state.step, self.config.save_every) or self.state.is_best:
+                    self.save()
+            self.save()
+        return reason
+
+    def _step(self) -> Row | None:
+        """Do one step, and measure."""
+        state, started = self.state, time.perf_counter()
+        lr = self.schedule(state.step)
+        done = self._train(lr)
+        trained = time.perf_counter() - started
+        state.seconds += trained
+        measured = self.validation.measure(state, self.steps, self._judged())
+        if self.config.order == "book" and measured.train is None:
+            return None
+        return Row(
+            step=state.step,
+            epoch=state.step / self.batches.steps_per_epoch,
+            tokens=state.n_tokens,
+            train_loss=done.loss if measured.train is None else measured.train,
+            val_loss=measured.val,
+            perplexity=None if measured.val is None else math.exp(min(measured.val, 700)),
+            lr=lr,
+            grad_norm=done.grad_norm,
+            tokens_per_s=done.n_tokens / trained,
+            seconds=state.seconds,
+        )
+
+    def _train(self, lr: float) -> StepResult:
+        state, config = self.state, self.config
+        if config.order != "book":
+            # Dropout too is a function of the step, so that resuming needs no state.
+            torch.manual_seed(
+                int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
+            )
+        shares = self.batches.share(state.step, self.here.rank, self.here.size, config.micro_batch_size)
+        done = train_step(
+            self.module,
+            self.optimizer,
+            [split(self.windows[share]) for share in shares],
+            step=state.step + 1,
+            lr=lr,
+            clip=config.clip or None,
+            dtype=config.dtype,
+            here=self.here,
+        )
+        state.step += 1
+        state.n_tokens += done.n_tokens
+        if self.average and state.step > self.steps * (1 - config.average):
+            self.average.update_parameters(self.model)
+            state.n_averaged += 1
+        return done
+
+    @property
+    def averaged(self) -> GPTModel:
+        """The model to use: the mean of the last weights if there is one, else the model itself."""
+        module = self.average.module if self.average and self.state.n_averaged else self.model
+        assert isinstance(module, GPTModel)
+        return module
+
+    def _judged(self) -> nn.Module:
+        """What is evaluated: the loss of the averaged weights, once there are any."""
+        return LanguageModelLoss(self.averaged, self.loss.used) if self.state.n_averaged else self.module
+
+    def _sample(self) -> None:
+        if is_due(self.state.step, self.config.sample_every):
+            text = self._samples.write(self.averaged)
+            if self.here.is_main:
+                self.watcher.on_sample(self.state.step, text)
+
+    def _kept(self) -> str:
+        """What there is to go on from after a step that failed."""
+        kept = list_checkpoints(self.out)[:1] if self.out else []
+        return f"{kept[0]} is the last good checkpoint" if kept else "no checkpoint had been written yet"
+
+    def save(self) -> None:
+        """Write a checkpoint, unless this step has one already, and delete those that are too many."""
+        if self.out is None or self._saved_step == self.state.step:
+            return
+        self.state.order = self.batches.state()
+        if self.config.order == "book":
+            self.state.generator = torch.get_rng_state().numpy().tobytes().hex()
+        if self.fsdp:
+            path = save_sharded_checkpoint(self.out, self.state, self.model, self.optimizer, self.here)
+        elif self.here.is_main:
+            average = self.averaged if self.state.n_averaged else None
+            path = save_checkpoint(self.out, self.state, self.model, self.optimizer, average=average, base=self.base)
+        self.here.barrier()
+        self._saved_step = self.state.step
+        if self.here.is_main:
+            link_checkpoints(self.out, best_step=self.state.best_step)
+            prune(self.out, keep=self.config.keep, best_step=self.state.best_step)
+            self.watcher.on_checkpoint(path)
+
+    def _restore_order(self) -> None:
+        self.batches.restore(self.state.order)
+        if self.state.generator:
+            torch.set_rng_state(torch.frombuffer(bytearray.fromhex(self.state.generator), dtype=torch.uint8))
+        elif self.config.order == "book":
+            generator = self._generator or torch.Generator().manual_seed(self.config.seed)
+            torch.set_rng_state(generator.get_state())
