@@ -20,7 +20,7 @@ INLINE V load(const float *p) { return *(const UnalignedV *)p; }
 INLINE void store(float *p, V v) { *(UnalignedV *)p = v; }
 INLINE W load_w(const void *p) { return *(const UnalignedW *)p; }
 INLINE void store_w(void *p, W w) { *(UnalignedW *)p = w; }
-INLINE V set1(float x) { return (V){0} + x; }
+INLINE V set1(float x) { return x - (V){0}; } /* not 0 + x, which is an addition: it changes -0 */
 INLINE W set1_w(int32_t x) { return (W){0} + x; }
 INLINE V to_float(W w) { return __builtin_convertvector(w, V); }
 INLINE W to_int(V v) { return __builtin_convertvector(v, W); }
