@@ -71,7 +71,7 @@ class Engine:
                 f"the engine cannot start with {threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
             )
         self._handle = ctypes.c_void_p(handle)
-        self._rounds = bool(library.zoo_rounds(self._handle))
+        self._rounds = bool(library.zoo_rounds(self._handle) & native.ROUND_BF16)
         self._close = weakref.finalize(self, library.zoo_close, self._handle)
 
     @classmethod
