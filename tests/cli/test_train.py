@@ -102,13 +102,13 @@ def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
         (["TEXT", "--out", "new"], 2, "Give either --model, to go on with, or --size"),
         (["--size", "SIZE", "--out", "new"], 1, "there is no text to train on"),
         (["none.txt", "--size", "SIZE", "--out", "new"], 1, "none.txt: there is no such file"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "does not fit the model's 23"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "use at most 23"),
         (["TEXT", "--size", "SIZE", "--out", "."], 1, "exists already"),
         (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 1, "lr must be a number above 0"),
         (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp goes without average"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--lora-rank", "2"], 1, "only_used_ids and LoRA; leave"),
-        (["--resume", "."], 1, "is no run of zoo train"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp cannot be combined with average"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--lora-rank", "2"], 1, "only_used_ids or LoRA; omit"),
+        (["--resume", "."], 1, "is not a run of zoo train"),
     ],
 )
 def test_calls_that_cannot_be_are_answered(run, files, tmp_path, monkeypatch, arguments, code, words):
@@ -127,7 +127,7 @@ def test_short_text_gets_the_books_advice(run, files, tmp_path):
     size = files / "small.json"
     code, _, err = run("train", tmp_path / "short.txt", "--size", size, "--out", tmp_path / "run", *FEW)
     assert code == 1
-    assert "give more text, lower the context length, or change the fraction for validation" in err
+    assert "give more text, a shorter context or another validation fraction" in err
 
 
 def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):

@@ -1,1 +1,4 @@
-"""Training: pieces to compose, and the loop and the runs that `zoo train` makes of them. See docs/training.md."""
+"""Training: the parts of a training step, the training loop, and the run directories of `zoo train`.
+
+See docs/training.md.
+"""

@@ -55,9 +55,9 @@ def test_json_lines_give_one_document_each(tmp_path):
     ("name", "content", "message"),
     [
         ("x.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not JSON"),
-        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}', r"line 2 has no text in a field 'text' \(fields: body\)"),
+        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}', r"line 2 has no text under the key 'text' \(keys: body\)"),
         ("x.jsonl", b"[1]", "line 1 has no text"),
-        ("x.txt", b"abc\xff", "is not text in UTF-8"),
+        ("x.txt", b"abc\xff", "is not UTF-8 text"),
     ],
 )
 def test_damaged_text_is_refused_with_its_place(tmp_path, name, content, message):

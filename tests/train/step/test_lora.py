@@ -90,7 +90,7 @@ def test_an_adapter_comes_back_beside_its_base(tmp_path):
     again = load_adapter(small_model(dtype=torch.float32), tmp_path / "adapter")
 
     assert torch.equal(model(ids), again(ids))
-    with pytest.raises(CheckpointMismatch, match=r"the adapter of blocks\.0\.attn\.qkv is for \(90, 30\)"):
+    with pytest.raises(CheckpointMismatch, match=r"the adapter of blocks\.0\.attn\.qkv has the shape \(90, 30\)"):
         load_adapter(small_model(SMALL.replace(width=20)), tmp_path / "adapter")
     with pytest.raises(CheckpointMismatch, match=r"has no layer blocks\.1\.attn\.qkv"):
         load_adapter(small_model(SMALL.replace(n_layers=1)), tmp_path / "adapter")

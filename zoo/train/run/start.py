@@ -1,4 +1,4 @@
-"""A run: a directory with settings, tokens, metrics and checkpoints, that can be begun, resumed and loaded."""
+"""A run directory with settings, tokens, metrics and checkpoints: create, resume and load it."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from zoo.train.step.optimization import fast_dtype
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The model that a run begins with.
+    """The model that a run starts from.
 
     Attributes:
-        model: a checkpoint that zoo.load takes; "" begins from scratch.
-        config: of the model to begin from scratch.
-        init: of its weights; see zoo.create.
-        lora: adapters to train instead of the model.
-        fsdp: whether processes share out the parameters.
-        compile: whether torch.compile makes the kernels.
+        model: A checkpoint that zoo.load accepts; "" trains from scratch.
+        config: Config of a model to train from scratch.
+        init: Initialisation of its weights; see zoo.create.
+        lora: Settings of the adapters to train instead of the model.
+        fsdp: Whether to shard the parameters among the processes.
+        compile: Whether to compile the model with torch.compile.
     """
 
     model: str = ""
@@ -51,12 +51,12 @@ class Start:
     compile: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, all of them plain JSON values."""
+        """Return all fields by name as plain JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Start:
-        """Build it from to_dict's fields."""
+        """Build an object from the fields that to_dict returns."""
         config, lora = fields.get("config"), fields.get("lora")
         if lora:
             lora = LoRA(**{**lora, "targets": tuple(lora["targets"])})
@@ -65,14 +65,14 @@ class Start:
 
 @dataclass
 class Run:
-    """What `zoo train` works with: everything that config.json of the directory says.
+    """A run of `zoo train`: everything that config.json in its directory records.
 
     Attributes:
-        path: of the directory.
-        config: that decides what is computed, without "auto" and 0.
-        sources: of text.
-        start: the model it began with.
-        notes: what a user should know, such as a damaged checkpoint that was passed over.
+        path: Path of the directory.
+        config: Settings that decide what is computed, with "auto" and 0 resolved.
+        sources: Texts.
+        start: Model that the run started from.
+        notes: Messages for the user, for example about a corrupt checkpoint that was skipped.
     """
 
     path: Path
@@ -83,16 +83,17 @@ class Run:
 
     @classmethod
     def begin(cls, path: Path, config: TrainConfig, sources: Sources, start: Start, here: World) -> tuple[Run, Any]:
-        """Make the directory and its tokens. All processes must call it.
+        """Create the directory and its tokens. All processes must call it.
 
         Returns:
-            the run, and the model with the generator that drew it: (GPTModel, torch.Generator | None).
+            The run, and the model with the generator that drew its weights: (GPTModel, torch.Generator | None).
 
         Raises:
-            OutputError: the path exists.
-            ZooError: the model or the text cannot be read.
+            OutputError: The path exists.
+            ZooError: The model or the text cannot be read.
         """
-        # Another run stands for its newest weights, which are others tomorrow.
+        # A run stands for its newest checkpoint, which changes while it trains, so the path of that checkpoint is
+        # stored.
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
         sources = sources.absolute()
@@ -118,24 +119,24 @@ class Run:
         """Read the settings of a run.
 
         Raises:
-            FormatError: the directory is no run.
+            FormatError: The directory is not a run.
         """
         file = path / SETTINGS
         if not file.is_file():
-            raise FormatError(path, "is no run of zoo train: it has no config.json")
+            raise FormatError(path, "is not a run of zoo train: it has no config.json")
         content = read_json(file)
         try:
             config = TrainConfig.from_dict(content["config"])
             return cls(path, config, Sources.from_dict(content["sources"]), Start.from_dict(content["start"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(file, f"is no config of a run ({error}); use another directory") from error
+            raise FormatError(file, f"is not the config of a run ({error}); use another directory") from error
 
     def trainer(self, here: World, watcher: Watcher, *, first: Any = None) -> Trainer:
-        """Make what trains: from the beginning with `first` of begin(), or from the newest whole checkpoint.
+        """Create the trainer: a new one with `first` from begin(), otherwise one from the newest intact checkpoint.
 
         Raises:
-            TrainingError: no checkpoint is whole.
-            OptionError: the text does not fit the model.
+            TrainingError: There is no intact checkpoint.
+            OptionError: The text does not fit the model.
         """
         path, state = (None, None) if first else self._newest()
         if path is None:
@@ -186,21 +187,23 @@ class Run:
             try:
                 return path, read_state(path)
             except ZooError as error:
-                self.notes.append(f"{error}; going on from the checkpoint before it")
+                self.notes.append(f"{error}; resuming from the checkpoint before it")
         if self.notes:
-            raise TrainingError(f"no checkpoint of {self.path} is whole; begin a new run")
+            raise TrainingError(f"no intact checkpoint in {self.path}; start a new run")
         return None, None
 
 
 def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "cpu") -> TrainConfig:
-    """Replace what is left to zoo, "auto" and 0, by what it means for a model on a machine.
+    """Replace the defaults "auto" and 0 by their values for a model on a device.
 
     Raises:
-        OptionError: the model's context is shorter than the config's.
+        OptionError: The model's context is shorter than the config's.
     """
     context = config.context or min(512, model.context_length)
     if context > model.context_length:
-        raise OptionError(f"a context of {context} does not fit the model's {model.context_length}; give at most that")
+        raise OptionError(
+            f"the context {context} is longer than the model's context length; use at most {model.context_length}"
+        )
     return config.replace(
         context=context,
         stride=config.stride or context,
@@ -211,13 +214,15 @@ def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "
 
 def _first_model(start: Start, seed: int) -> tuple[GPTModel, torch.Generator | None]:
     if start.model:
-        # Steps are too small for the eight bits of a bfloat16; files in half precision are trained in float32.
+        # Updates are too small for the eight bits of bfloat16, so half-precision files are trained in float32.
         model, generator = load(start.model, dtype="float32"), None
     elif start.config is not None:
         generator = torch.Generator().manual_seed(seed)
         model = create(start.config, seed=generator, init=start.init)  # type: ignore[arg-type]
     else:
-        raise OptionError("there is no model to train; give one to go on with, or a config to begin from scratch")
+        raise OptionError(
+            "there is no model to train; give a checkpoint to fine-tune or a config to train from scratch"
+        )
     if start.lora is not None:
         add_lora(model, start.lora)
     return model, generator
