@@ -168,7 +168,7 @@ def test_the_page_of_a_captive_portal_is_not_kept(bucket, published, tmp_path):
     assert get_url(url).read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("end", "said"), [("", "does not end in the name"), ("none.bin", "HTTP 404")])
+@pytest.mark.parametrize(("end", "said"), [("", "does not end in a file name"), ("none.bin", "HTTP 404")])
 def test_a_url_that_is_no_file_is_refused(bucket, end, said):
     """In one sentence."""
     with pytest.raises((OptionError, DownloadError), match=said):

@@ -15,7 +15,7 @@ from zoo.hub.source_table import PACKAGED, find_source, read_table
         ("[gpt2-small.openai]\nurls=[]\nfiles={}", "needs urls"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'../x' = {}", "plain file name"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {sha256='12'}", "64 hex"),
-        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "no number of bytes"),
+        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "not a number of bytes"),
         ("[gpt2-small.openai]\nmirror='https://x/'", "unknown key"),
     ],
 )
@@ -45,5 +45,5 @@ def test_a_model_without_a_source_says_so():
     """A registered config is not always published."""
     with pytest.raises(MissingWeights, match="no address is known"):
         find_source("test-tiny")
-    with pytest.raises(MissingWeights, match="as gguf"):
+    with pytest.raises(MissingWeights, match="in the format gguf"):
         find_source("gpt2-small", "gguf")

@@ -108,7 +108,7 @@ LASTING = {
     "reset": (bad.hang_up, "5 times"),
     "trickle": (bad.trickle, r"5 times|bytes in"),
     "stall": (bad.stall(1000, 1.0), r"timed out.*5 times"),
-    "other bytes": (bad.other_bytes, "another file"),
+    "other bytes": (bad.other_bytes, "a different file"),
     "longer": (bad.wrong_length(10), r"1,234,577 bytes, not 1,234,567"),
     "shorter": (bad.wrong_length(-10), r"1,234,557 bytes, not 1,234,567"),
     "endless": (bad.endless, r"more than 16,777,216 bytes"),
@@ -116,9 +116,9 @@ LASTING = {
     "redirect to a file": (bad.redirect("file:///etc/passwd"), "not https"),
     "redirect to ftp": (bad.redirect("ftp://127.0.0.1/x"), "not https"),
     "circle": (bad.redirect("/a/weights.bin"), "more than 5 times"),
-    "part of something": (bad.without_range_head, "without saying which"),
-    "another range": (bad.another_range, "not asked for"),
-    "range of nothing": (bad.status(416), "changes again and again"),
+    "part of something": (bad.without_range_head, "without its position"),
+    "another range": (bad.another_range, "not requested"),
+    "range of nothing": (bad.status(416), "keeps changing during"),
 }
 
 
