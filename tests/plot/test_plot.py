@@ -85,7 +85,7 @@ def test_the_same_metrics_give_the_same_bytes(runs):
 def test_bad_runs_say_what_is_wrong(runs):
     """No metrics, none yet, or something else in the file."""
     (runs / "empty").mkdir()
-    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a directory with a metrics"):
+    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a run directory"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text("")
     with pytest.raises(FormatError, match="no lines yet"):
@@ -118,8 +118,8 @@ def test_the_distribution_is_softmax_of_logits_over_temperature():
     ("options", "message"),
     [
         ({"temperatures": (0,)}, "temperature 0 has no distribution"),
-        ({"temperatures": ()}, "nothing to draw"),
-        ({"n_tokens": 0}, "nothing to draw"),
+        ({"temperatures": ()}, "nothing to plot"),
+        ({"n_tokens": 0}, "nothing to plot"),
         ({"top_k": (0,)}, "top_k must be"),
     ],
 )
