@@ -101,14 +101,14 @@ def test_the_machine_reads_and_multiplies_at_a_credible_rate():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(("float31",)), "no precision is called 'float31'"),
-        (Settings(against=("keras",)), "no peer is called 'keras'; known are transformers"),
-        (Settings(tokens=1), "tokens is at least 2"),
+        (Settings(("float31",)), "unknown precision 'float31'"),
+        (Settings(against=("keras",)), "unknown peer 'keras'; known: transformers"),
+        (Settings(tokens=1), "tokens must be at least 2"),
         (Settings(contexts=(30,), tokens=12), "41 tokens do not fit the model's context of 40"),
         (Settings(prefill=41), "41 tokens do not fit"),
         (Settings(contexts=()), "at least one precision and one context"),
         (Settings(precisions=()), "at least one precision and one context"),
-        (Settings(busy=-1), "all else at least 1"),
+        (Settings(busy=-1), "all other numbers at least 1"),
     ],
 )
 def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
