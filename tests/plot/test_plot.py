@@ -88,10 +88,10 @@ def test_bad_runs_say_what_is_wrong(runs):
     with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a run directory"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text("")
-    with pytest.raises(FormatError, match="no lines yet"):
+    with pytest.raises(FormatError, match="no rows yet"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text('{"epoch": "x"}\n{"epoch": 1}\n')
-    with pytest.raises(FormatError, match="line 1 is no line of metrics"):
+    with pytest.raises(FormatError, match="line 1 is not a row of metrics"):
         Run.read(runs / "empty")
     with pytest.raises(OptionError, match="no runs to plot"):
         plot_losses([], runs / "x.png")

@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all."""
+"""Write outputs atomically: they appear completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from pathlib import Path
 from zoo.errors import OutputError
 
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-"""In the names of temporaries: a process's number means nothing on another machine that has the disk too."""
+"""Part of the names of temporaries, because a process id means nothing on another machine that shares the disk."""
 
 
 @contextmanager
 def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write a file or directory to; it takes the name when the block ends well.
+    """Yield a temporary path in the directory of `path`; it is renamed to `path` when the block succeeds.
 
-    After any error, an interrupt too, the temporary is gone and what stood at `path` is untouched. What a process left
-    that was killed is removed by the next one that writes the same path. Nothing is synced to the disk, as cp does
-    not: after a power failure look at the output before the source is deleted.
+    After any error or interrupt, the temporary is deleted and an existing `path` is unchanged. Leftovers of a killed
+    process are deleted by the next one that writes the same path. Like cp, this does not sync to disk: after a power
+    failure, check the output before you delete the source.
 
     Args:
-        path: the final name. Its suffix is kept on the temporary one.
-        needed: bytes that will be written; checked against the free space of the disk before anything is.
-        force: whether something that exists may be replaced.
+        path: Final path. The temporary has the same suffix.
+        needed: Bytes that will be written, which are compared with the free space first.
+        force: Whether to replace an existing output.
 
     Raises:
-        OutputError: the path exists, its directory does not, or the disk is full or not writable.
+        OutputError: The path exists, its directory does not, or the disk is full or not writable.
     """
     _tidy(path)
     check_output(path, force=force)
@@ -50,10 +50,10 @@ def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterat
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse, before any work, a path that cannot become the output.
+    """Raise an error if a path cannot become an output, before any work is done.
 
     Raises:
-        OutputError: it exists (and force is not given), or its directory does not.
+        OutputError: The path exists and force is False, or its directory does not exist.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {path.parent}; create it first")
@@ -62,27 +62,27 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def check_room(directory: Path, needed: int) -> None:
-    """Refuse, before the first byte, what the disk has no room for.
+    """Raise an error if a disk has too little free space, before the first byte is written.
 
     Raises:
-        OutputError: there is less free than needed, in bytes.
+        OutputError: The free space is less than needed, in bytes.
     """
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; make room")
+        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; free some space")
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
-    """Say in one sentence why writing failed."""
+    """Return an error with the reason why writing failed."""
     if isinstance(error, OutputError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} was not written: the disk is full; make room and try again")
+        return OutputError(f"{path} was not written: the disk is full; free some space and try again")
     return OutputError(f"{path} was not written: {error.strerror or error}")
 
 
 def _replace(new: Path, path: Path) -> None:
-    """Rename over a file in one step; a directory is moved aside first and put back if the rename fails."""
+    """Rename over a file atomically. A directory is moved aside first and put back if the rename fails."""
     directories = new.is_dir() or (path.is_dir() and not path.is_symlink())
     if not (directories and os.path.lexists(path)):
         os.replace(new, path)
@@ -98,7 +98,7 @@ def _replace(new: Path, path: Path) -> None:
 
 
 def _tidy(path: Path) -> None:
-    """Remove what killed processes of this machine left; an output that one had just moved aside is put back."""
+    """Delete leftovers of killed processes of this machine, and restore an output that one had just moved aside."""
     for left in path.parent.glob(f".{_HOST}-*.tmp.{glob.escape(path.name)}*"):
         name = re.fullmatch(rf"\.{_HOST}-(\d+)-[0-9a-f]+\.tmp\.{re.escape(path.name)}(\.old)?", left.name)
         if name and not _is_running(int(name[1])):
@@ -110,7 +110,7 @@ def _tidy(path: Path) -> None:
 
 
 def _is_running(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 is no question
+    if os.name == "nt":  # systems without signal 0
         return True
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""How long work inside the library is shown to whoever waits: the command line puts its bars here."""
+"""The hook through which the command line shows progress of work inside the library."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 OnProgress = Callable[[str, int, int], None]
-"""Called as on_progress(phase, bytes done, bytes in all), from any thread."""
+"""Called as on_progress(phase, bytes done, total bytes), from any thread."""
 
 show: Callable[[], AbstractContextManager[OnProgress | None]] = nullcontext
-"""Makes a context whose value is told of downloads and conversions that nobody asked for by that name."""
+"""Context manager yielding a progress callback for implicit downloads and conversions."""
