@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from zoo.conversion.run import OnProgress
+    from zoo.core.progress import OnProgress
 
 
 def show_json(value: Any) -> None:

@@ -76,6 +76,6 @@ class Book(Format):
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", **text_records(checkpoint)}
-            write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)
+            write_safetensors(path, checkpoint.tensors, metadata, options.provenance, options.on_bytes)
         else:
-            write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))
+            write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))

@@ -93,7 +93,7 @@ class CTranslate2(Format):
                 (path / name).write_bytes(content)
         # Keys that CTranslate2 does not know are passed over.
         spec.config.add_attribute("zoo_config", checkpoint.config.to_dict())
-        spec.config.add_attribute("zoo_provenance", dict(checkpoint.provenance))
+        spec.config.add_attribute("zoo_provenance", options.provenance())
         spec.config.save_as_json(str(path / "config.json"))
 
     def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:

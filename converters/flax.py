@@ -81,4 +81,4 @@ class Flax(Format):
         write_config(path, checkpoint, self.config_map)
         named = {name if name == _HEAD else _PREFIX + name: tensor for name, tensor in checkpoint.tensors.items()}
         write_flax(path / _WEIGHTS[0], named, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())

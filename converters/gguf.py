@@ -127,7 +127,7 @@ class GGUF(Format):
             del metadata[_EXACT_EPS]
         if not options.encoding and (widened := _widened(checkpoint.tensors)):
             metadata[_DTYPES] = json.dumps(widened)
-        write_gguf(path, metadata, typed, checkpoint.provenance, options.on_bytes)
+        write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return what quantising leaves of a tensor, in float32."""

@@ -117,7 +117,7 @@ class HuggingFace(Format):
         named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
         shards = split_shards(named, options.max_shard_bytes)
         for file, tensors in shards.items():
-            write_safetensors(path / file, tensors, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
+            write_safetensors(path / file, tensors, {"format": "pt"}, options.provenance, options.on_bytes)
         if len(shards) > 1:
             weight_map = {name: file for file, tensors in shards.items() for name in tensors}
             total = sum(tensor.nbytes for tensor in named.values())

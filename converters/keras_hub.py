@@ -122,7 +122,7 @@ class KerasHub(Format):
         write_hdf5(path / _WEIGHTS[0], tensors, options.on_bytes)
         tokens = {} if config.vocab_size == config.vocab_rows else {_TOKENS: config.vocab_size}
         metadata = {"parameter_count": config.n_parameters, "tasks": ["CausalLM"], **tokens}
-        write_json(path / "metadata.json", {**metadata, _PROVENANCE: dict(checkpoint.provenance)})
+        write_json(path / "metadata.json", {**metadata, _PROVENANCE: options.provenance()})
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell of a tokenizer that Keras Hub's class cannot be."""

@@ -82,7 +82,7 @@ class Megatron(Format):
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""
         tree = {"checkpoint_version": _VERSION, "iteration": 0, "model": dict(checkpoint.tensors)}
-        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell what Megatron-LM must be told, since it pads the vocabulary itself."""

@@ -53,4 +53,4 @@ class MinGPT(Format):
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
-        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))
+        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))

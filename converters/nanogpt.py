@@ -122,7 +122,7 @@ class NanoGPT(Format):
             "best_val_loss": 1e9,
             "config": {},
         }
-        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why nanoGPT has no such model."""

@@ -109,7 +109,7 @@ class OpenAI(Format):
             for name, content in checkpoint.vocabulary.files(OPENAI_NAMES).items():
                 (path / name).write_bytes(content)
         write_bundle(path / "model.ckpt", checkpoint.tensors, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())
 
 
 def _read_provenance(directory: Path) -> dict[str, object]:

@@ -121,7 +121,7 @@ class ZooFile(Format):
         if options.encoding:
             metadata[ENCODING] = options.encoding
             tensors = packed(tensors, options.encoding)
-        write_safetensors(path, tensors, metadata, checkpoint.provenance, options.on_bytes)
+        write_safetensors(path, tensors, metadata, options.provenance, options.on_bytes)
 
 
 def _spread(path: Path, config: GPTConfig, places: LazyTensor, rows: LazyTensor | None) -> LazyTensor:

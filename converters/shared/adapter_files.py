@@ -167,4 +167,4 @@ def write_adapter(directory: Path, adapter: Adapter) -> None:
         "inference_mode": True,
     }
     write_json(directory / CONFIG, config)
-    write_safetensors(directory / WEIGHTS, tensors, {"format": "pt"}, {})
+    write_safetensors(directory / WEIGHTS, tensors, {"format": "pt"})

@@ -65,10 +65,12 @@ def text_records(checkpoint: Checkpoint) -> dict[str, str]:
     return {**config, VOCABULARY: checkpoint.vocabulary.to_json()} if checkpoint.vocabulary else config
 
 
-def torch_records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
-    """Return what to add to a torch file; the provenance is to be called last."""
+def torch_records(
+    checkpoint: Checkpoint, provenance: Callable[[], dict[str, Any]]
+) -> dict[str, bytes | Callable[[], bytes]]:
+    """Return what to add to a torch file; the provenance is to be called after the tensors are written."""
     texts = {name: text.encode() for name, text in text_records(checkpoint).items()}
-    return {**texts, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
+    return {**texts, PROVENANCE: lambda: json.dumps(provenance(), sort_keys=True).encode()}
 
 
 def open_configless(table: Table, tensors: dict[str, LazyTensor], path: Path, known: GPTConfig | None) -> Checkpoint:

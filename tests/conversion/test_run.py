@@ -347,7 +347,7 @@ def test_a_tied_copy_that_differs_stops_everything(tmp_path, source):
     weights = tmp_path / "hf" / "model.safetensors"
     tensors, _ = read_safetensors(weights)
     other = tensors["transformer.wte.weight"].load() + np.float32(0.5)
-    write_safetensors(tmp_path / "new", {**tensors, "lm_head.weight": LazyTensor.of(other)}, {"format": "pt"}, {})
+    write_safetensors(tmp_path / "new", {**tensors, "lm_head.weight": LazyTensor.of(other)}, {"format": "pt"})
     os.replace(tmp_path / "new", weights)
 
     for refuse in (lambda: zoo.load(tmp_path / "hf"), lambda: zoo.convert(tmp_path / "hf", tmp_path / "o.safetensors")):

@@ -31,7 +31,7 @@ def rewrite(directory, change):
     """Replace the weights of a directory by what `change` makes of them."""
     weights = directory / "model.safetensors"
     tensors, _ = read_safetensors(weights)
-    write_safetensors(directory / "new", change(dict(tensors)), {"format": "pt"}, {})
+    write_safetensors(directory / "new", change(dict(tensors)), {"format": "pt"})
     (directory / "new").replace(weights)
 
 
@@ -182,7 +182,7 @@ def shard(directory, n):
     weight_map = {name: f"model-{i % n}.safetensors" for i, name in enumerate(tensors)}
     for file in set(weight_map.values()):
         part = {name: tensor for name, tensor in tensors.items() if weight_map[name] == file}
-        write_safetensors(directory / file, part, {"format": "pt"}, {})
+        write_safetensors(directory / file, part, {"format": "pt"})
     (directory / "model.safetensors").unlink()
     return weight_map
 
@@ -204,7 +204,7 @@ def test_a_tensor_that_two_shards_have_is_refused(directory):
     first, _ = read_safetensors(directory / "model-0.safetensors")
     second, _ = read_safetensors(directory / "model-1.safetensors")
     both = {**second, "transformer.wte.weight": first["transformer.wte.weight"]}
-    write_safetensors(directory / "new", both, {"format": "pt"}, {})
+    write_safetensors(directory / "new", both, {"format": "pt"})
     (directory / "new").replace(directory / "model-1.safetensors")
     write_index(directory, weight_map)
     with pytest.raises(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from zoo.conversion.plan import Plan, plan_path
-from zoo.conversion.run import OnProgress, Report, convert_path
+from zoo.conversion.run import Report, convert_path
+from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
 from zoo.examine.diff import Diff, diff_paths
 from zoo.examine.verify import PROMPTS, Check, ignore, verify_path

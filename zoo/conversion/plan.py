@@ -136,8 +136,16 @@ def plan_path(
     max_shard_bytes: int | None = None,
 ) -> Plan:
     """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
-    target_format = get_format(to)
+    get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
+    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
+
+
+def plan_checkpoint(
+    source_format: Format, source: Checkpoint, to: str, *, dtype: str | None = None, max_shard_bytes: int | None = None
+) -> Plan:
+    """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
+    target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
     options = _options(target_format, dtype, max_shard_bytes)
     cast = get_dtype(dtype) if dtype and not options.encoding else None

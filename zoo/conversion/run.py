@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import mmap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
-import zoo
 from zoo.conversion.plan import Plan, plan_path
+from zoo.conversion.provenance import hash_files, known_origin
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
+from zoo.core.progress import OnProgress
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
+from zoo.formats.base import Format
 from zoo.formats.content_hash import hash_tensors
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
 from zoo.formats.rules import same_tensor, to_theirs
 from zoo.models.gpt2.config import GPTConfig
-
-MAX_FILES = 32
-MAX_HISTORY_BYTES = 8 << 10
-"""Of the record that a source brings along; a longer one, of very many conversions, is not carried on."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Called as on_progress(phase, bytes done, bytes in all), phase being "write" or "verify", from any thread."""
 
 
 @dataclass(frozen=True)
@@ -101,18 +91,36 @@ def convert_path(
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert the checkpoint at a path; zoo.convert describes arguments and errors."""
-    out, start = Path(out), time.perf_counter()
-    target_name = to or format_of_suffix(out)
+    out = Path(out)
+
+    def make_plan() -> Plan:
+        target = to or format_of_suffix(out)
+        return plan_path(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+
+    return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
+
+
+def run_plan(
+    make_plan: Callable[[], Plan],
+    out: Path,
+    *,
+    verify: bool = True,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Plan a conversion, write the output and report on it; arguments and errors are those of zoo.convert."""
+    start = time.perf_counter()
     check_output(out, force=force)
     with PeakMemory() as memory:
-        plan = plan_path(source, target_name, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        plan = make_plan()
+        check_shape(plan.target_format, out)
         verify = verify and plan.target_format.reads
-        provenance = run_plan(plan, out, verify=verify, force=force, on_progress=on_progress)
+        provenance = _write(plan, out, verify=verify, force=force, on_progress=on_progress)
     return Report(
-        source=str(source),
+        source=str(plan.source.path),
         source_format=plan.source_format.name,
         out=str(out),
-        target_format=target_name,
+        target_format=plan.target_format.name,
         tensors=len(plan.ours),
         n_parameters=plan.source.config.n_parameters,
         bytes_written=plan.nbytes,
@@ -131,60 +139,41 @@ def convert_path(
     )
 
 
-def run_plan(
-    plan: Plan, out: Path, *, verify: bool = True, force: bool = False, on_progress: OnProgress | None = None
-) -> dict[str, Any]:
-    """Write what a plan describes, and return the provenance that the output records.
-
-    Raises:
-        ZooError: as convert.
-    """
+def _write(plan: Plan, out: Path, *, verify: bool, force: bool, on_progress: OnProgress | None) -> dict[str, Any]:
+    """Write what a plan describes, compare it, and return the provenance that the output records."""
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
+        hashes = pool.submit(hash_files, plan.source.files)
         # Quantising makes other tensors than these, so that their hash would not be that of the output.
         content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
-        provenance = Provenance(plan, pool.submit(hash_files, plan.source.files), content)
-        target = replace(plan.target, provenance=provenance)
-        options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
-        plan.target_format.write(temporary, target, options)
+
+        def provenance() -> dict[str, Any]:
+            record = known_origin(plan)
+            if content:
+                record["content_blake3"] = content.result()
+            return {**record, "source_blake3": hashes.result()} if plan.source.files else record
+
+        on_bytes = _counter("write", plan.nbytes, on_progress)
+        plan.target_format.write(
+            temporary, plan.target, replace(plan.options, on_bytes=on_bytes, provenance=provenance)
+        )
         if verify:
             compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
-    return dict(provenance)
+        return provenance()
 
 
-class Provenance(Mapping[str, Any]):
-    """Where the weights came from; the same source gives the same record, whenever and wherever it is converted.
+def check_shape(target: Format, out: Path) -> None:
+    """Refuse a directory format whose output is named like a file of another format.
 
-    It is a mapping that is whole only when the source's files and tensors are hashed: looking into it waits for that.
+    Raises:
+        OptionError: it is.
     """
-
-    def __init__(self, plan: Plan, hashes: Future[dict[str, str]], content: Future[str] | None) -> None:
-        self._known: dict[str, Any] = {
-            "zoo_version": zoo.__version__,
-            "source_format": plan.source_format.name,
-        }
-        if casts := plan.casts():
-            self._known["cast"] = casts
-        if plan.options.encoding:
-            self._known["encoding"] = plan.options.encoding
-        earlier = dict(plan.source.provenance)
-        if earlier and len(json.dumps(earlier)) < MAX_HISTORY_BYTES:
-            self._known["source_provenance"] = earlier
-        self._hashes, self._content = hashes, content
-
-    @cached_property
-    def _whole(self) -> dict[str, Any]:
-        content = {"content_blake3": self._content.result()} if self._content else {}
-        return {**self._known, **content, "source_blake3": self._hashes.result()}
-
-    def __getitem__(self, key: str) -> Any:
-        return self._whole[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._whole)
-
-    def __len__(self) -> int:
-        return len(self._whole)
+    meant = [each.name for each in usable_formats() if out.suffix in each.suffixes]
+    if target.is_directory and meant:
+        raise OptionError(
+            f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
+            "leave the suffix out, or choose another format"
+        )
 
 
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
@@ -216,21 +205,6 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(check, expected):
             pass
-
-
-def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
-    """Return the BLAKE3 hash of each file, as b3sum prints it, by the file's name.
-
-    Of more than MAX_FILES only the hash of all hashes is kept: the record must fit into a header.
-    """
-    hashes: dict[str, str] = {}
-    for path in files:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            # In one call, which leaves the interpreter to the other threads; reading block by block would not.
-            hashes[path.name] = blake3(data).hexdigest()
-    if len(hashes) > MAX_FILES:
-        return {f"{len(hashes)} files": blake3("".join(hashes.values()).encode()).hexdigest()}
-    return hashes
 
 
 def format_of_suffix(out: Path) -> str:

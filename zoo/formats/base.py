@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,8 +30,7 @@ class Checkpoint:
         prefix: that every name had in the file, such as "transformer.".
         vocabulary: of its own tokenizer, when it carries one.
         files: that hold the weights and the config, for hashing.
-        provenance: where the weights came from, as recorded by the zoo that wrote them. When writing, look at it
-            last: the source's files may still be being hashed, and looking waits for that.
+        provenance: where the weights came from, as recorded by the zoo that wrote them.
         notes: sentences about what is in the files and is not converted.
     """
 
@@ -52,10 +51,13 @@ class WriteOptions:
     Attributes:
         on_bytes: told of bytes as they are written.
         encoding: one of the format's encodings, "" for none: the tensors' own dtypes.
+        provenance: returns where the weights came from, to be recorded. Call it after writing the tensors: it blocks
+            until the source's files are hashed.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None for one file.
     """
 
     on_bytes: Progress = ignore_progress
+    provenance: Callable[[], dict[str, Any]] = dict
     encoding: str = ""
     max_shard_bytes: int | None = None
 
