@@ -229,7 +229,7 @@ def test_quantised_weights_are_refused(directory):
         return {**tensors, f"{name}/0": kernel.astype(np.dtype(np.int8)), f"{name}/2": tensors[f"{name}/1"]}
 
     rewrite(directory, quantise)
-    with pytest.raises(CheckpointMismatch, match=r"dtype int8, which is no dtype of weights.*vars/2 .*unexpected"):
+    with pytest.raises(CheckpointMismatch, match=r"dtype int8, which is not a dtype of weights.*vars/2 .*unexpected"):
         zoo.load(directory)
 
 

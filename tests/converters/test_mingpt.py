@@ -127,7 +127,7 @@ def test_a_hugging_face_state_dict_is_none(tmp_path, path):
 
     state["transformer.h.0.attn.c_attn.weight"] = state["transformer.h.0.attn.c_attn.weight"].T.contiguous()
     torch.save(state, tmp_path / "hf.bin")
-    with pytest.raises(FormatError, match="no checkpoint that zoo knows"):
+    with pytest.raises(FormatError, match="not a checkpoint that zoo recognises"):
         detect_format(tmp_path / "hf.bin")
 
 

@@ -163,5 +163,5 @@ def test_other_things_called_so_are_no_weights(directory):
     with pytest.raises(CorruptFile, match="is no whole HDF5 file"):
         zoo.load(directory)
     (directory / "config.json").unlink()
-    with pytest.raises(FormatError, match="without a checkpoint that zoo knows"):
+    with pytest.raises(FormatError, match="without a checkpoint that zoo recognises"):
         zoo.load(directory)

@@ -15,7 +15,7 @@ from zoo.hub.source_table import PACKAGED, find_source, read_table
         ("[gpt2-small.openai]\nurls=[]\nfiles={}", "needs urls"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'../x' = {}", "plain file name"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {sha256='12'}", "64 hex"),
-        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "not a number of bytes"),
+        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "a number of bytes"),
         ("[gpt2-small.openai]\nmirror='https://x/'", "unknown key"),
     ],
 )

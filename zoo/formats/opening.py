@@ -1,4 +1,4 @@
-"""Open a checkpoint at a path, in whatever format it is, without reading its tensors."""
+"""Open a checkpoint of any format at a path, without reading its tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config
 
-# What --size pins down; the rest (dropout, padding, biases, a tied head) may differ between copies of one model.
+# The fields that --size checks; others (dropout, padding, biases, a tied head) may differ between copies of a model.
 _SIZE_FIELDS = ("vocab_size", "context_length", "width", "n_heads", "n_layers", "inner_width")
 
 
@@ -23,9 +23,9 @@ class Opened:
     """A checkpoint with its tensors in zoo's names.
 
     Attributes:
-        format: what reads it.
-        checkpoint: as it lies in its files.
-        tensors: the model's parameters by zoo's names, in zoo's orientation; nothing has been read yet.
+        format: The format that reads it.
+        checkpoint: The checkpoint in its format's names.
+        tensors: The parameters in zoo's names and orientation; nothing has been read yet.
     """
 
     format: Format
@@ -39,14 +39,14 @@ def open_path(
     """Open a checkpoint of any format, in its own names.
 
     Args:
-        path: file or directory; zoo.hub.resolve turns names and addresses into paths.
-        format: the format's name; None recognises it by its content.
-        size: the model it must be, by name or config; formats that store no config take it from here.
+        path: File or directory; zoo.hub.resolve turns names and addresses into paths.
+        format: Name of the format; None recognises it by its content.
+        size: Expected model, by name or config. Formats that store no config take it from here.
 
     Raises:
-        UnknownName: there is no such format or model.
-        FormatError: it is not an intact checkpoint of the format.
-        ConfigError: it is another model than `size` says.
+        UnknownName: There is no such format or model.
+        FormatError: The path is not an intact checkpoint of the format.
+        ConfigError: The model differs from `size`.
     """
     path = follow(Path(path))
     expected = get_config(size) if isinstance(size, str) else size
@@ -65,12 +65,13 @@ def open_path(
 
 
 def open_parameters(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> Opened:
-    """Open a checkpoint in zoo's names, having compared the tensors that are left out with what they repeat.
+    """Open a checkpoint in zoo's names, after checking that the tensors it drops are redundant.
 
     Arguments and errors are those of open_path.
 
     Raises:
-        CheckpointMismatch: names, shapes or dtypes are not those of the config, or a copy differs from its original.
+        CheckpointMismatch: Names, shapes or dtypes differ from those of the config, or a copy differs from its
+            original.
     """
     found, checkpoint = open_path(path, format=format, size=size)
     tensors, drops = found.to_ours(checkpoint)
@@ -79,10 +80,10 @@ def open_parameters(path: Path | str, *, format: str | None = None, size: str | 
 
 
 def check_redundant(source: Checkpoint, drops: list[Drop]) -> None:
-    """Prove that what is about to be dropped is redundant.
+    """Check that the tensors to be dropped are redundant.
 
     Raises:
-        CheckpointMismatch: it is not; the message names the tensors.
+        CheckpointMismatch: They are not; the message names them.
     """
     problems = [f"tensor {drop.name} is not {drop.why}" for drop in drops if not drop.redundant()]
     if problems:
