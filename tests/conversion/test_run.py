@@ -204,7 +204,7 @@ def test_a_missing_directory_is_told_before_work(source, tmp_path):
 
 def test_a_suffix_that_means_no_format_asks_for_one(source, tmp_path):
     """Without --to, a name must say the format."""
-    with pytest.raises(OptionError, match="name one with --to"):
+    with pytest.raises(OptionError, match="choose one with --to"):
         zoo.convert(source, tmp_path / "out.xyz")
 
 
@@ -218,7 +218,7 @@ def test_a_misspelt_dtype_or_format_offers_the_nearest(source, tmp_path):
 
 def test_sharding_one_file_is_refused(source, tmp_path):
     """A limit of shard size is for formats that shard."""
-    with pytest.raises(OptionError, match="zoo is one file"):
+    with pytest.raises(OptionError, match="zoo is a single file"):
         zoo.convert(source, tmp_path / "out.safetensors", max_shard_bytes=1000)
 
 
@@ -259,7 +259,7 @@ def test_verification_finds_a_writer_that_forgets_a_transpose(source, tmp_path, 
         honest(path, {**tensors, name: wrong}, *rest)
 
     monkeypatch.setattr(huggingface, "write_safetensors", forgetful)
-    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight does not read back"):
+    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight in the output differs"):
         zoo.convert(source, tmp_path / "out", to="huggingface")
 
     assert only(tmp_path, "source.safetensors")
@@ -322,7 +322,7 @@ def test_a_name_without_weights_says_how_to_get_them():
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer.*git lfs pull"),
-        (b"hello, I am a text", "is no checkpoint that zoo knows"),
+        (b"hello, I am a text", "is not a checkpoint that zoo recognises"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):
@@ -335,7 +335,7 @@ def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):
 def test_a_directory_that_is_no_checkpoint_says_what_is_in_it(tmp_path):
     """The message lists what was found instead."""
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(FormatError, match=r"without a checkpoint that zoo knows \(it has notes.txt\)"):
+    with pytest.raises(FormatError, match=r"without a checkpoint that zoo recognises \(it has notes.txt\)"):
         zoo.load(tmp_path)
 
 

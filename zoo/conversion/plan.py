@@ -1,4 +1,4 @@
-"""What a conversion will do, worked out from names, shapes and dtypes before a byte of output is written."""
+"""Plan a conversion from names, shapes and dtypes, before a byte of output is written."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 @dataclass(frozen=True)
 class Step:
-    """One parameter's way: from the source's names to the target's.
+    """The conversion of one parameter from the source's names to the target's.
 
     Attributes:
-        sources: name and shape of each source tensor.
-        operation: patterns of axes, source to zoo and zoo to target; "copy" where nothing moves.
-        ours: the parameter.
-        targets: name and shape of each target tensor.
-        dtype: of the source, and of the target if it is cast ("float32 -> bfloat16").
+        sources: Name and shape of each source tensor.
+        operation: Axis patterns, source to zoo and zoo to target; "copy" if nothing moves.
+        ours: Name of the parameter in zoo.
+        targets: Name and shape of each target tensor.
+        dtype: Dtype of the source, and of the target if it is cast ("float32 -> bfloat16").
     """
 
     sources: dict[str, tuple[int, ...]]
@@ -40,18 +40,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion that could be run.
+    """A conversion that can be run.
 
     Attributes:
-        source_format: what reads.
-        source: the opened checkpoint.
-        ours: its tensors in zoo's names and orientation, cast if asked for.
-        drops: source tensors that are not carried over, and why.
-        target_format: what writes.
-        target: what it will write.
-        options: how; on_bytes is put in when the plan runs.
-        notes: sentences about what is left behind or assumed.
-        dtype: that every tensor is cast to; None where each keeps its own.
+        source_format: Format that reads.
+        source: The opened checkpoint.
+        ours: Its tensors in zoo's names and orientation, cast if requested.
+        drops: Source tensors that are dropped, and why.
+        target_format: Format that writes.
+        target: The checkpoint that it will write.
+        options: Options for writing; on_bytes is set when the plan runs.
+        notes: Sentences about what is left out or assumed.
+        dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
     """
 
     source_format: Format
@@ -66,12 +66,12 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensors that will be written."""
+        """The number of tensor bytes that will be written."""
         nbytes, encoding = self.target_format.nbytes, self.options.encoding
         return sum(nbytes(name, tensor, encoding) for name, tensor in self.target.tensors.items())
 
     def casts(self) -> dict[str, int]:
-        """Count the tensors whose dtype changes, by "from -> to"."""
+        """The number of tensors whose dtype changes, by "from -> to"."""
         counts: dict[str, int] = {}
         for step in self.steps():
             if " -> " in step.dtype:
@@ -80,11 +80,11 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
+        """Whether all values are preserved: nothing is quantised or cast to a narrower dtype."""
         return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
 
     def steps(self) -> Iterator[Step]:
-        """Describe what happens to each parameter, in the order of the model."""
+        """Yield the steps of all parameters, in the order of the model."""
         config = self.source.config
         read = {row.ours: row for row in self.source_format.table.rows(config)}
         write = {row.ours: row for row in self.target_format.table.rows(config)}
@@ -104,7 +104,7 @@ class Plan:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole plan as plain JSON values."""
+        """Return the complete plan as plain JSON values."""
         return {
             "source": str(self.source.path),
             "source_format": self.source_format.name,
@@ -121,7 +121,7 @@ class Plan:
         }
 
     def added(self) -> list[str]:
-        """List the target's tensors that follow from others: masks, and the copy of a tied head."""
+        """Return the derived tensors of the target: masks, and the copy of a tied head."""
         parameters = self.target_format.table.shapes(self.source.config)
         return [name for name in self.target.tensors if name not in parameters]
 
@@ -135,8 +135,8 @@ def plan_path(
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
 ) -> Plan:
-    """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
-    get_format(to)  # a wrong name is refused before anything is opened
+    """Plan the conversion of the checkpoint at a path. Arguments and errors are those of zoo.make_plan."""
+    get_format(to)  # reject a wrong name before anything is opened
     source_format, source = open_path(path, format=format, size=size)
     return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
@@ -144,7 +144,7 @@ def plan_path(
 def plan_checkpoint(
     source_format: Format, source: Checkpoint, to: str, *, dtype: str | None = None, max_shard_bytes: int | None = None
 ) -> Plan:
-    """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
+    """Plan the conversion of an opened checkpoint. Other arguments and errors are those of zoo.make_plan."""
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
     options = _options(target_format, dtype, max_shard_bytes)
@@ -166,7 +166,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
     if not target.writes:
         raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
     if max_shard_bytes is not None and not target.shards:
-        raise OptionError(f"{target.name} is one file; --max-shard-size is for formats that shard")
+        raise OptionError(f"{target.name} is a single file; --max-shard-size applies to formats that shard")
     if dtype and dtype not in DTYPES and dtype not in target.encodings:
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
@@ -174,7 +174,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
 
 
 def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
-    """Return GPT-2's vocabulary if a model has as many tokens, None for what must be another one."""
+    """Return GPT-2's vocabulary if the model has as many tokens, otherwise None."""
     return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 

@@ -29,20 +29,20 @@ def save(
     """Write a model in any format, with the plan, the checks and the report of zoo.convert.
 
     Args:
-        model: to write.
-        out: file or directory; it appears only when it is complete.
-        to: the format; None takes the one that out's suffix means.
-        dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
-        max_shard_bytes: most bytes of tensors in one file, for formats that shard; None writes one file.
-        verify: whether to read the output back and compare it bit for bit with the model.
-        force: whether an existing output may be replaced.
-        on_progress: called with the bytes written and compared so far.
+        model: Model to write.
+        out: File or directory, which appears only when it is complete.
+        to: Format; None selects it by the suffix of out.
+        dtype: Dtype to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
+        max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
+        verify: Whether to read the output back and compare it bit for bit with the model.
+        force: Whether to replace an existing output.
+        on_progress: Callback with the bytes written and compared so far.
 
     Raises:
-        OptionError: out's suffix means no format, and none is given; or the model has LoRA adapters.
-        CannotHold: the format has no place for this model or its dtype.
+        OptionError: No format is given and the suffix of out selects none, or the model has LoRA adapters.
+        CannotHold: The format cannot represent this model or its dtype.
         OutputError: out exists or cannot be written.
-        VerificationFailed: the output does not read back as the model.
+        VerificationFailed: The output differs from the model.
     """
     out = Path(out)
 
