@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what it should be: whole, finite, and not subtly rearranged."""
+"""Verify that a checkpoint is intact, finite and not rearranged."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ PROMPTS = (
 )
 """Plain English that any GPT-2 predicts better than chance: the beginnings of Pride and Prejudice and of two tales."""
 
-# Another arrangement is believed to be better from this many nats per token on, and this many standard errors.
+# Smallest advantage per token, in nats and in standard errors, for which another arrangement counts as better.
 _MARGIN, _SIGMAS = 0.05, 4.0
 
 _KNOWN = {
-    # What the first page of OpenAI's 124M says: three values at each end of the embedding, and greedy ids.
+    # How OpenAI's 124M is recognised: three values at each end of the embedding, and its greedy ids for a prompt.
     "gpt2-small": (
         (-0.11010301, -0.03926672, 0.03310751),
         (0.00704835, 0.15519823, 0.12067825),
@@ -55,17 +55,17 @@ _KNOWN = {
 
 
 def ignore(name: str) -> None:
-    """Do nothing when a check begins."""
+    """Ignore the start of a check."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: of the check.
-        status: ok, failed, or skipped.
-        detail: what was found, in a sentence.
+        name: Name of the check.
+        status: ok, failed or skipped.
+        detail: What was found, as a sentence.
     """
 
     name: str
@@ -83,7 +83,7 @@ def verify_path(
     run: bool = True,
     on_check: Callable[[str], None] = ignore,
 ) -> list[Check]:
-    """Verify the checkpoint at a path; zoo.verify describes arguments and errors."""
+    """Verify the checkpoint at a path. Arguments and errors are those of zoo.verify."""
     on_check("structure")
     try:
         found, checkpoint = open_path(source, format=format, size=size)
@@ -111,7 +111,7 @@ def verify_path(
 
 
 def _values(found: Format, ours: Tensors) -> list[Check]:
-    """Read every tensor: its container compares checksums where it has some, and every value must be a number."""
+    """Read every tensor, which compares the container's checksums, and check that all values are finite."""
     bad, flat = [], []
     for name, tensor in ours.items():
         try:
@@ -128,9 +128,9 @@ def _values(found: Format, ours: Tensors) -> list[Check]:
 
 
 def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
-    """Find transposed or exchanged square matrices: English is predicted best as the weights were trained.
+    """Find transposed or exchanged square matrices: English is predicted best in the trained arrangement.
 
-    No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
+    Shapes do not show whether a C x C matrix is transposed or which third of a 3C x C matrix is the query.
     """
     if (n := max(i for prompt in prompts for i in model.tokenizer.encode(prompt))) >= model.config.vocab_size:
         detail = f"the text has token id {n}, but the model's ids are 0 to {model.config.vocab_size - 1}"
@@ -153,14 +153,14 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
 
 
 def _is_better(other: Tensor, losses: Tensor) -> bool:
-    """Whether token by token losses are lower by more than chance explains, for the best of a hundred tries."""
+    """Return whether losses per token are lower than chance explains for the best of a hundred attempts."""
     gains = losses - other
     error = gains.std().item() / math.sqrt(len(gains))
     return gains.mean().item() > max(_MARGIN, _SIGMAS * error)
 
 
 def _ways(model: GPTModel) -> Iterator[tuple[str, list[int], str, bool]]:
-    """Other arrangements: all of them made in all blocks, the likeliest in each block alone."""
+    """Yield other arrangements: all of them in all blocks, the most likely ones in each single block."""
     blocks = list(range(model.config.n_layers))
     orders = ["".join(order) for order in itertools.permutations("qkv")]
     for order, transpose in itertools.product(orders, (False, True)):
@@ -178,7 +178,7 @@ def _name(order: str, transpose: bool) -> str:
 
 @contextmanager
 def _rearranged(model: GPTModel, blocks: Sequence[int], order: str, transpose: bool) -> Iterator[None]:
-    """Have the square matrices of some blocks in another arrangement for a while."""
+    """Rearrange the square matrices of some blocks within a context."""
     import torch
 
     attns: list[Any] = [model.blocks[i].attn for i in blocks]
@@ -200,7 +200,7 @@ def _rearranged(model: GPTModel, blocks: Sequence[int], order: str, transpose: b
 def _losses(
     model: GPTModel, prompts: Sequence[str], blocks: Sequence[int] = (), order: str = "qkv", transpose: bool = False
 ) -> Tensor:
-    """Loss of each token of the prompts, in nats, with some blocks in another arrangement: (N,)."""
+    """Return the loss of each token of the prompts in nats, with some blocks rearranged: (N,)."""
     import torch
     import torch.nn.functional as F
 
@@ -214,7 +214,7 @@ def _losses(
 
 
 def _known(model: GPTModel) -> Check:
-    """Compare a published model with what it is known to say."""
+    """Compare a published model with its recorded answers."""
     import torch
 
     from zoo.generation.api import generate
@@ -223,16 +223,18 @@ def _known(model: GPTModel) -> Check:
         table = model.tok_emb.weight
         if table.shape[0] >= 50257 and torch.allclose(table[0, :3], torch.tensor(first), atol=1e-6):
             if not torch.allclose(table[50256, -3:], torch.tensor(last), atol=1e-6):
-                return Check("known answers", "failed", f"is OpenAI's {name} but for the embedding's end")
+                return Check(
+                    "known answers", "failed", f"resembles OpenAI's {name}, but the end of the embedding differs"
+                )
             options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": len(expected), "ignore_eos": True}
             ids = tuple(token.id for token in generate(model, list(prompt), **options))
-            said = "says what it is known to say" if ids == expected else f"says {list(ids)}, not {list(expected)}"
+            said = "gives the recorded answer" if ids == expected else f"says {list(ids)}, not {list(expected)}"
             return Check("known answers", "ok" if ids == expected else "failed", f"OpenAI's {name}: {said}")
     return Check("known answers", "skipped", "no published model whose answers are recorded")
 
 
 def _against(model: GPTModel, other: GPTModel, prompts: Sequence[str]) -> Check:
-    """Compare logits on the prompts."""
+    """Compare the logits on the prompts."""
     import torch
 
     if dataclasses.replace(model.config, dropout=0.0, vocab_rows=0) != dataclasses.replace(
@@ -243,7 +245,7 @@ def _against(model: GPTModel, other: GPTModel, prompts: Sequence[str]) -> Check:
     n = model.config.vocab_size
     with torch.no_grad():
         for prompt in prompts:
-            # Ids that a small vocabulary lacks become others: which ones are run matters little here.
+            # Ids outside a small vocabulary are replaced; which ids are run hardly matters here.
             ids = torch.tensor([model.tokenizer.encode(prompt)[: model.config.context_length]]) % n
             a, b = model(ids)[..., :n], other(ids)[..., :n]
             worst, largest = max(worst, (a - b).abs().max().item()), max(largest, a.abs().max().item())
