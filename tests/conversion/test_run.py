@@ -306,7 +306,7 @@ def test_progress_counts_up_to_all_bytes_of_each_phase(source, tmp_path):
 
 
 def test_a_name_without_weights_says_how_to_get_them():
-    """Loading a registered name is no substitute for a file: the error names a way to get one."""
+    """A registered name cannot be opened as a file: the error says how to get one."""
     with pytest.raises(
         MissingWeights, match=r"weights of gpt2-medium are not on this machine.*zoo download gpt2-medium --to DIR"
     ):

@@ -77,7 +77,7 @@ def test_damaged_files_do_not_get_into_the_cache(bucket, published):
         get_model("test-tiny")
     assert [] == Cache().entries() == Cache().unfinished()
 
-    # Nothing of it was recorded as right: when the server is whole again, the next call succeeds.
+    # Its hashes were not recorded: when the server works again, the next call succeeds.
     for place in ("a", "b"):
         bucket.files[f"{place}/model.ckpt.data-00000-of-00001"] = published[0]["model.ckpt.data-00000-of-00001"]
     assert get_model("test-tiny").is_file()

@@ -115,7 +115,7 @@ def test_a_repository_is_brought_to_a_directory(server, checkpoint, tmp_path, mo
     names = {path.name for path in checkpoint.iterdir()}
     assert 0 == run("download", "hf:ada/tiny", "--to", tmp_path / "a").exit_code
     monkeypatch.setenv("ZOO_OFFLINE", "1")
-    for _ in range(2):  # what is there already is no hindrance
+    for _ in range(2):  # existing files do not matter
         done = run("download", "hf:ada/tiny@main", "--to", tmp_path / "b")
         assert 0 == done.exit_code, done.output
 
@@ -193,7 +193,7 @@ def test_what_cannot_be_fetched_is_said(server, name, fault, error, said):
 
 @pytest.mark.parametrize("kind", ["cut", "500"])
 def test_a_broken_transfer_is_resumed_by_the_client(server, checkpoint, kind):
-    """huggingface_hub retries; what arrives is whole."""
+    """huggingface_hub retries, and the downloaded file is intact."""
 
     def cut(handler):
         content = server.repositories["ada/tiny"].revisions["main"]["model.safetensors"]

@@ -56,7 +56,7 @@ def test_a_file_in_place_of_the_cache_is_named(bucket, tmp_path, monkeypatch):
 
 
 def test_cache_list_verify_path_rm(bucket, tmp_path):
-    """What is there, whether it is whole, where it is, and away with it."""
+    """The cache lists, verifies, locates and removes its models."""
     assert "is empty" in zoo_command("cache", "list").stdout
     path = get_model("test-tiny")
 
@@ -130,7 +130,7 @@ def test_an_object_that_lost_its_record_is_listed_and_removed(bucket):
 
 
 def killed_at_random(bucket, tmp_path, times):
-    """Kill processes that fill the cache; whatever is in it is whole each time."""
+    """When processes that fill the cache are killed, all files in it are intact."""
     bucket.always = bad.pause(0.02)
     chance, killed = random.Random(9), 0
     for _ in range(times):

@@ -237,7 +237,7 @@ def test_plain_http_needs_a_known_hash(tmp_path):
 
 def test_connections_are_few_and_kept(tmp_path, server, monkeypatch):
     """A large file comes in many ranges, over one connection for each thread."""
-    monkeypatch.setattr(http, "TIMEOUT", 30.0)  # a busy machine is no reason for another one
+    monkeypatch.setattr(http, "TIMEOUT", 30.0)  # a busy machine must not cause a retry
     server.files["a/weights.bin"] = CONTENT * 40
 
     get(remote(server, **UNKNOWN), tmp_path / "w.bin")

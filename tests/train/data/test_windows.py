@@ -69,7 +69,7 @@ def test_the_books_order_is_torchs_dataloader():
 
 @given(st.integers(2, 40), st.integers(1, 9), st.integers(1, 12), st.integers(1, 3))
 def test_evaluation_predicts_every_token_once(n, context, stride, batch_size):
-    """Whatever the stride, each token but the first is a target once, behind the tokens that precede it."""
+    """For every stride, each token except the first is a target once, after the tokens that precede it."""
     tokens = np.arange(100, 100 + n).astype(np.uint16)
     targets = []
     for ids, wanted in cover(tokens, context, stride, batch_size=batch_size):

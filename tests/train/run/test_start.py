@@ -322,7 +322,7 @@ def test_no_directory_but_a_run_resumes(tmp_path):
 
 
 def killed(path, seconds):
-    """Go on with a run in a process of its own, and kill it after some seconds; whether it ended before."""
+    """Resume a run in a process, kill it after some seconds, and return whether it had ended before."""
     program = f"from zoo.cli.main import main; main(['train', '--resume', {str(path)!r}, '-q'])"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:

@@ -110,7 +110,7 @@ def pieces(index):
 
 
 def test_changed_bytes_are_found(tmp_path, sharded):
-    """A flipped bit in a piece fails its checksum; a file cut short, or gone, is said to be."""
+    """A flipped bit fails its checksum; a truncated or missing file is reported as such."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in sharded.iterdir():

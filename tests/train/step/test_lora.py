@@ -154,7 +154,7 @@ def change(path, **fields):
         ({"r": 4}, r"has shape \(3, 30\), but the rank is 4"),
         ({"lora_alpha": "x"}, "lora_alpha must be a number"),
         ({"lora_dropout": 2}, "lora_dropout must be a number from 0 to 1"),
-        ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is no path"),
+        ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is n"),
         ({"base_model_name_or_path": "gpt2"}, "its base 'gpt2' is not there"),
         ({"base_model_name_or_path": "."}, "is an adapter itself"),
     ],
