@@ -1,4 +1,4 @@
-"""The table of sources, and one's own in its place."""
+"""The source table and the user's own table."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from zoo.hub.source_table import PACKAGED, find_source, read_table
     ],
 )
 def test_a_malformed_table_is_named(tmp_path, monkeypatch, text, said):
-    """The user wrote it, so the message says what is wrong with it."""
+    """The error for a malformed table of the user says what is wrong with it."""
     monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "own.toml"))
     (tmp_path / "own.toml").write_text(text)
 
@@ -42,7 +42,7 @@ def test_the_packaged_table_has_the_published_sizes():
 
 
 def test_a_model_without_a_source_says_so():
-    """A registered config is not always published."""
+    """The error for a registered model without a source says so."""
     with pytest.raises(MissingWeights, match="no address is known"):
         find_source("test-tiny")
     with pytest.raises(MissingWeights, match="in the format gguf"):
