@@ -10,7 +10,7 @@ import torch
 from cases import counts
 from hypothesis import settings
 
-# No deadline: a busy machine is not a bug. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
+# No deadline: busy machines are normal. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
 settings.register_profile("zoo", deadline=None, derandomize=True)
 settings.load_profile("zoo")
 torch.set_num_threads(1)
