@@ -1,4 +1,6 @@
-"""The one thing that pyproject.toml cannot say: a C library that may fail to build, and then is done without."""
+"""Build the C library, which pyproject.toml cannot declare as optional: if it does not compile, zoo works without
+it.
+"""
 
 from setuptools import Extension, setup
 
