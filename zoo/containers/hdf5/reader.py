@@ -31,7 +31,7 @@ _BFLOAT16 = DTYPES["bfloat16"]
 _ALIGNMENT = 64  # of the tensors that are written, so that mapped arrays suit vector instructions
 _ALIGNED_FROM = 512  # bytes; smaller ones follow each other
 _NEEDED = "HDF5 files need the package h5py; run `pip install 'gpt2-zoo[h5]'`"
-_ENDED = "is no whole HDF5 file (reading it takes too long or too much memory); copy or download it again"
+_ENDED = "is not a valid HDF5 file (time or memory limit exceeded); copy or download it again"
 
 
 def read_hdf5(path: Path) -> dict[str, LazyTensor]:
@@ -39,7 +39,7 @@ def read_hdf5(path: Path) -> dict[str, LazyTensor]:
 
     Raises:
         MissingPackage: h5py is not installed.
-        CorruptFile: it is no HDF5 file, or a damaged one.
+        CorruptFile: it is not an intact HDF5 file.
         UnsafeFile: something in it leads out of the file.
     """
     if find_spec("h5py") is None:
