@@ -81,10 +81,10 @@ class NanoGPT(Format):
         return isinstance(tree, dict) and {"model", "model_args"} <= set(tree)
 
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
-        """Open the file; the state of training is told of and stays behind."""
+        """Open the file; the training state is noted and left out."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(args := tree.get("model_args"), dict):
-            raise FormatError(path, "has no model_args, so it is no checkpoint of nanoGPT")
+            raise FormatError(path, "has no model_args, so it is not a checkpoint of nanoGPT")
         prefix, tensors = strip_prefix(as_state_dict(tree.get("model"), path), (_PREFIX,))
         own = read_records(path)
         return Checkpoint(
@@ -172,7 +172,7 @@ def _training_state(tree: dict[Any, Any]) -> list[str]:
     numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
     if not found and tree.get("iter_num", 0) == 0:
         return []
-    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+    return [f"the file has {', '.join(found + numbers)}; that is not part of the model and is left out"]
 
 
 def _number(value: Any) -> str:

@@ -68,7 +68,7 @@ def test_a_file_without_config_takes_heads_of_64(tmp_path):
 
 
 def test_a_width_that_tells_no_heads_asks_for_them(tmp_path):
-    """Where the width is no multiple of 64, the heads must be said."""
+    """Where the width is not a multiple of 64, the heads must be said."""
     save_state(BookModel(book_config(CONFIG)), tmp_path / "model.pth")
     with pytest.raises(FormatError, match="the number of heads cannot be told from the shapes; say it with --size"):
         zoo.load(tmp_path / "model.pth")

@@ -84,7 +84,7 @@ def sharded(tmp_path_factory):
         (lambda index: index.pop("tensors"), "list of tensors is damaged"),
         (lambda index: pieces(index).pop(), "are not the whole"),
         (lambda index: pieces(index)[0].__setitem__(0, "../x"), "not inside its directory"),
-        (lambda index: pieces(index)[0].__setitem__(1, 1 << 40), "ends behind its file"),
+        (lambda index: pieces(index)[0].__setitem__(1, 1 << 40), "ends after its file"),
         (lambda index: pieces(index)[0].__setitem__(1, -1), "list of tensors is damaged"),
         (lambda index: pieces(index)[0].__setitem__(1, 0), "checksum of tensor tok_emb.weight"),
         (lambda index: pieces(index)[0].__setitem__(3, [60, 0]), "lies outside"),
@@ -124,7 +124,7 @@ def test_changed_bytes_are_found(tmp_path, sharded):
     with pytest.raises(CorruptFile, match="checksum of tensor tok_emb"):
         zoo.load(copy)
     (copy / piece[0]).write_bytes(data[:1000])
-    with pytest.raises(CorruptFile, match="may be cut short"):
+    with pytest.raises(CorruptFile, match="may be truncated"):
         zoo.load(copy)
     (copy / piece[0]).unlink()
     with pytest.raises(ZooError, match="cannot be read"):
