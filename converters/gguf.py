@@ -24,10 +24,11 @@ from zoo.containers.gguf.writer import PROVENANCE, write_gguf
 from zoo.converters.shared.gguf_vocabulary import read_vocabulary, write_vocabulary
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Rule, Table, same_tensor, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.content_hash import RECORD
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 from zoo.text.vocabulary import END_OF_TEXT
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
@@ -82,7 +83,7 @@ class GGUF(Format):
         """Whether it is a GGUF file of architecture gpt2, or one that is damaged before it says its architecture."""
         return path.is_file() and read_architecture(path) in ("gpt2", "")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts. Whether the head of a file not by zoo is tied is seen by comparing."""
         found = read_gguf(path)
         scalars = {key: value for key, value in found.metadata.items() if isinstance(value, str | int | float)}
@@ -102,6 +103,8 @@ class GGUF(Format):
         if quantised := [type_name for type_name in QUANTS if type_name in found.types.values()]:
             notes.append(f"its {' and '.join(quantised)} tensors are read as float32")
         provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
+        if quantised and "encoding" not in provenance:  # by llama-quantize, which keeps the record of other values
+            provenance.pop(RECORD, None)
         return Checkpoint(
             path,
             read,

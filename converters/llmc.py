@@ -25,7 +25,7 @@ from zoo.containers.files import map_file, parse_json
 from zoo.core.stream import write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
@@ -100,7 +100,7 @@ class LlmC(Format):
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own header counts."""
         data = map_file(path)
         found, version, padding = self._read_header(path, data)
@@ -120,7 +120,7 @@ class LlmC(Format):
         dtypes = {str(tensor.dtype) for tensor in tensors.values()}
         if len(dtypes) > 1:
             mixed = ", ".join(sorted(dtypes))
-            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with --dtype")
+            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with dtype=NAME")
         dtype = DTYPES[dtypes.pop()]
         if padding:
             tensors[_PADDING] = padding.astype(dtype)

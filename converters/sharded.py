@@ -22,7 +22,7 @@ from zoo.containers.files import inside, is_shape, map_file, read_json
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format
+from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
@@ -65,7 +65,7 @@ class Sharded(Format):
         """Whether it is a directory with both indexes."""
         return (path / INDEX).is_file() and (path / DATA).is_file()
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the pieces; the config in the index counts."""
         file = path / INDEX
         index = read_json(file)

@@ -15,7 +15,7 @@ import numpy as np
 import zoo
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES
-from zoo.formats.rules import to_theirs
+from zoo.formats.mapping import to_theirs
 
 OUT = Path(__file__).resolve().parents[1] / "zoo" / "data" / "stories.safetensors"
 

@@ -16,7 +16,8 @@
       OutputError (OSError)        the output cannot be written
       TrainingError                training cannot continue
 
-Each message is one sentence that says what is wrong, in which file or tensor, and what to do.
+Each message is one sentence of what was wrong, with which file or tensor, and what to do. Options are spelled as in
+Python (force=True, dtype=NAME); the command line shows them as its user types them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,16 @@ class ConfigError(ZooError, ValueError):
 
 
 class OptionError(ZooError, ValueError):
-    """An argument is out of range."""
+    """An argument is out of range.
+
+    Attributes:
+        option: the argument's name, "" where several are meant.
+        problem: what is wrong with it, as the rest of a sentence that begins with its name.
+    """
+
+    def __init__(self, problem: str, *, option: str = "") -> None:
+        self.option, self.problem = option, problem
+        super().__init__(f"{option} {problem}" if option else problem)
 
 
 class MissingWeights(ZooError, LookupError):

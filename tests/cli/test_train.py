@@ -64,7 +64,7 @@ def test_training_from_scratch_makes_a_model_that_speaks(run, files, tmp_path):
     assert (code, text[:5]) == (0, "Every")
     assert 0 == run("convert", "--source", out, "--to", "openai", "--out", tmp_path / "openai")[0]
     assert 0 == run("inspect", out)[0]
-    assert 0 == run("plot", out)[0]
+    assert 0 == run("plot", "losses", out)[0]
     assert (out / "loss.png").stat().st_size > 5000
 
 
@@ -80,8 +80,8 @@ def test_a_finished_run_says_so_and_json_is_for_scripts(run, begun):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--lr", "0.5"], "lr (was 0.01, now 0.5)"),
-        (["--steps", "9", "--seed", "3"], "steps (was 6, now 9), seed (was 0, now 3)"),
+        (["--lr", "0.5"], "--lr (was 0.01, now 0.5)"),
+        (["--clip", "9", "--seed", "3"], "--clip (was 1.0, now 9.0), --seed (was 0, now 3)"),
         (["other.txt", "--model", "x"], "--model, the text;"),
         (["--val-fraction", "0.2", "--field", "body", "--init", "book"], "--val-fraction, --field, --init;"),
         (["--lora-rank", "3", "--lora-dropout", "0.1"], "--lora-rank, --lora-dropout;"),
@@ -92,22 +92,22 @@ def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
     code, _, err = run("train", "--resume", begun, *more)
     assert code == 1
     assert words in err
-    assert f"begin another run with --model {begun}" in err
+    assert f"start another run with --model {begun}" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["TEXT", "--size", "SIZE"], 2, "Missing option '--out'"),
-        (["TEXT", "--out", "new"], 2, "Give either --model, to go on with, or --size"),
+        (["TEXT", "--out", "new"], 2, "Give either --model, to fine-tune it, or --size"),
         (["--size", "SIZE", "--out", "new"], 1, "there is no text to train on"),
         (["none.txt", "--size", "SIZE", "--out", "new"], 1, "none.txt: there is no such file"),
         (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "use at most 23"),
         (["TEXT", "--size", "SIZE", "--out", "."], 1, "exists already"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 1, "lr must be a number above 0"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 2, "Invalid value for '--lr'"),
         (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "combined with average"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--lora-rank", "2"], 1, "only_used_ids or LoRA; omit"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp excludes average"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--lora-rank", "2"], 2, "--lora-rank needs --model"),
         (["--resume", "."], 1, "is not a run of zoo train"),
     ],
 )
@@ -135,7 +135,7 @@ def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):
     out = tmp_path / "text.bin"
     code, text, _ = run("data", "prepare", files / "text.txt", "--out", out, "--processes", 1)
     ids = zoo.Tokenizer().encode((files / "text.txt").read_text())
-    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 documents, llm.c's layout\n")
+    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 document, llm.c's layout\n")
     nano = tmp_path / "nano.bin"
     run("data", "prepare", files / "text.txt", "--out", nano, "--layout", "nanogpt", "--json")
     assert ids == np.fromfile(nano, np.uint16).tolist()

@@ -2,8 +2,11 @@ import argparse
 import collections
 import contextlib
 import copyreg
+import dataclasses
+import enum
 import io
 import os
+import pathlib
 import pickle
 import re
 import struct
@@ -649,10 +652,35 @@ def test_a_pickle_that_calls_anything_is_refused_and_named(tmp_path, canary, new
             read_torch(save(evil, tmp_path / "x.pt", new))
 
 
-def test_an_object_of_settings_is_refused_with_its_name(tmp_path):
-    """The usual harmless case: somebody saved the arguments of the command line along with the weights."""
-    with pytest.raises(UnsafeFile, match=r"'argparse\.Namespace'.*torch\.save"):
-        read_torch(save({"model": {}, "args": argparse.Namespace(a=1)}, tmp_path / "x.pt"))
+@dataclasses.dataclass
+class Settings:
+    n_head: int
+    device: object
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@both_formats
+def test_objects_of_settings_are_opaque(tmp_path, new):
+    """What scripts save beside the weights is walked over: plain fields can be read, nothing is imported or called."""
+    odd = {
+        "args": argparse.Namespace(n_head=3, path=pathlib.PosixPath("/a/b")),
+        "config": Settings(5, Colour.RED),
+        "loss": np.float64(2.5),
+        "rng": np.random.RandomState(3).get_state(),
+        "seen": collections.defaultdict(int, a=1),
+    }
+    found = read_torch(save({"model": {"a": random((2, 3))}, **odd}, tmp_path / "x.pt", new))
+
+    assert found["args"]["n_head"] == 3
+    assert found["config"]["n_head"] == 5
+    assert list(found["model"]) == ["a"]
+
+
+def test_a_pickled_module_is_refused_with_its_name(tmp_path):
+    """A module pickled whole has no state dict to read."""
     with pytest.raises(UnsafeFile, match=r"torch\.nn\.modules\.linear\.Linear"):
         read_torch(save(torch.nn.Linear(2, 3), tmp_path / "x.pt"))
 

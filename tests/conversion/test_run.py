@@ -166,7 +166,7 @@ def test_a_plan_shows_every_step_and_writes_nothing(source, tmp_path):
 
 def test_a_wrong_size_is_refused_by_its_first_difference(source, tmp_path):
     """--size 355M on another model says which field differs."""
-    with pytest.raises(ConfigError, match=r"is not 355M: its vocab_size is 97, not 50257"):
+    with pytest.raises(ConfigError, match=r"is not 355M: it has vocab_size 97 .not 50257"):
         zoo.convert(source, tmp_path / "out.safetensors", size="355M")
 
     assert only(tmp_path, "source.safetensors")

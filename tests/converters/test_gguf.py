@@ -18,9 +18,9 @@ from zoo.containers.gguf.reader import read_gguf
 from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, WriteOptions
+from zoo.formats.mapping import same_tensor, to_ours, to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
-from zoo.formats.rules import same_tensor, to_ours, to_theirs
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import ALPHABET, Vocabulary
 

@@ -135,7 +135,6 @@ def test_a_model_without_biases_is_refused(tmp_path):
     ("key", "value", "words"),
     [
         ("model_type", "gptj", "model_type is 'gptj'"),
-        ("scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx is True"),
         ("activation_function", "relu", "activation_function is 'relu'; zoo knows 'gelu_new'"),
         ("n_embd", 31, r"n_heads \(5\) must divide width \(31\)"),
         ("n_layer", "3", "n_layers must be of type int, not '3'"),

@@ -14,9 +14,9 @@ import zoo
 from zoo import make_plan
 from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError, ZooError
+from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
-from zoo.formats.rules import to_theirs
 from zoo.models.gpt2.config import GPTConfig
 
 PADDED = GPTConfig(vocab_size=97, vocab_rows=101, context_length=23, width=30, n_heads=5, n_layers=3, dropout=0.3)

@@ -250,7 +250,7 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_args": None}, "has no model_args"),
+        ({"model_args": None}, "does not say how many attention heads"),
         ({"model_args": {}}, "n_layer is missing"),
         ({"model_args": {**model_args(FRESH), "n_layer": "3"}}, "n_layers must be of type int"),
         ({"model_args": {**model_args(FRESH), "n_layer": torch.ones(2)}}, "n_layers must be of type int"),
@@ -258,9 +258,9 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
         ({"model_args": {**model_args(FRESH), "use_relu": True}}, "has use_relu in its model_args"),
         ({"model_args": {**model_args(FRESH), "vocab_size": 100}}, "where the config asks for"),
         ({"model_args": {**model_args(FRESH), "bias": False}}, "is unexpected"),
-        ({"model": None}, "holds a NoneType"),
+        ({"model": None}, "holds 'model', which is not a tensor"),
         ({"model": {"transformer.wte.weight": 5}}, "which is not a tensor"),
-        ({"model": {}}, "is missing"),
+        ({"model": {}}, "holds 'model', which is not a tensor"),
     ],
 )
 def test_what_is_no_checkpoint_of_nanogpt_is_refused(peer, path, change, message):

@@ -145,7 +145,7 @@ class Watch:
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self._watching:
             return
-        if event == "subprocess.Popen" and "_hdf5_worker.py" in str(arguments[1]):
+        if event == "subprocess.Popen" and "hdf5/worker.py" in str(arguments[1]):
             return  # the last file has killed it
         if event.startswith(_FORBIDDEN):
             self._events.append(f"{event}: {arguments!r:.200}")

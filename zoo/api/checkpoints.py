@@ -10,16 +10,16 @@ from zoo.conversion.run import Report, convert_path
 from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, Check, ignore, verify_path
+from zoo.examine.verify import PROMPTS, Check, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 def open_checkpoint(
-    source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
+    source: Path | str, *, format: str | None = None, size: Size | None = None
 ) -> tuple[Format, Checkpoint]:
     """Open a checkpoint of any format without reading its tensors.
 
@@ -41,7 +41,7 @@ def make_plan(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
 ) -> Plan:
@@ -70,11 +70,13 @@ def convert(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert a checkpoint to another format, one tensor at a time.
@@ -87,9 +89,12 @@ def convert(
         size: the model the source must be, by name or config.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        strict: whether to refuse a source that has trained tensors which no language model has, such as a value head;
+            otherwise they are left behind, and the report names them.
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called as the bytes go by.
 
     Raises:
@@ -103,13 +108,15 @@ def convert(
         size=size,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        strict=strict,
         verify=verify,
         force=force,
+        sync=sync,
         on_progress=on_progress,
     )
 
 
-def content_hash(source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def content_hash(source: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of a checkpoint: the same for all its lossless conversions, in 64 hexadecimal digits.
 
     Args:
@@ -128,7 +135,7 @@ def diff(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
@@ -158,11 +165,11 @@ def verify(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Look at a checkpoint from all sides.
+    """Check that a checkpoint is intact, finite and not rearranged.
 
     Args:
         source: file or directory of any format.
@@ -171,7 +178,7 @@ def verify(
         format: of source; None recognises it.
         size: the model it must be.
         run: whether to run the model; without, only the file and its values are looked at.
-        on_check: called with the name of each check before it is made.
+        on_progress: called as on_progress(check, done, total) while tensors are read and the model runs.
 
     Returns:
         all checks, those that failed among them. A checkpoint that cannot be opened is one failed check.
@@ -190,5 +197,5 @@ def verify(
         format=format,
         size=size,
         run=run,
-        on_check=on_check,
+        on_progress=on_progress,
     )

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
-from zoo.errors import CannotHold, OptionError, UnknownName
+from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
-from zoo.formats.rules import Drop, to_theirs
+from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 
@@ -81,7 +83,11 @@ class Plan:
     @property
     def lossless(self) -> bool:
         """Whether all values are preserved: nothing is quantised or cast to a narrower dtype."""
-        return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        return (
+            self.source.exact
+            and not self.options.encoding
+            and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        )
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps of all parameters, in the order of the model."""
@@ -131,13 +137,17 @@ def plan_path(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Plan the conversion of the checkpoint at a path. Arguments and errors are those of zoo.make_plan."""
-    get_format(to)  # reject a wrong name before anything is opened
+    get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
+    if strict and source.left_behind:
+        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
+        raise CheckpointMismatch(source.path, problems)
     return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
 
 
@@ -166,7 +176,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
     if not target.writes:
         raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
     if max_shard_bytes is not None and not target.shards:
-        raise OptionError(f"{target.name} is a single file; --max-shard-size applies to formats that shard")
+        raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
     if dtype and dtype not in DTYPES and dtype not in target.encodings:
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
@@ -181,7 +191,9 @@ def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
     reasons = target.cannot_hold(config)
     dtypes = sorted({str(tensor.dtype) for tensor in ours.values()} - set(target.dtypes))
-    reasons += [f"it does not store {dtype} (only {', '.join(target.dtypes)}; see --dtype)" for dtype in dtypes]
+    reasons += [
+        f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
+    ]
     if reasons:
         raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
 

@@ -19,11 +19,11 @@ from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
 from zoo.formats.base import Format
-from zoo.formats.content_hash import hash_tensors
+from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
+from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
-from zoo.formats.rules import same_tensor, to_theirs
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,13 @@ def convert_path(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert the checkpoint at a path. Arguments and errors are those of zoo.convert."""
@@ -95,9 +97,10 @@ def convert_path(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        return plan_path(source, target, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        return plan_path(source, target, format=format, size=size, **options)
 
-    return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
+    return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 
 
 def run_plan(
@@ -106,6 +109,7 @@ def run_plan(
     *,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Plan a conversion, write the output and report on it. Arguments and errors are those of zoo.convert."""
@@ -115,7 +119,7 @@ def run_plan(
         plan = make_plan()
         check_shape(plan.target_format, out)
         verify = verify and plan.target_format.reads
-        provenance = _write(plan, out, verify=verify, force=force, on_progress=on_progress)
+        provenance = _write(plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
     return Report(
         source=str(plan.source.path),
         source_format=plan.source_format.name,
@@ -139,18 +143,21 @@ def run_plan(
     )
 
 
-def _write(plan: Plan, out: Path, *, verify: bool, force: bool, on_progress: OnProgress | None) -> dict[str, Any]:
+def _write(
+    plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
+) -> dict[str, Any]:
     """Write the output of a plan, compare it, and return the provenance that it records."""
     check_redundant(plan.source, plan.drops)
-    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
+    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
-        # Quantised tensors differ from these, so this hash would not be that of the output.
-        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
+        content = pool.submit(hash_tensors, _stored(plan), plan.source.config) if plan.target_format.reads else None
+        recorded = verify and recorded_hash(plan.source) is not None
+        as_read = pool.submit(_hash_source, plan) if recorded and (plan.casts() or plan.options.encoding) else content
 
         def provenance() -> dict[str, Any]:
             record = known_origin(plan)
             if content:
-                record["content_blake3"] = content.result()
+                record[RECORD] = content.result()
             return {**record, "source_blake3": hashes.result()} if plan.source.files else record
 
         on_bytes = _counter("write", plan.nbytes, on_progress)
@@ -159,7 +166,24 @@ def _write(plan: Plan, out: Path, *, verify: bool, force: bool, on_progress: OnP
         )
         if verify:
             compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
+        if recorded and as_read:
+            check_recorded(plan.source, as_read.result())
         return provenance()
+
+
+def _hash_source(plan: Plan) -> str:
+    """Return the content hash of the source's tensors, before any cast."""
+    ours, _ = plan.source_format.to_ours(plan.source)
+    return hash_tensors(ours, plan.source.config)
+
+
+def _stored(plan: Plan) -> Tensors:
+    """Return the tensors, in zoo's names, that reading the output will give."""
+    if not plan.options.encoding:
+        return plan.ours
+    target, encoding = plan.target, plan.options.encoding
+    stored = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.tensors.items()}
+    return plan.target_format.to_ours(replace(target, tensors=stored))[0]
 
 
 def check_shape(target: Format, out: Path) -> None:
@@ -184,7 +208,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: A tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config)
+    again = plan.target_format.read(written, plan.source.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
@@ -216,7 +240,7 @@ def format_of_suffix(out: Path) -> str:
     for each in usable_formats():
         if out.suffix in each.suffixes:
             return each.name
-    raise OptionError(f"the format of {out} is unknown; choose one with --to")
+    raise OptionError(f"the format of {out} is unknown; choose one with to=NAME")
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:

@@ -24,6 +24,7 @@ def save(
     max_shard_bytes: int | None = None,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Write a model in any format, with the plan, the checks and the report of zoo.convert.
@@ -36,6 +37,7 @@ def save(
         max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
         verify: Whether to read the output back and compare it bit for bit with the model.
         force: Whether to replace an existing output.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: Callback with the bytes written and compared so far.
 
     Raises:
@@ -52,7 +54,7 @@ def save(
             get_format("zoo"), _in_memory(model), target, dtype=dtype, max_shard_bytes=max_shard_bytes
         )
 
-    return run_plan(make_plan, out, verify=verify, force=force, on_progress=on_progress)
+    return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 
 
 def _in_memory(model: GPTModel) -> Checkpoint:

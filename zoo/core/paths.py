@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
 MAX_JSON_VALUES = 300_000
 """Per JSON text. GPT-2's 50,000 tokens and merges are 200,000 values. A value takes up to 200 bytes in memory."""
+
+
+def missing(path: Path, what: str = "file", names: Iterable[str] = ()) -> FormatError:
+    """Return the error for a path that does not exist, with the nearest of what its directory has.
+
+    Args:
+        path: that was named.
+        what: that it should be, such as "file or directory".
+        names: other names that may have been meant.
+    """
+    try:
+        beside = {each.name: str(each) for each in path.parent.iterdir() if not each.name.startswith(".")}
+    except OSError:
+        beside = {}
+    if path.name == str(path):
+        beside |= {name: name for name in names}
+    near = [beside[name] for name in get_close_matches(path.name, beside, n=3)]
+    return FormatError(path, f"there is no such {what}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
 LFS_MAGIC = b"version https://git-lfs"

@@ -23,6 +23,7 @@ from zoo.errors import OptionError, ZooError
 from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_parameters
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 Floats = NDArray[np.float32]
 _MOST = 256  # tokens a pass; longer prompts are read in several
@@ -82,7 +83,7 @@ class Engine:
         quantize: str | None = None,
         threads: int | None = None,
         format: str | None = None,
-        size: str | GPTConfig | None = None,
+        size: Size | None = None,
     ) -> Engine:
         """Open a checkpoint of any format; a zoo file is mapped, and run as it is if it is quantised.
 

@@ -14,6 +14,7 @@ from zoo.core.tensors import Array, LazyTensor, Tensors, chunks, same_bits
 from zoo.formats.content_hash import CONFIG_FIELDS, unpadded
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def diff_paths(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:

@@ -14,6 +14,7 @@ from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 KINDS = ("attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight")
 """The matrices of a block whose norms and histograms are plotted layer by layer."""
@@ -76,7 +77,7 @@ def make_report(
     path: Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read a complete checkpoint, tensor by tensor.
@@ -113,6 +114,13 @@ def facts(opened: Checkpoint) -> dict[str, Any]:
         "provenance": dict(opened.provenance),
         "notes": list(opened.notes),
     }
+
+
+def in_layer_order(found: Format, opened: Checkpoint) -> dict[str, LazyTensor]:
+    """Return a checkpoint's tensors, in its own names, in the order of the model; others last."""
+    theirs = {row.ours: row.theirs for row in found.table.rows(opened.config)}
+    names = [name for ours in opened.config.parameter_shapes() for name in theirs[ours] if name in opened.tensors]
+    return {name: opened.tensors[name] for name in dict.fromkeys((*names, *opened.tensors))}
 
 
 def _mapping(found: Format) -> list[tuple[str, str, str]]:

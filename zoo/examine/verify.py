@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoo.core.progress import OnProgress, counted
 from zoo.core.statistics import statistics
 from zoo.core.tensors import Tensors
 from zoo.errors import ZooError
-from zoo.formats.base import Format
+from zoo.formats.base import Checkpoint
+from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant, open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,10 +56,6 @@ _KNOWN = {
 }
 
 
-def ignore(name: str) -> None:
-    """Ignore the start of a check."""
-
-
 @dataclass(frozen=True)
 class Check:
     """The result of one check.
@@ -79,12 +77,11 @@ def verify_path(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
     """Verify the checkpoint at a path. Arguments and errors are those of zoo.verify."""
-    on_check("structure")
     try:
         found, checkpoint = open_path(source, format=format, size=size)
         ours, drops = found.to_ours(checkpoint)
@@ -93,27 +90,25 @@ def verify_path(
         return [Check("structure", "failed", str(error))]
     config = checkpoint.config
     checks = [Check("structure", "ok", f"{found.name}, {len(ours)} tensors, {config.n_parameters:,} parameters")]
-    on_check("values")
-    checks += _values(found, ours)
+    checks += _values(checkpoint, ours, on_progress)
+    if checks[-1].status == "ok":
+        checks.append(_content(checkpoint, ours))
     if not run or any(check.status == "failed" for check in checks):
         return [*checks, Check("arrangement", "skipped", "the model was not run")]
     from zoo.formats.loading import load_path
 
     model = load_path(source, format=format, size=size, dtype="float32")
-    on_check("arrangement")
-    checks.append(_arrangement(model, prompts))
-    on_check("known answers")
+    checks.append(_arrangement(model, prompts, on_progress))
     checks.append(_known(model))
     if against is not None:
-        on_check("against")
         checks.append(_against(model, load_path(against, dtype="float32"), prompts))
     return checks
 
 
-def _values(found: Format, ours: Tensors) -> list[Check]:
+def _values(checkpoint: Checkpoint, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
     """Read every tensor, which compares the container's checksums, and check that all values are finite."""
     bad, flat = [], []
-    for name, tensor in ours.items():
+    for name, tensor in counted(ours.items(), "values", len(ours), on_progress):
         try:
             numbers = statistics(tensor)
         except ZooError as error:
@@ -124,10 +119,37 @@ def _values(found: Format, ours: Tensors) -> list[Check]:
             flat.append(f"{name} (all {numbers.min:g})")
     if bad or flat:
         return [Check("values", "failed", f"not finite or constant: {', '.join([*bad, *flat][:5])}")]
-    return [Check("values", "ok", f"every value of {len(ours)} tensors is finite; {found.name}'s own checksums agree")]
+    detail = f"every value of {len(ours)} tensors is finite"
+    if checksums := checksums_of(checkpoint.files):
+        detail += f"; {checksums} agree"
+    return [Check("values", "ok", detail)]
 
 
-def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
+def checksums_of(files: Sequence[Path]) -> str:
+    """Name the checksums that a checkpoint's containers have of all their values, "" where they have none."""
+    if any(path.suffix == ".index" for path in files):
+        return "TensorFlow's checksums (CRC-32C)"
+    starts = [_first_bytes(path) for path in files if path.suffix != ".json"]
+    return "the checksums of the zip archive (CRC-32)" if starts and all(start == b"PK" for start in starts) else ""
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(2)
+
+
+def _content(checkpoint: Checkpoint, ours: Tensors) -> Check:
+    """Compare the content hash that zoo recorded when it wrote the file."""
+    if recorded_hash(checkpoint) is None:
+        return Check("content", "skipped", "the files record no content hash, so a changed value cannot be noticed")
+    try:
+        check_recorded(checkpoint, hash_tensors(ours, checkpoint.config))
+    except ZooError as error:
+        return Check("content", "failed", str(error))
+    return Check("content", "ok", "the values are those that were written: the recorded content hash agrees")
+
+
+def _arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnProgress | None) -> Check:
     """Find transposed or exchanged square matrices: English is predicted best in the trained arrangement.
 
     Shapes do not show whether a C x C matrix is transposed or which third of a 3C x C matrix is the query.
@@ -137,8 +159,10 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
         return Check("arrangement", "skipped", detail)
     losses = _losses(model, prompts)
     loss, chance = losses.mean().item(), math.log(model.config.vocab_size)
+    ways = list(_ways(model))
     others = [
-        (name, _losses(model, prompts, blocks, order, transpose)) for name, blocks, order, transpose in _ways(model)
+        (name, _losses(model, prompts, blocks, order, transpose))
+        for name, blocks, order, transpose in counted(ways, "arrangement", len(ways), on_progress)
     ]
     better = [(other.mean().item(), name) for name, other in others if _is_better(other, losses)]
     if better:

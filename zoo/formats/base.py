@@ -12,11 +12,16 @@ from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Drop, Table, to_ours
+from zoo.formats.mapping import to_ours
+from zoo.formats.rules import Drop, Table
 from zoo.models.gpt2.config import GPTConfig
 
 if TYPE_CHECKING:
     from zoo.text.vocabulary import Vocabulary
+
+
+Known = Mapping[str, Any] | None
+"""Fields of GPTConfig that the user says a checkpoint has."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Checkpoint:
         files: Files with the weights and the config, for hashing.
         provenance: Origin of the weights, as the zoo that wrote them recorded it.
         notes: Sentences about parts of the files that are not converted.
+        exact: whether the tensors are the file's own values; False where reading rounds them.
+        left_behind: names of trained tensors that belong to no language model, such as a value head.
     """
 
     path: Path
@@ -42,6 +49,8 @@ class Checkpoint:
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    exact: bool = True
+    left_behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,12 +104,12 @@ class Format(ABC):
     def sniff(self, path: Path) -> bool:
         """Return whether a file or directory is in this format, judged by magic numbers and names. Never raises."""
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a checkpoint without reading its tensors.
 
         Args:
             path: The file or directory.
-            config: Config that the user specified. Formats that store no config need it, others ignore it.
+            known: fields of the config that the user gave; formats that store no config need some, others ignore them.
 
         Raises:
             FormatError: The files are not a complete checkpoint of this format.

@@ -23,12 +23,14 @@ class Field:
         default: Value if the key is absent or null; without a default, the key is required.
         values: All possible values of the format -> values in zoo. If several have the same meaning, the first one is
             written.
+        aliases: further keys that are read, never written; they must not contradict the others.
     """
 
     theirs: str | tuple[str, ...]
     ours: str
     default: Any = _REQUIRED
     values: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -42,6 +44,7 @@ class Constant:
 
     theirs: str
     value: Any
+    written: bool = True
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,14 @@ class ConfigMap:
         constants: Keys that must have a fixed value.
         implied: Fields without a key -> the only value that this format can represent.
         forgotten: Fields that the format does not store and that affect no tensor, such as dropout.
+        passive: further keys that do not change what the model computes; any other key is a note. None: notes on none.
     """
 
     fields: tuple[Field, ...]
     constants: tuple[Constant, ...] = ()
     implied: Mapping[str, Any] = field(default_factory=dict)
     forgotten: tuple[str, ...] = ()
+    passive: frozenset[str] | None = None
 
     def read(self, theirs: Mapping[str, Any], path: Path) -> tuple[GPTConfig, list[str]]:
         """Return the config and a note for everything in it that zoo cannot keep.
@@ -68,9 +73,9 @@ class ConfigMap:
         """
         for constant in self.constants:
             if theirs.get(constant.theirs, constant.value) != constant.value:
-                found = theirs[constant.theirs]
-                raise FormatError(path, f"{constant.theirs} is {found!r}; zoo's GPT-2 supports only {constant.value!r}")
-        notes: list[str] = []
+                found = f"{theirs[constant.theirs]!r:.80}"
+                raise FormatError(path, f"{constant.theirs} is {found}; zoo's GPT-2 supports only {constant.value!r}")
+        notes = self._unknown(theirs, path)
         ours = dict(self.implied)
         for item in self.fields:
             ours[item.ours] = self._read_field(item, theirs, path, notes)
@@ -79,14 +84,25 @@ class ConfigMap:
         except ConfigError as error:
             raise FormatError(path, str(error)) from error
 
+    def _unknown(self, theirs: Mapping[str, Any], path: Path) -> list[str]:
+        """Name the keys that zoo leaves out, not knowing whether they change the computation."""
+        if self.passive is None:
+            return []
+        ours = {key for item in self.fields for key in (*item.keys, *item.aliases)}
+        known = ours | {constant.theirs for constant in self.constants} | self.passive
+        unknown = [str(key) for key in theirs if key not in known]
+        return [f"{path.name} has keys that zoo does not know and leaves out: {', '.join(unknown)}"] if unknown else []
+
     @staticmethod
     def _read_field(item: Field, theirs: Mapping[str, Any], path: Path, notes: list[str]) -> Any:
-        present = {key: theirs[key] for key in item.keys if theirs.get(key) is not None}
+        present = {key: theirs[key] for key in (*item.keys, *item.aliases) if theirs.get(key) is not None}
         if not present and item.default is _REQUIRED:
             raise FormatError(path, f"{item.keys[0]} is missing, so its config is not that of a GPT-2")
         value = next(iter(present.values()), item.default)
         if any(other != value for other in present.values()):
             spelled = ", ".join(f"{key} {other}" for key, other in present.items())
+            if any(present.get(key, value) != value for key in item.aliases):
+                raise FormatError(path, f"has {spelled}, which mean the same; remove the wrong ones")
             notes.append(f"{path.name} has {spelled}; zoo has one {item.ours} and keeps {value}")
         if not item.values:
             return value
@@ -103,7 +119,7 @@ class ConfigMap:
         """
         if reasons := self.cannot_hold(config):
             raise CannotHold("; ".join(reasons))
-        theirs: dict[str, Any] = {constant.theirs: constant.value for constant in self.constants}
+        theirs: dict[str, Any] = {constant.theirs: constant.value for constant in self.constants if constant.written}
         for item in self.fields:
             back = {ours: spelling for spelling, ours in reversed(list(item.values.items()))}
             value = getattr(config, item.ours)

@@ -19,14 +19,20 @@ from blake3 import blake3
 
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import LazyTensor, Tensors, chunks
+from zoo.errors import CorruptFile
+from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
+
+RECORD = "content_blake3"
+"""The hash's key in the record of origin (provenance) of a file that zoo wrote."""
 
 CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
 _PADDED = ("tok_emb.weight", "head.weight")
 
 
-def hash_path(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of the checkpoint at a path. Arguments and errors are those of zoo.content_hash."""
     found, checkpoint = open_path(path, format=format, size=size)
     ours, _ = found.to_ours(checkpoint)
@@ -38,6 +44,27 @@ def hash_tensors(ours: Tensors, config: GPTConfig) -> str:
     with ThreadPoolExecutor(WORKERS) as pool:
         hashes = dict(zip(ours, pool.map(lambda name: _hash(unpadded(name, ours[name], config)), ours), strict=True))
     return combine(hashes, config)
+
+
+def recorded_hash(checkpoint: Checkpoint) -> str | None:
+    """Return the content hash that a checkpoint recorded when it was written; None if it has none."""
+    value = checkpoint.provenance.get(RECORD)
+    return value if isinstance(value, str) else None
+
+
+def check_recorded(checkpoint: Checkpoint, found: str) -> None:
+    """Compare the content hash that was recorded, if there is one, with what the tensors have now.
+
+    Raises:
+        CorruptFile: they differ.
+    """
+    recorded = recorded_hash(checkpoint)
+    if recorded not in (None, found):
+        raise CorruptFile(
+            checkpoint.path,
+            f"does not have the values that it was written with: their content hash is {found[:16]}..., and "
+            f"{str(recorded)[:16]!r}... is recorded; copy or convert it again",
+        )
 
 
 def combine(hashes: Mapping[str, list[Any]], config: GPTConfig) -> str:

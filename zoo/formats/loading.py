@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from zoo.core.tensors import DTYPES, get_dtype
+from zoo.errors import FormatError
+from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import open_parameters
 from zoo.models.arrays import to_torch
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
+from zoo.models.registry import Size
 from zoo.text.tokenizer import Tokenizer
 
 
@@ -20,12 +22,17 @@ def load_path(
     source: str | Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
+    check: bool = False,
 ) -> GPTModel:
     """Load the model at a path. Arguments and errors are those of zoo.load."""
     opened = open_parameters(source, format=format, size=size)
+    if check:
+        if recorded_hash(opened.checkpoint) is None:
+            raise FormatError(source, "records no content hash, so its values cannot be checked; load it without check")
+        check_recorded(opened.checkpoint, hash_tensors(opened.tensors, opened.checkpoint.config))
     with torch.device("meta"):
         model = GPTModel(opened.checkpoint.config, Tokenizer(opened.checkpoint.vocabulary))
     cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in opened.tensors.values()})

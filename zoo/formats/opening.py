@@ -11,11 +11,8 @@ from zoo.errors import CheckpointMismatch, ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.registry import detect_format, get_format
 from zoo.formats.rules import Drop
-from zoo.models.gpt2.config import GPTConfig
-from zoo.models.registry import get_config
-
-# The fields that --size checks; others (dropout, padding, biases, a tied head) may differ between copies of a model.
-_SIZE_FIELDS = ("vocab_size", "context_length", "width", "n_heads", "n_layers", "inner_width")
+from zoo.formats.shapes import contradiction
+from zoo.models.registry import Size, fixed_fields, known_fields
 
 
 @dataclass(frozen=True)
@@ -33,15 +30,14 @@ class Opened:
     tensors: dict[str, LazyTensor]
 
 
-def open_path(
-    path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
-) -> tuple[Format, Checkpoint]:
+def open_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> tuple[Format, Checkpoint]:
     """Open a checkpoint of any format, in its own names.
 
     Args:
         path: File or directory; zoo.hub.resolve turns names and addresses into paths.
         format: Name of the format; None recognises it by its content.
-        size: Expected model, by name or config. Formats that store no config take it from here.
+        size: the model it must be: its name, its config, or some fields of its config. Formats that store no config
+            take theirs from here.
 
     Raises:
         UnknownName: There is no such format or model.
@@ -49,22 +45,21 @@ def open_path(
         ConfigError: The model differs from `size`.
     """
     path = follow(Path(path))
-    expected = get_config(size) if isinstance(size, str) else size
+    known = None if size is None else known_fields(size)
     found = get_format(format) if format else detect_format(path)
     try:
-        checkpoint = found.read(path, expected)
+        checkpoint = found.read(path, known)
     except OSError as error:  # no right to read it, a broken disk
         raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
-    if expected:
-        for field in _SIZE_FIELDS:
-            is_, asked = getattr(checkpoint.config, field), getattr(expected, field)
-            if is_ != asked:
-                name = size if isinstance(size, str) else "the given config"
-                raise ConfigError(f"{path} is not {name}: its {field} is {is_}, not {asked}")
+    if size is not None:
+        wrong = contradiction(fixed_fields(size), checkpoint.config.to_dict())
+        if wrong:
+            name = size if isinstance(size, str) else "the model of that size"
+            raise ConfigError(f"{path} is not {name}: {wrong}")
     return found, checkpoint
 
 
-def open_parameters(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> Opened:
+def open_parameters(path: Path | str, *, format: str | None = None, size: Size | None = None) -> Opened:
     """Open a checkpoint in zoo's names, after checking that the tensors it drops are redundant.
 
     Arguments and errors are those of open_path.

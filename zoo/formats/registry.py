@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import check_not_lfs, follow
+from zoo.core.paths import follow, missing
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -139,7 +139,7 @@ def detect_format(path: Path) -> Format:
         FormatError: The path does not exist, or not exactly one format recognises it.
     """
     if not path.exists():
-        raise FormatError(path, "there is no such file or directory")
+        raise missing(path, "file or directory")
     path = follow(path)
     try:
         known = [each for each in usable_formats() if each.sniff(path)]
@@ -151,23 +151,10 @@ def detect_format(path: Path) -> Format:
         return found[0]
     if found:
         names = ", ".join(each.name for each in found)
-        raise FormatError(path, f"could be any of {names}; choose one with --from")
-    raise FormatError(path, _why_unknown(path))
+        raise FormatError(path, f"could be any of {names}; choose one with format=NAME")
+    from zoo.formats.unknown import why_unknown
 
-
-def _why_unknown(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir())
-        listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
-        return f"is a directory without a checkpoint that zoo recognises (it has {listing}); see `zoo formats`"
-    if not path.is_file():
-        return "is a device or a pipe, not a file"
-    with path.open("rb") as file:
-        start = file.read(64)
-    check_not_lfs(start, path)
-    if not start:
-        return "is empty"
-    return "is not a checkpoint that zoo recognises; `zoo formats` lists all formats, --from selects one"
+    raise FormatError(path, why_unknown(path, usable_formats()))
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import zoo.core.progress
 from zoo.core.output import as_output_error, atomic_output, check_room
 from zoo.core.progress import OnProgress
 from zoo.errors import CorruptFile, DownloadError
@@ -16,7 +15,7 @@ from zoo.hub.http.client import Client
 from zoo.hub.http.sha256 import hash_file
 from zoo.hub.http.transfer import OnBytes, fetch
 from zoo.hub.locks import exclusive
-from zoo.hub.source_table import RemoteFile, Source
+from zoo.hub.source_table import RemoteFile, Source, redacted
 
 SUMS = "SHA256SUMS"
 """The file that `sha256sum --check` reads. Its first line names the source of the files."""
@@ -24,7 +23,14 @@ SUMS = "SHA256SUMS"
 _LOCK = ".download.lock"
 
 
-def fetch_files(source: Source, directory: Path, known: Mapping[str, str], *, beside: int = 0) -> dict[str, str]:
+def fetch_files(
+    source: Source,
+    directory: Path,
+    known: Mapping[str, str],
+    *,
+    beside: int = 0,
+    on_progress: OnProgress | None = None,
+) -> dict[str, str]:
     """Download the files of a source that are missing in a directory, and check each.
 
     Args:
@@ -32,8 +38,9 @@ def fetch_files(source: Source, directory: Path, known: Mapping[str, str], *, be
         directory: Directory, which is created if necessary.
         known: SHA-256 by file name from an earlier download; hashes in the source table take precedence.
         beside: Bytes that will also be needed on the same disk.
+        on_progress: called as bytes are downloaded, once for each file.
 
-    Returns:
+        The model.
         SHA-256 by file name.
 
     Raises:
@@ -41,11 +48,11 @@ def fetch_files(source: Source, directory: Path, known: Mapping[str, str], *, be
         OutputError: The disk has too little space, or the directory cannot be written.
     """
     _make(directory)
-    with exclusive(directory / _LOCK, f"downloads {source.model}"):
+    with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
         found = _own_sums(source, directory)
         known = {**found, **known}
         check_room(directory, sum(file.size or 0 for file in source.files) - _bytes_in(directory) + beside)
-        with zoo.core.progress.show() as on_progress, Client() as client:
+        with Client() as client:
             # Large files last: the small ones reveal a wrong address quickly.
             for file in sorted(source.files, key=lambda file: file.size or 0):
                 expected = file if file.sha256 else replace(file, sha256=known.get(file.name))
@@ -66,7 +73,7 @@ def copy_files(source: Source, files: list[Path], directory: Path) -> None:
         OutputError: The disk has too little space, or the directory cannot be written.
     """
     _make(directory)
-    with exclusive(directory / _LOCK, f"downloads {source.model}"):
+    with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
         found = _own_sums(source, directory)
         check_room(directory, sum(path.stat().st_size for path in files) - _bytes_in(directory))
         for path in files:
@@ -89,6 +96,30 @@ def check_sums(directory: Path) -> None:
         path = directory / name
         if not path.is_file() or hash_file(path) != sha256:
             raise CorruptFile(path, f"is missing or does not match {SUMS}; copy it again")
+
+
+def check_published(sources: Iterable[Source], checkpoint: Path) -> None:
+    """Compare a checkpoint with the published files of a model, as far as their SHA-256 are known.
+
+    Args:
+        sources: of the model. If none of their hashes is known, everything passes.
+        checkpoint: a directory; its SHA256SUMS, checked by check_sums, is believed when it names a source.
+
+    Raises:
+        CorruptFile: it is none of the sources.
+    """
+    sources = list(sources)
+    known = {file.name: file.sha256 for source in sources for file in source.files if file.sha256}
+    if not known or _read_sums(checkpoint)[0] in map(_title, sources):
+        return
+    for name, sha256 in known.items():
+        path = checkpoint / name
+        if not path.is_file() or hash_file(path) != sha256:
+            problem = "is missing" if not path.is_file() else "has another SHA-256"
+            raise CorruptFile(
+                checkpoint,
+                f"is not the published {sources[0].model}: {name} {problem}; give force=True to accept it",
+            )
 
 
 def _check_present(file: RemoteFile, target: Path) -> str:
@@ -125,7 +156,7 @@ def _write_sums(source: Source, directory: Path, sums: Mapping[str, str]) -> Non
 
 
 def _title(source: Source) -> str:
-    return f"hf:{source.hub}" if source.hub else f"{source.model} {source.format}".strip()
+    return f"hf:{source.hub}" if source.hub else f"{redacted(source.model)} {source.format}".strip()
 
 
 def _bytes_in(directory: Path) -> int:

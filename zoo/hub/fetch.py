@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import zoo.core.progress
 from zoo.core.output import check_room
+from zoo.core.progress import OnProgress
 from zoo.errors import ConfigError, FormatError, MissingWeights, OutputError
-from zoo.hub.directory import check_sums, copy_files, fetch_files
+from zoo.hub.directory import check_published, check_sums, copy_files, fetch_files
 from zoo.hub.model_cache import Cache
-from zoo.hub.source_table import Source, find_source, source_of_url
+from zoo.hub.source_table import Source, find_source, read_table, redacted, source_of_url
 from zoo.models.registry import resolve_name
 
 logger = logging.getLogger("zoo")
@@ -25,7 +25,7 @@ def is_offline() -> bool:
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
-def get_model(name: str) -> Path:
+def get_model(name: str, *, on_progress: OnProgress | None = None) -> Path:
     """Return the zoo file of a registered model. If it is not in the cache, it is downloaded and converted.
 
     Raises:
@@ -44,13 +44,18 @@ def get_model(name: str) -> Path:
         if found := cache.find(name):
             return found.path
         logger.warning("downloading %s into the cache, %s", name, cache.root)
-        with _fetched(source, beside=cache.root) as directory:
-            return _convert(name, directory, source.format)
+        with _fetched(source, beside=cache.root, on_progress=on_progress) as directory:
+            return _convert(name, directory, source.format, on_progress)
 
 
 @contextmanager
 def published(
-    name: str, format: str | None = None, *, keep: bool = False, beside: Path | None = None
+    name: str,
+    format: str | None = None,
+    *,
+    keep: bool = False,
+    beside: Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[tuple[Path, str | None]]:
     """Yield the checkpoint of a registered model and its format; it is downloaded if it is not in the cache.
 
@@ -59,6 +64,7 @@ def published(
         format: Format of the published checkpoint; None means the usual one.
         keep: Whether the downloaded files stay in the cache after the block succeeds.
         beside: Directory in which the block will write as many bytes again, if it will.
+        on_progress: called as bytes are downloaded.
 
     Raises:
         ZooError: As for get_model.
@@ -71,12 +77,12 @@ def published(
     _check_online(source)
     with (
         cache.lock(source.model, f"downloads {source.model}"),
-        _fetched(source, keep=keep, beside=beside) as directory,
+        _fetched(source, keep=keep, beside=beside, on_progress=on_progress) as directory,
     ):
         yield directory, source.format
 
 
-def get_url(url: str) -> Path:
+def get_url(url: str, *, on_progress: OnProgress | None = None) -> Path:
     """Return the local file of a URL, which is downloaded once.
 
     Raises:
@@ -93,36 +99,54 @@ def get_url(url: str) -> Path:
         return found.path
     source = source_of_url(url)
     _check_online(source)
-    with cache.lock(url, f"downloads {url}"):
+    with cache.lock(url, f"downloads {redacted(url)}"):
         if found := cache.find(url):
             return found.path
-        with _fetched(source) as directory:
+        with _fetched(source, on_progress=on_progress) as directory:
             path = directory / source.files[0].name
             detect_format(path)  # fails for other content, such as the login page of a captive portal
-            return cache.add(url, path, {"format": "", "urls": [url]}).path
+            return cache.add(url, path, {"format": "", "urls": [redacted(url)]}).path
 
 
-def add_model(name: str, checkpoint: Path, format: str | None = None) -> Path:
+def add_model(
+    name: str,
+    checkpoint: Path,
+    format: str | None = None,
+    *,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
     """Convert a checkpoint into the cache under the name of a registered model, and return the zoo file.
+
+    Args:
+        name: Name of the model.
+        checkpoint: its files.
+        format: their format; None recognises it.
+        force: whether files are accepted that are not the published ones, or cannot be compared with them.
+        on_progress: called as bytes are converted.
 
     Raises:
         CheckpointMismatch: The checkpoint is of another model.
-        CorruptFile: A file does not match SHA256SUMS, which `zoo download --to` wrote.
+        CorruptFile: a file is not the one in SHA256SUMS, which `zoo download --to` wrote beside it; or not the
+            published one, whose SHA-256 is known.
         ZooError: The checkpoint cannot be read, or the cache cannot be written.
     """
     name = resolve_name(name)
     check_sums(checkpoint)
+    if not force:
+        check_published(read_table().get(name, {}).values(), checkpoint)
     with Cache().lock(name, f"fills the cache with {name}"):
-        return _convert(name, checkpoint, format)
+        return _convert(name, checkpoint, format, on_progress)
 
 
-def download(name: str, to: Path, format: str | None = None) -> None:
+def download(name: str, to: Path, format: str | None = None, *, on_progress: OnProgress | None = None) -> None:
     """Download the published files of a model into a directory with SHA256SUMS, for a machine without a network.
 
     Args:
         name: Name of a registered model, hf:org/name@revision, or the https address of a file.
         to: Directory, which is created if necessary. Files of an earlier call are kept and completed.
         format: Format of a registered model's checkpoint; None means the usual one.
+        on_progress: called as bytes are downloaded.
 
     Raises:
         MissingWeights: ZOO_OFFLINE is set.
@@ -140,13 +164,15 @@ def download(name: str, to: Path, format: str | None = None) -> None:
         copy_files(source, files, to)
         return
     cache = Cache()
-    found = fetch_files(source, to, cache.known_hashes(source.model))
+    found = fetch_files(source, to, cache.known_hashes(source.model), on_progress=on_progress)
     with suppress(OutputError):  # the cache may belong to another user
         cache.remember_hashes(source.model, found)
 
 
 @contextmanager
-def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) -> Iterator[Path]:
+def _fetched(
+    source: Source, *, keep: bool = False, beside: Path | None = None, on_progress: OnProgress | None = None
+) -> Iterator[Path]:
     """Download a source for the block and remove the files if the block finds them corrupt.
 
     Hashes are recorded only after the block: hashes of corrupt files would make zoo refuse the right ones later.
@@ -160,11 +186,12 @@ def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) 
     same_disk = beside is not None and beside.stat().st_dev == directory.stat().st_dev
     if beside and not same_disk:
         check_room(beside, size)
-    found = fetch_files(source, directory, cache.known_hashes(source.model), beside=size * same_disk)
+    known = cache.known_hashes(source.model)
+    found = fetch_files(source, directory, known, beside=size * same_disk, on_progress=on_progress)
     try:
         yield directory
     except (FormatError, ConfigError):
-        logger.warning("the downloaded files of %s are corrupt and were removed", source.model)
+        logger.warning("the downloaded files of %s are corrupt and were removed", redacted(source.model))
         _remove(directory)
         raise
     cache.remember_hashes(source.model, found)
@@ -172,16 +199,13 @@ def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) 
         _remove(directory)
 
 
-def _convert(name: str, checkpoint: Path, format: str | None) -> Path:
+def _convert(name: str, checkpoint: Path, format: str | None, on_progress: OnProgress | None) -> Path:
     from zoo.conversion.run import convert_path
 
     cache = Cache()
     out = cache.source(name, "converted") / f"{name}.safetensors"
     try:
-        with zoo.core.progress.show() as on_progress:
-            report = convert_path(
-                checkpoint, out, format=format, size=name, to="zoo", force=True, on_progress=on_progress
-            )
+        report = convert_path(checkpoint, out, format=format, size=name, to="zoo", force=True, on_progress=on_progress)
         origin = {"format": report.source_format, "files": report.provenance.get("source_blake3", {})}
         return cache.add(name, out, origin).path
     finally:
@@ -205,7 +229,7 @@ def _check_online(source: Source) -> None:
     if not is_offline() or source.hub:
         return
     if "://" in source.model:
-        name, use = source.model, "give the file's path"
+        name, use = redacted(source.model), "give the file's path"
     else:
         name, use = source.model, f"run `zoo cache add {source.model} DIR` (or give DIR's path)"
     raise MissingWeights(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from zoo.errors import DownloadError, MissingPackage, MissingWeights, OptionError, ZooError
-from zoo.hub.http.sha256 import hash_file
+from zoo.hub.checked_blobs import check_blobs
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.gguf", "*.pth", "*.pt", "*.bin")
 """Patterns of weight files. The first pattern that matches in a repository is downloaded."""
@@ -43,8 +42,6 @@ def fetch(name: str, *, offline: bool = False) -> Path:
     if repository.count("/") != 1 or not all(repository.split("/")):
         raise OptionError(f"hf:{name} is not a repository name; write hf:org/name or hf:org/name@revision")
     offline = offline or hub.constants.HF_HUB_OFFLINE
-    blobs = _blobs(hub, repository)
-    before = set(blobs.glob("*"))
     options = {"repo_id": repository, "revision": revision or None, "library_name": "zoo", "local_files_only": offline}
     with explained(repository, revision):
         patterns = None
@@ -56,23 +53,9 @@ def fetch(name: str, *, offline: bool = False) -> Path:
                     raise
                 options["local_files_only"] = True
         directory = Path(hub.snapshot_download(**options, allow_patterns=patterns))
-    _check_hashes(sorted({*blobs.glob("*")} - before), repository)
+    check_blobs(directory, repository)
     weights = [path for path in directory.iterdir() if any(path.match(pattern) for pattern in WEIGHTS)]
     return directory if (directory / "config.json").exists() or len(weights) != 1 else weights[0]
-
-
-def _blobs(hub: Any, repository: str) -> Path:
-    """Return where the Hub's cache stores a repository's files; weights are named by their SHA-256 from the Hub."""
-    return Path(hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
-
-
-def _check_hashes(files: list[Path], repository: str) -> None:
-    """Compare downloaded files with their hashes, which huggingface_hub does not do, and remove a wrong one."""
-    for path in files:
-        if re.fullmatch("[0-9a-f]{64}", path.name) and (found := hash_file(path)) != path.name:
-            path.unlink()
-            problem = f"sends a file whose SHA-256 is {found} instead of {path.name}; try again"
-            raise DownloadError(f"hf:{repository} {problem}")
 
 
 def load_library() -> Any:

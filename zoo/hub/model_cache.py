@@ -25,10 +25,12 @@ from typing import Any
 
 import platformdirs
 
+from zoo.core.durable import sync_path
 from zoo.core.output import as_output_error, atomic_output
 from zoo.errors import OutputError
-from zoo.hub.http.sha256 import hash_file
+from zoo.hub.http.sha256 import hash_ends, hash_file
 from zoo.hub.locks import exclusive, if_free
+from zoo.hub.source_table import redacted
 
 _TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# A cache of zoo: `zoo cache list`.\n"
 
@@ -38,7 +40,8 @@ class Entry:
     """A model in the cache.
 
     Attributes:
-        name: Name of the model, or its URL.
+        name: of the model, or its URL without the query.
+        key: of its record.
         path: Path of the file.
         size: Size in bytes.
         sha256: SHA-256 of the file, in hexadecimal.
@@ -46,6 +49,7 @@ class Entry:
     """
 
     name: str
+    key: str
     path: Path
     size: int
     sha256: str
@@ -63,8 +67,10 @@ class Cache:
         )
 
     def find(self, name: str) -> Entry | None:
-        """Return a model if it is in the cache and complete, otherwise None. Its bytes are not read; see damage."""
-        return self._read(self.root / "records" / f"{_key(name)}.json")
+        """Return a model that is here, whole; None if it is not. Only its first and last bytes are
+        read: see damage.
+        """
+        return self._read(self.root / "records" / f"{_key(name)}.json", with_ends=True)
 
     def entries(self) -> list[Entry]:
         """Return all models, sorted by name."""
@@ -79,12 +85,16 @@ class Cache:
         sha256 = hash_file(file)
         place = self.make("objects") / sha256
         size = file.stat().st_size
-        record = {"name": name, "file": file.name, "size": size, "sha256": sha256, "origin": dict(origin)}
+        record = {"name": redacted(name), "file": file.name, "size": size, "sha256": sha256, "ends": hash_ends(file)}
+        record["origin"] = dict(origin)
         with self._changing():
             try:
                 place.mkdir(exist_ok=True)
-                file.chmod(0o444)
+                file.chmod(file.stat().st_mode & 0o444)  # as the umask has it
+                sync_path(file)
                 os.replace(file, place / file.name)
+                sync_path(place)
+                sync_path(place.parent)
             except OSError as error:
                 raise as_output_error(error, place) from error
             self._write("records", name, record)
@@ -100,7 +110,7 @@ class Cache:
         """
         with self._changing():
             try:
-                (self.root / "records" / f"{_key(entry.name)}.json").unlink(missing_ok=True)
+                (self.root / "records" / f"{entry.key}.json").unlink(missing_ok=True)
                 if entry.path.parent in self._without_record():
                     shutil.rmtree(entry.path.parent)
             except OSError as error:
@@ -189,12 +199,13 @@ class Cache:
     def _hashes(self, name: str) -> Path:
         return self.root / "hashes" / f"{_key(name)}.json"
 
-    def _read(self, path: Path) -> Entry | None:
+    def _read(self, path: Path, *, with_ends: bool = False) -> Entry | None:
         record = _read_json(path)
         try:
             file = self.root / "objects" / _plain(record["sha256"]) / _plain(record["file"])
             whole = file.stat().st_size == record["size"]
-            entry = Entry(record["name"], file, record["size"], record["sha256"], record["origin"])
+            whole = whole and (not with_ends or hash_ends(file) == record["ends"])
+            entry = Entry(record["name"], path.stem, file, record["size"], record["sha256"], record["origin"])
         except (OSError, KeyError, TypeError, ValueError):
             return None
         return entry if whole else None
@@ -228,7 +239,7 @@ def _key(name: str) -> str:
     """Return a file name for a model's name or a URL."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         return name
-    end = re.sub(r"[^A-Za-z0-9._-]", "_", name.rstrip("/").rpartition("/")[2])
+    end = re.sub(r"[^A-Za-z0-9._-]", "_", redacted(name).rstrip("/").rpartition("/")[2])
     return f"{end[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
 

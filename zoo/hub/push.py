@@ -75,7 +75,9 @@ def push(
         ZooError: The source cannot be converted.
     """
     if is_offline():
-        raise OptionError("ZOO_OFFLINE is set, so nothing is uploaded; --dry-run DIR writes the files")
+        raise OptionError(
+            "ZOO_OFFLINE is set, so nothing is uploaded; prepare the files without uploading: dry_run=DIR"
+        )
     api = load_library().HfApi(library_name="zoo", library_version=zoo.__version__)
     with tempfile.TemporaryDirectory(prefix="zoo-push-") as directory:
         path = Path(directory) / "repository"
@@ -83,7 +85,9 @@ def push(
         with explained(repository):
             api.create_repo(repository, private=private, exist_ok=True)
             if not update and (present := set(api.list_repo_files(repository)) - _OWN):
-                raise OptionError(f"{repository} already has files, such as {min(present)}; replace them with --update")
+                raise OptionError(
+                    f"{repository} already has files, such as {min(present)}; replace them with update=True"
+                )
             if revision:
                 api.create_branch(repository, branch=revision, exist_ok=True)
             commit = api.upload_folder(

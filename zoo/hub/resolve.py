@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from zoo.errors import FormatError
+from zoo.core.paths import missing
+from zoo.core.progress import OnProgress
 from zoo.hub.runs import weights_of_run
-from zoo.models.registry import is_registered
+from zoo.models.registry import is_registered, registered_names
 
 PACKAGED = "stories"
 """The model that is part of the package, in zoo/data/."""
 
 
-def find_checkpoint(source: str | Path) -> Path:
+def find_checkpoint(source: str | Path, *, on_progress: OnProgress | None = None) -> Path:
     """Return the path of a checkpoint that the user named.
 
     Args:
         source: A path (for a run of zoo train: its newest weights), the name of a registered model, the https address
             of a file, or a repository of the Hugging Face Hub, hf:org/name@revision. What is not in the cache is
             downloaded.
+        on_progress: called as bytes are downloaded and converted.
 
     Raises:
         MissingWeights: A registered model has no known source, or it is not cached and ZOO_OFFLINE is set.
@@ -36,15 +38,15 @@ def find_checkpoint(source: str | Path) -> Path:
     if address := re.fullmatch(r"([A-Za-z]{2,}):/{1,2}([^/].*)", name):  # Path turns two slashes into one
         from zoo.hub.fetch import get_url
 
-        return get_url(f"{address[1].lower()}://{address[2]}")
+        return get_url(f"{address[1].lower()}://{address[2]}", on_progress=on_progress)
     if path.exists():
         return weights_of_run(path) or path
     if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files with this prefix
         return path
     if set(name) & set("/\\") or path.suffix or (isinstance(source, Path) and not is_registered(name)):
-        raise FormatError(path, "there is no such file or directory")
+        raise missing(path, "file or directory", registered_names())
     if name == PACKAGED:
         return Path(__file__).parents[1] / "data" / f"{PACKAGED}.safetensors"
     from zoo.hub.fetch import get_model
 
-    return get_model(name)
+    return get_model(name, on_progress=on_progress)

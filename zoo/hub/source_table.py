@@ -66,7 +66,9 @@ def find_source(name: str, format: str | None = None) -> Source:
     model = resolve_name(name)
     sources = read_table().get(model, {})
     if not sources:
-        raise MissingWeights(f"no address is known for the weights of {model}; give a checkpoint's path with --source")
+        raise MissingWeights(
+            f"no address is known for the weights of {model}; give the path of a checkpoint instead of the name"
+        )
     if format is not None and format not in sources:
         raise MissingWeights(
             f"no address is known for {model} in the format {format}; known formats: {', '.join(sources)}"
@@ -83,14 +85,21 @@ def source_of_url(url: str) -> Source:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise OptionError(f"{url!r} is not a valid address: {error}") from error
+        raise OptionError(f"{redacted(url)!r} is not a valid address: {error}") from error
     name = PurePosixPath(unquote(parts.path)).name
     if not _is_plain(name):
-        raise OptionError(f"{url} does not end in a file name; give the address of a checkpoint that is a single file")
+        raise OptionError(
+            f"{redacted(url)} does not end in a file name; give the address of a checkpoint that is a single file"
+        )
     if "@" in parts.netloc:
         host = parts.netloc.rpartition("@")[2]
         raise OptionError(f"the address of {name} at {host} contains a login; put it into ~/.netrc instead")
     return Source(url, "", (RemoteFile(name, (url,)),))
+
+
+def redacted(name: str) -> str:
+    """Return a name, an address without its query: it may hold a token, and others can read the cache."""
+    return name.partition("?")[0].partition("#")[0] if "://" in name else name
 
 
 def read_table() -> dict[str, dict[str, Source]]:

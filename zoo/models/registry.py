@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 from zoo.errors import ConfigError, UnknownName
 from zoo.models.gpt2.config import GPTConfig
 
 _CONFIGS: dict[str, GPTConfig] = {}  # canonical name -> config, in the order of registration
 _ALIASES: dict[str, str] = {}  # every accepted name, including canonical ones -> canonical name
+
+
+Size = str | GPTConfig | Mapping[str, Any]
+"""The model that a checkpoint must be: a registered name, a config, or some fields of a config."""
+
+# What a name or a config fixes; dropout, padding, biases and a tied head may differ between copies of one model.
+_SIZE_FIELDS = ("vocab_size", "context_length", "width", "n_heads", "n_layers", "inner_width")
 
 
 def register(name: str, config: GPTConfig, *, aliases: Sequence[str] = ()) -> None:
@@ -44,6 +52,11 @@ def is_registered(name: str) -> bool:
     return name in _ALIASES
 
 
+def registered_names() -> list[str]:
+    """Return all names and aliases."""
+    return list(_ALIASES)
+
+
 def get_config(name: str) -> GPTConfig:
     """Return the config that is registered under a name or alias.
 
@@ -54,6 +67,41 @@ def get_config(name: str) -> GPTConfig:
         UnknownName: The name is not registered. The message suggests similar names.
     """
     return _CONFIGS[resolve_name(name)]
+
+
+def to_config(size: Size) -> GPTConfig:
+    """Return the config of a size; fields that a mapping leaves out have their defaults.
+
+    Raises:
+        UnknownName: it is a name that is not registered.
+        ConfigError: it has an unknown field, or a value that cannot be.
+    """
+    if isinstance(size, Mapping):
+        return GPTConfig.from_dict(size)
+    return get_config(size) if isinstance(size, str) else size
+
+
+def known_fields(size: Size) -> dict[str, Any]:
+    """Return the config fields that a size tells: of a name, the sizes and the number of heads.
+
+    Raises:
+        UnknownName: it is a name that is not registered.
+        ConfigError: it has an unknown field.
+    """
+    if isinstance(size, Mapping):
+        GPTConfig.check_names(size)
+        return dict(size)
+    fields = to_config(size).to_dict()
+    return {name: fields[name] for name in (*_SIZE_FIELDS, "dropout")} if isinstance(size, str) else fields
+
+
+def fixed_fields(size: Size) -> dict[str, Any]:
+    """Return the config fields in which a checkpoint must agree with a size."""
+    known = known_fields(size)
+    if isinstance(size, Mapping):
+        return known
+    extra = () if isinstance(size, str) else ("norm_eps", "activation")
+    return {name: known[name] for name in (*_SIZE_FIELDS, *extra)}
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -116,7 +116,7 @@ class TrainConfig:
     def _check(self, name: str, is_valid: Any, allowed: str) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not is_valid(value):
-            raise OptionError(f"{name} must be {allowed}, not {value!r}")
+            raise OptionError(f"must be {allowed}, not {value!r}", option=name)
 
     def make_schedule(self, steps: int) -> Schedule:
         """Return the learning-rate schedule of a run with this number of steps."""

@@ -24,7 +24,8 @@ from zoo.containers.safetensors import read_safetensors
 from zoo.errors import FormatError, OptionError, OutputError, TrainingError, ZooError
 from zoo.hub.runs import checkpoint_path, list_checkpoints
 from zoo.train.data.corpus import Sources, open_corpus
-from zoo.train.run.start import Run, Start
+from zoo.train.run.first_model import Start
+from zoo.train.run.start import Run
 from zoo.train.run.watcher import Watcher
 from zoo.train.settings import TrainConfig
 from zoo.train.step.distributed import World

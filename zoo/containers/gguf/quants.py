@@ -189,7 +189,9 @@ def encoded(name: str, tensor: LazyTensor, type_name: str) -> LazyTensor:
         try:
             return quantise(tensor.load(), type_name)
         except ValueError as error:
-            raise CannotHold(f"tensor {name} cannot be stored as {type_name}: {error}; see --dtype") from error
+            raise CannotHold(
+                f"tensor {name} cannot be stored as {type_name}: {error}; choose another with dtype=NAME"
+            ) from error
 
     return LazyTensor((nbytes(type_name, tensor.shape),), np.dtype(np.uint8), load)
 

@@ -1,10 +1,11 @@
-"""A process that reads HDF5 files for _hdf5.py, so that libhdf5 may fail: run as a script, it imports nothing of zoo.
+"""A process that reads HDF5 files for reader.py, so that libhdf5 may fail: run as a script, it imports nothing of zoo.
 
 A damaged file of some kB makes libhdf5 fill any memory, run for ever or crash. Here it has little of both: a request
 that needs more ends the process, and whoever asked says that the file is damaged.
 
-A request is a line of JSON, {"path": ...}, or with "name" for the values of one array. The answer is one too,
-{"arrays": ...}, {"nbytes": ...} followed by as many bytes, or {"error": "corrupt" or "unsafe", "problem": ...}.
+A request is a line of JSON, {"number": ..., "path": ...}, or with "name" for the values of one array. The answer is
+one too, with the same number: {"arrays": ...}, {"nbytes": ...} followed by as many bytes, or {"error": "corrupt" or
+"unsafe", "problem": ...}.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def _answer(h5py: Any, request: dict[str, Any], size: int) -> None:
     except Exception as error:  # libhdf5 has many words for damage, and h5py many exceptions
         first = (str(error) or type(error).__name__).splitlines()[0]
         answer = {"error": "corrupt", "problem": f"is not a valid HDF5 file ({first}); copy or download it again"}
+    answer["number"] = request["number"]
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
     sys.stdout.buffer.flush()
 

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from zoo.containers.torch.storage import DAMAGED, Part, Storage, is_count
-from zoo.containers.torch.tree import PLAIN_FUNCTIONS, Global, check_key, check_tree, find_dtype, find_storage_class
+from zoo.containers.torch.tree import (
+    PLAIN_FUNCTIONS,
+    Global,
+    Opaque,
+    check_key,
+    check_tree,
+    find_dtype,
+    find_storage_class,
+    is_foreign,
+)
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
@@ -123,6 +132,8 @@ class _Machine:
         self.stack[-length:] = [tuple(self.stack[-length:])]
 
     def extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is Opaque:
+            return
         if type(self.stack[-1]) is not list:
             raise TypeError("appends to something that is not a list")
         self.stack[-1].extend(items)
@@ -147,7 +158,7 @@ class _Machine:
         full = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)  # Python 2's name, which protocol 2 keeps
         if dtype := find_dtype(full):
             self.push(dtype)
-        elif full in self.functions or find_storage_class(full):
+        elif full in self.functions or find_storage_class(full) or is_foreign(full):
             self.push(Global(full))
         else:
             raise UnsafeFile(self.path, f"its pickle refers to {full[:200]!r}; {_ONLY_TENSORS}")
@@ -158,6 +169,9 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        if self.is_foreign(function):
+            self.push(Opaque())
+            return
         if type(function) is not Global or function.name not in self.functions or type(arguments) is not tuple:
             raise UnsafeFile(self.path, f"its pickle calls something that is not a function; {_ONLY_TENSORS}")
         # The functions copy, so a short pickle that calls them again and again on one long list could fill the memory.
@@ -166,9 +180,23 @@ class _Machine:
             raise ValueError("the same values are copied again and again")
         self.push(self.functions[function.name](*arguments))
 
+    def is_foreign(self, value: Any) -> bool:
+        return type(value) is Global and value.name not in self.functions and is_foreign(value.name)
+
+    def new_object(self) -> None:
+        """Push what stands for an object of a class that zoo does not know; the arguments are forgotten."""
+        _arguments, kind = self.stack.pop(), self.stack.pop()
+        if not self.is_foreign(kind):
+            raise UnsafeFile(self.path, f"its pickle makes an object (NEWOBJ); {_ONLY_TENSORS}")
+        self.push(Opaque())
+
     def build(self) -> None:
         # A state dict has an attribute _metadata, with the versions of the modules; nobody needs it.
         state = self.stack.pop()
+        if type(self.stack[-1]) is Opaque:
+            if type(state) is dict:
+                self.stack[-1].update(state)
+            return
         if type(self.stack[-1]) is not OrderedDict or type(state) is not dict:
             raise UnsafeFile(self.path, f"its pickle sets the attributes of an object; {_ONLY_TENSORS}")
 
@@ -221,7 +249,7 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
 }
 
-_OBJECTS = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_OBJECTS = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -248,6 +276,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "ADDITEMS": lambda machine, _: machine.add(machine.items()),
     "GLOBAL": lambda machine, argument: machine.find(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.find_on_stack(),
+    "NEWOBJ": lambda machine, _: machine.new_object(),
     "REDUCE": lambda machine, _: machine.reduce(),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),

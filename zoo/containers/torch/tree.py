@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,27 @@ class Global:
     """The name of a function or class that a pickle may refer to; nothing is imported."""
 
     name: str
+
+
+class Opaque(dict[Any, Any]):
+    """An object of a class that zoo does not know, such as a script's settings: its attributes, and nothing else.
+
+    The class is not imported, and nothing of it is called.
+    """
+
+
+# Harmless classes of the standard library that scripts save beside weights; the rest of it is refused by name.
+_SETTINGS = {"argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "copyreg._reconstructor"}
+_SETTINGS |= {f"builtins.{name}" for name in ("object", "dict", "list", "int", "long", "float")}
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a global may stand for an opaque object: of no part of torch, nor of Python but for a few classes."""
+    module, _, short = name.rpartition(".")
+    if name in _SETTINGS or (module in ("pathlib", "pathlib._local") and short in _PATHS):
+        return True
+    return bool(module) and module.split(".")[0] not in {*sys.stdlib_module_names, "torch"}
 
 
 def check_tree(node: Any, path: Path) -> None:

@@ -14,6 +14,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 
 import zoo
+from zoo.hub.source_table import redacted
 
 CONNECTIONS = 4
 TIMEOUT = 30.0
@@ -177,10 +178,11 @@ def is_safe(url: str) -> bool:
 def _redirected(old: str, location: str) -> str:
     try:
         url = urljoin(old, location)
-        if urlsplit(url).scheme not in ("http", "https") or (is_safe(old) and not is_safe(url)):
-            raise RefusedError(f"it redirects to {url!r}, which is not https")
+        downgrade = urlsplit(old).scheme == "https" != urlsplit(url).scheme  # to this machine, too
+        if urlsplit(url).scheme not in ("http", "https") or downgrade or (is_safe(old) and not is_safe(url)):
+            raise RefusedError(f"it redirects to {redacted(url)!r}, which is not https")
     except ValueError as error:
-        raise RefusedError(f"it redirects to {location!r}, which is not a valid address") from error
+        raise RefusedError(f"it redirects to {redacted(location)!r}, which is not a valid address") from error
     return url
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zoo.hub.source_table import RemoteFile
+from zoo.core.durable import sync_path
+from zoo.core.output import atomic_output
+from zoo.hub.source_table import RemoteFile, redacted
 
 
 class Part:
@@ -44,9 +47,9 @@ class Part:
         SHA-256 is known; then the address does not matter.
         """
         notes = self._read_notes()
-        same = notes.get("url") == url
+        same = notes.get("url") == redacted(url)
         self.validator, self._url = (str(notes.get("validator", "")) if same else ""), url
-        self._file = self.path.open("ab")
+        self._file = _open_own(self.path)
         here = self._file.tell()
         self._expected = file.size
         self.total = file.size if file.size is not None else notes.get("total")
@@ -60,9 +63,9 @@ class Part:
         """Record the version of the file that the bytes belong to."""
         if (validator, total) != (self.validator, self.total) or not self._notes.exists():
             self.validator, self.total = validator, total
-            new = self._notes.with_name(f"{self._notes.name}.new")
-            new.write_text(json.dumps({"url": self._url, "validator": validator, "total": total}), encoding="utf-8")
-            os.replace(new, self._notes)
+            with atomic_output(self._notes, force=True, sync=False) as new:
+                content = {"url": redacted(self._url), "validator": validator, "total": total}
+                new.write_text(json.dumps(content), encoding="utf-8")
 
     def append(self, piece: bytes) -> None:
         """Append bytes and write them to the file without buffering."""
@@ -76,8 +79,10 @@ class Part:
         self.size, self.stale, self.validator, self.total = 0, False, "", self._expected
         with suppress(FileNotFoundError):
             self._notes.unlink()
-        if self.path.exists():
-            os.truncate(self.path, 0)
+        if self._file and not self._file.closed:
+            self._file.truncate(0)
+        elif self.path.is_file():
+            self.path.unlink()
 
     def close(self) -> None:
         """Close the file and keep its bytes."""
@@ -85,10 +90,13 @@ class Part:
             self._file.close()
 
     def publish(self, target: Path) -> None:
-        """Rename the complete file to its final name."""
-        if self.stale:  # the file is empty
+        """Give the whole file its name, once it is on the disk."""
+        if self.stale:  # it is empty
             self.clear()
+            self.path.touch()
+        sync_path(self.path)
         os.replace(self.path, target)
+        sync_path(target.parent)
         with suppress(FileNotFoundError):
             self._notes.unlink()
 
@@ -98,3 +106,18 @@ class Part:
         except (OSError, ValueError):
             return {}
         return notes if isinstance(notes, dict) else {}
+
+
+def _open_own(path: Path) -> BinaryIO:
+    """Open a file for appending; what somebody else put in its place, a link say, is replaced by a new file."""
+    if os.path.lexists(path) and not _is_own(path):
+        path.unlink()
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "ab")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether it is a regular file of this user with no second name elsewhere."""
+    state = path.lstat()
+    mine = not hasattr(os, "getuid") or state.st_uid == os.getuid()
+    return stat.S_ISREG(state.st_mode) and state.st_nlink == 1 and mine

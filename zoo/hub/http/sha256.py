@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 _BLOCK = 1 << 20
+_END_BYTES = 64 << 10
 
 
 class Hasher:
@@ -62,3 +63,11 @@ def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_ends(path: Path) -> str:
+    """Return a hash of a file's first and last bytes: what a power failure zeroed has another one."""
+    with path.open("rb") as file:
+        head = file.read(_END_BYTES)
+        file.seek(max(0, path.stat().st_size - _END_BYTES))
+        return hashlib.sha256(head + file.read(_END_BYTES)).hexdigest()

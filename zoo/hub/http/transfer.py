@@ -24,7 +24,7 @@ from zoo.hub.http.client import (
 from zoo.hub.http.partial_file import Part
 from zoo.hub.http.pool import Background
 from zoo.hub.http.sha256 import Hasher
-from zoo.hub.source_table import RemoteFile
+from zoo.hub.source_table import RemoteFile, redacted
 
 TRIES = 5
 """Consecutive attempts without progress after which an address is given up."""
@@ -69,7 +69,7 @@ def fetch(
     """
     reasons = []
     part = Part(target)
-    for url in sorted(file.urls, key=lambda url: url != part.noted_url()):
+    for url in sorted(file.urls, key=lambda url: redacted(url) != part.noted_url()):
         transfer = _Transfer(file, url, part, client, on_bytes)
         try:
             if not file.sha256 and not is_safe(url):
@@ -77,7 +77,7 @@ def fetch(
             found = transfer.run()
             part.publish(target)
         except RefusedError as error:
-            reasons.append(f"{url}: {error}")
+            reasons.append(f"{redacted(url)}: {error}")
         except OSError as error:
             raise as_output_error(error, target) from error
         else:

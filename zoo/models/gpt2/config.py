@@ -163,10 +163,15 @@ class GPTConfig:
         Raises:
             ConfigError: A field is unknown (the message suggests a similar one) or invalid.
         """
+        cls.check_names(fields)
+        return cls(**fields)
+
+    @classmethod
+    def check_names(cls, fields: Mapping[str, Any]) -> None:
+        """Raise ConfigError for a name that is not a field; the message offers the nearest."""
         known = [field.name for field in dataclasses.fields(cls)]
         for name in fields:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"did you mean {close[0]}?" if close else f"fields: {', '.join(known)}"
                 raise ConfigError(f"unknown config field {name!r}: {hint}")
-        return cls(**fields)

@@ -1,12 +1,11 @@
 """Training operations for the CPU that compute torch's functions at lower cost.
 
-Dropout draws 16 bits per element and stores 8. Attention with dropout runs in blocks of queries and stores no scores.
-Matrix products use oneDNN, whose kernels use AVX-512 on every processor that has it.
+Dropout draws 16 bits an element and keeps 8; attention with dropout goes through the queries in blocks, and keeps no
+scores; each product goes to the library that is fastest on this processor.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -14,6 +13,14 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zoo.models.gpt2.private_ops import (
+    gelu_backward,
+    has_fast_bfloat16,
+    has_onednn_linear,
+    onednn_linear,
+    softmax_backward,
+)
 
 _BLOCK = 128  # queries whose scores exist at a time
 
@@ -56,7 +63,11 @@ def causal_attention(qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
     Returns:
         The outputs of the heads, (B, T, C).
     """
-    if p and _ours(qkv):
+    is_trained_bfloat16 = qkv.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if is_trained_bfloat16 and _ours(qkv) and not has_fast_bfloat16():
+        with torch.autocast("cpu", enabled=False):
+            return causal_attention(qkv.float(), n_heads, p, draw).to(qkv.dtype)
+    if (p or is_trained_bfloat16) and _ours(qkv):
         return cast("Tensor", _CausalAttention.apply(qkv, n_heads, p, draw))  # type: ignore[no-untyped-call]
     b, t, c = qkv.shape
     q, k, v = qkv.view(b, t, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -67,8 +78,8 @@ def causal_attention(qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str = "") -> Tensor:
     """F.linear of x, or of F.gelu(x).
 
-    If gradients are needed on the CPU, oneDNN computes all three products, and neither the output of GELU nor a
-    bfloat16 copy of the weight is stored for the backward pass.
+    Where gradients are wanted on the CPU, all three products are those of `product`, and neither GELU's output nor a
+    bfloat16 copy of the weight is kept for the backward pass.
 
     Args:
         x: (..., in).
@@ -76,48 +87,47 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str = "") -> Te
         bias: (out,) or None.
         gelu: The `approximate` argument of F.gelu, "none" or "tanh"; "" for no GELU.
 
-    Returns:
+        The model.
         (..., out), in autocast's dtype if autocast is enabled.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if torch.is_grad_enabled() and _ours(x) and _is_onednns(x, dtype) and _is_onednns(weight, dtype):
+    if _ours(x) and _is_known(x, dtype) and _is_known(weight, dtype) and _gains(x, dtype):
         return cast("Tensor", _Linear.apply(x, weight, bias, gelu, dtype))  # type: ignore[no-untyped-call]
     return F.linear(F.gelu(x, approximate=gelu) if gelu else x, weight, bias)
 
 
+def _is_known(x: Tensor, dtype: torch.dtype) -> bool:
+    return dtype in (torch.float32, torch.bfloat16) and x.dtype in (torch.float32, dtype) and x.numel() > 0
+
+
+def _gains(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `product` has anything to gain: in training, and for several rows of bfloat16 on a CPU without it."""
+    if torch.is_grad_enabled():
+        return True
+    return dtype == torch.bfloat16 and not has_fast_bfloat16() and x.numel() >= 4 * x.shape[-1]
+
+
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return a @ b.T + bias, through oneDNN where that is faster: (..., K), (M, K) -> (..., M)."""
-    # oneDNN first copies a transposed `a`. In bfloat16 this costs more than it gains, as torch's own products are fast.
-    if _is_onednns(a, a.dtype) and (a.dtype == torch.float32 or a.is_contiguous()):
-        return _onednn_linear(a, b, bias)
+    """Return a @ b.T + bias, computed in the fastest way on this CPU: (..., K), (M, K), (M,) -> (..., M).
+
+    The choice depends on the instruction set alone, so that a resumed run repeats the same rounding.
+    """
+    if a.device.type == "cpu" and a.numel():
+        if a.dtype == torch.bfloat16 and not has_fast_bfloat16():
+            return product(a.float(), b.float(), None if bias is None else bias.float()).to(a.dtype)
+        if a.dtype == torch.float32 and _is_faster_in_onednn(b) and has_onednn_linear():
+            return onednn_linear(a, b, bias)
     return F.linear(a, b, bias)
 
 
-def _onednn_linear(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
-    """Return a @ b.T + bias through a private operator of torch; call it only if `_onednn_has` returns True."""
-    return cast("Tensor", torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
-
-
-@functools.cache
-def _onednn_has(dtype: torch.dtype) -> bool:
-    """Return whether this torch's oneDNN multiplies this dtype on this processor; bfloat16, for example, needs
-    AVX-512.
-    """
-    try:
-        with torch.no_grad():
-            _onednn_linear(torch.zeros(2, 3, dtype=dtype), torch.zeros(5, 3, dtype=dtype), None)
-    except (RuntimeError, AttributeError, NotImplementedError):
-        return False
-    return True
+def _is_faster_in_onednn(b: Tensor) -> bool:
+    """Whether oneDNN beats torch's own float32 product with b.T; the measurements are in docs/decisions/010."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability == "AVX512" or (capability == "AVX2" and b.is_contiguous())
 
 
 def _ours(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _is_onednns(x: Tensor, dtype: torch.dtype) -> bool:
-    known = dtype in (torch.float32, torch.bfloat16) and x.dtype in (torch.float32, dtype)
-    return known and x.device.type == "cpu" and x.numel() > 0 and _onednn_has(dtype)
 
 
 class _Linear(torch.autograd.Function):
@@ -144,7 +154,7 @@ class _Linear(torch.autograd.Function):
         if wants_x:
             grad_x = product(g, weight.to(ctx.dtype).T).view(x.shape)
             if ctx.gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, x, approximate=ctx.gelu)
+                grad_x = gelu_backward(grad_x, x, ctx.gelu)
             grad_x = grad_x.to(ctx.x_dtype)
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -176,15 +186,17 @@ class _CausalAttention(torch.autograd.Function):
         parts.view(3, b, n_heads, t, -1).copy_(qkv.view(b, t, 3, n_heads, -1).permute(2, 0, 3, 1, 4))
         q, k, v = parts
         q.mul_(q.shape[-1] ** -0.5)
-        whole = draw((b * n_heads, t, t), p) if draw is draw_as_torch else None
+        whole = draw((b * n_heads, t, t), p) if p and draw is draw_as_torch else None
         kepts, y = [], torch.empty_like(q)
         with torch.autocast("cpu", enabled=False):
             for rows, end in _blocks(t):
-                kept, ctx.share = draw((len(q), end - rows.start, end), p) if whole is None else whole
-                kept = kept if whole is None else kept[:, rows, :end]
-                probs = _probabilities(q, k, rows).mul_(_factors(kept, ctx.share, q.dtype))
+                probs = _probabilities(q, k, rows)
+                if p:
+                    kept, ctx.share = draw((len(q), end - rows.start, end), p) if whole is None else whole
+                    kept = kept if whole is None else kept[:, rows, :end]
+                    probs.mul_(_factors(kept, ctx.share, q.dtype))
+                    kepts.append(kept)
                 y[:, rows] = probs @ v[:, :end]
-                kepts.append(kept)
         ctx.save_for_backward(parts, *kepts)
         ctx.n_heads = n_heads
         return y.view(b, n_heads, t, -1).transpose(1, 2).reshape(b, t, c // 3)
@@ -198,11 +210,15 @@ class _CausalAttention(torch.autograd.Function):
         # Gradients of keys and values are summed over blocks, in at least float32.
         grads = torch.zeros(parts.shape, dtype=torch.promote_types(q.dtype, torch.float32))
         grad_q, grad_k, grad_v = grads
-        for (rows, end), kept in zip(_blocks(t), kepts, strict=True):
-            probs, factors, given = _probabilities(q, k, rows), _factors(kept, ctx.share, q.dtype), grad_y[:, rows]
-            grad_probs = (given @ v[:, :end].mT).mul_(factors)
-            grad_v[:, :end] += factors.mul_(probs).mT @ given
-            grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+        for i, (rows, end) in enumerate(_blocks(t)):
+            probs, given = _probabilities(q, k, rows), grad_y[:, rows]
+            grad_probs, dropped = given @ v[:, :end].mT, probs
+            if kepts:
+                factors = _factors(kepts[i], ctx.share, q.dtype)
+                grad_probs.mul_(factors)
+                dropped = factors.mul_(probs)
+            grad_v[:, :end] += dropped.mT @ given
+            grad_scores = softmax_backward(grad_probs, probs)
             grad_q[:, rows] = grad_scores @ k[:, :end]
             grad_k[:, :end] += grad_scores.mT @ q[:, rows]
         grad_q.mul_(q.shape[-1] ** -0.5)

@@ -189,7 +189,7 @@ class GPTModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the head: (..., C) -> (..., V)."""
-        return F.linear(hidden, self.tok_emb.weight if self.head is None else self.head.weight)
+        return linear(hidden, self.tok_emb.weight if self.head is None else self.head.weight, None)
 
 
 class Seen:

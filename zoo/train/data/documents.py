@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from zoo.core.paths import missing
 from zoo.errors import FormatError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
@@ -51,7 +52,7 @@ def find_texts(sources: Sequence[str | Path]) -> list[Path]:
         elif matches := sorted(glob.glob(str(source), recursive=True)):  # noqa: PTH207 - patterns may be absolute
             found += [Path(match) for match in matches if Path(match).is_file()]
         else:
-            raise FormatError(path, "there is no such file or directory, and no file matches it as a pattern")
+            raise missing(path, "file, directory or pattern to train on")
     return found
 
 
@@ -82,7 +83,7 @@ def read_documents(path: Path, *, field: str = "text", separator: str | None = "
 
 def _blocks(path: Path) -> Iterator[str]:
     if str(path) == "-":
-        while block := sys.stdin.read(_BLOCK):
+        while block := sys.stdin.read(_BLOCK) if sys.stdin else "":
             yield block
         return
     with path.open(encoding="utf-8", newline="") as file:
@@ -121,7 +122,7 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 known = ", ".join(row) if isinstance(row, dict) else "none"
                 raise FormatError(
-                    path, f"line {i} has no text under the key {field!r} (keys: {known}); choose one with --field"
+                    path, f"line {i} has no text under the key {field!r} (keys: {known}); choose one with field=NAME"
                 )
             if row[field]:
                 yield row[field]

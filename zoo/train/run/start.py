@@ -13,54 +13,23 @@ import torch
 from zoo.api.models import load
 from zoo.containers.files import read_json
 from zoo.core.output import atomic_output
+from zoo.core.paths import missing
 from zoo.errors import FormatError, OptionError, TrainingError, ZooError
 from zoo.hub.resolve import find_checkpoint
 from zoo.hub.runs import DATA, SETTINGS, SHARDED, list_checkpoints
 from zoo.models.gpt2.config import GPTConfig
-from zoo.models.gpt2.init import create
 from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.corpus import Sources, check_ids, open_corpus, prepare
+from zoo.train.data.tokens import Tokens
+from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
+from zoo.train.run.first_model import Start, make_first_model
 from zoo.train.run.sharded_checkpoint import load_sharded
-from zoo.train.run.trainer import Trainer
+from zoo.train.run.trainer import Trainer, check_together
 from zoo.train.run.watcher import Watcher
 from zoo.train.settings import TrainConfig
 from zoo.train.step.distributed import World
-from zoo.train.step.lora import LoRA, add_lora
 from zoo.train.step.optimization import fast_dtype
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """The model that a run starts from.
-
-    Attributes:
-        model: A checkpoint that zoo.load accepts; "" trains from scratch.
-        config: Config of a model to train from scratch.
-        init: Initialisation of its weights; see zoo.create.
-        lora: Settings of the adapters to train instead of the model.
-        fsdp: Whether to shard the parameters among the processes.
-        compile: Whether to compile the model with torch.compile.
-    """
-
-    model: str = ""
-    config: GPTConfig | None = None
-    init: str = "gpt2"
-    lora: LoRA | None = None
-    fsdp: bool = False
-    compile: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all fields by name as plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Start:
-        """Build an object from the fields that to_dict returns."""
-        config, lora = fields.get("config"), fields.get("lora")
-        if lora:
-            lora = LoRA(**{**lora, "targets": tuple(lora["targets"])})
-        return cls(**{**fields, "config": GPTConfig.from_dict(config) if config else None, "lora": lora})
 
 
 @dataclass
@@ -82,14 +51,17 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, path: Path, config: TrainConfig, sources: Sources, start: Start, here: World) -> tuple[Run, Any]:
-        """Create the directory and its tokens. All processes must call it.
+    def begin(
+        cls, path: Path, config: TrainConfig, sources: Sources, start: Start, here: World, *, force: bool = False
+    ) -> tuple[Run, Any]:
+        """Make the directory and its tokens, once the text is known to do. All processes must call it.
 
-        Returns:
-            The run, and the model with the generator that drew its weights: (GPTModel, torch.Generator | None).
+            The model.
+            the run, and the model with the generator that drew it: (GPTModel, torch.Generator | None).
 
         Raises:
-            OutputError: The path exists.
+            OutputError: the path exists, and force is not given.
+            OptionError: the text is too short, or does not fit the model.
             ZooError: The model or the text cannot be read.
         """
         # A run stands for its newest checkpoint, which changes while it trains, so the path of that checkpoint is
@@ -97,22 +69,42 @@ class Run:
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
         sources = sources.absolute()
-        model, generator = _first_model(start, config.seed)
+        model, generator = make_first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
-        content = {
-            "zoo_run": 1,
-            "config": run.config.to_dict(),
-            "sources": dataclasses.asdict(sources),
-            "start": start.to_dict(),
-        }
+        check_together(run.config, fsdp=start.fsdp, lora=start.lora is not None)
         if here.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_output(path) as temporary:
+            with atomic_output(path, force=force) as temporary:
                 (temporary / DATA).mkdir(parents=True)
                 prepare(sources, model.tokenizer, temporary / DATA)
-                (temporary / SETTINGS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                train, _ = run.open_corpus(model.config.vocab_size, temporary / DATA)
+                Windows(train, run.config.context, run.config.stride)  # refuses a text that is too short
+                run.write(temporary)
         here.barrier()
         return run, (model, generator)
+
+    def write(self, directory: Path | None = None) -> None:
+        """Write the settings into a directory, which is the run's own unless another is given."""
+        content = {
+            "zoo_run": 1,
+            "config": self.config.to_dict(),
+            "sources": dataclasses.asdict(self.sources),
+            "start": self.start.to_dict(),
+        }
+        with atomic_output((directory or self.path) / SETTINGS, force=True) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def open_corpus(self, vocab_size: int, directory: Path) -> tuple[Tokens, Tokens | None]:
+        """Map the tokens for training and validation.
+
+        Raises:
+            OptionError: a token is not one of the model's.
+        """
+        train, val = open_corpus(self.sources, directory)
+        for tokens in (train, val):
+            if tokens is not None:
+                check_ids(tokens, vocab_size, "the text")
+        return train, val
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -121,6 +113,8 @@ class Run:
         Raises:
             FormatError: The directory is not a run.
         """
+        if not path.exists():
+            raise missing(path, "run of zoo train")
         file = path / SETTINGS
         if not file.is_file():
             raise FormatError(path, "is not a run of zoo train: it has no config.json")
@@ -131,23 +125,32 @@ class Run:
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(file, f"is not the config of a run ({error}); use another directory") from error
 
-    def trainer(self, here: World, watcher: Watcher, *, first: Any = None) -> Trainer:
-        """Create the trainer: a new one with `first` from begin(), otherwise one from the newest intact checkpoint.
+    def trainer(self, here: World, watcher: Watcher, *, first: Any = None, steps: int | None = None) -> Trainer:
+        """Make what trains: from the beginning with `first` of begin(), or from the newest intact checkpoint.
+
+        Args:
+            here: The group of training processes.
+            watcher: Callbacks.
+            first: what begin() returned beside the run.
+            steps: new number of steps of a resumed run; its schedule is stretched to that, and warmup does not repeat.
 
         Raises:
             TrainingError: There is no intact checkpoint.
-            OptionError: The text does not fit the model.
+            OptionError: the text does not fit the model, or the run has more steps already.
         """
         path, state = (None, None) if first else self._newest()
         if path is None:
-            model, generator = first or _first_model(self.start, self.config.seed)
+            model, generator = first or make_first_model(self.start, self.config.seed)
         else:
             generator = None
             model = self._model_of(path)
-        train, val = open_corpus(self.sources, self.path / DATA)
-        for tokens in (train, val):
-            if tokens is not None:
-                check_ids(tokens, model.config.vocab_size, "the text")
+        if steps is not None:
+            if state is not None and steps < state.step:
+                raise OptionError(
+                    f"must be at least the {state.step:,} that the run has done, not {steps}", option="steps"
+                )
+            self.config = self.config.replace(steps=steps)
+        train, val = self.open_corpus(model.config.vocab_size, self.path / DATA)
         trainer = Trainer(
             model,
             train,
@@ -210,19 +213,3 @@ def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "
         micro_batch_size=config.micro_batch_size or max(1, 4096 // context),
         dtype=fast_dtype(device) if config.dtype == "auto" else config.dtype,
     )
-
-
-def _first_model(start: Start, seed: int) -> tuple[GPTModel, torch.Generator | None]:
-    if start.model:
-        # Updates are too small for the eight bits of bfloat16, so half-precision files are trained in float32.
-        model, generator = load(start.model, dtype="float32"), None
-    elif start.config is not None:
-        generator = torch.Generator().manual_seed(seed)
-        model = create(start.config, seed=generator, init=start.init)  # type: ignore[arg-type]
-    else:
-        raise OptionError(
-            "there is no model to train; give a checkpoint to fine-tune or a config to train from scratch"
-        )
-    if start.lora is not None:
-        add_lora(model, start.lora)
-    return model, generator

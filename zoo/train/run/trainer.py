@@ -31,6 +31,16 @@ from zoo.train.step.loss import LanguageModelLoss
 from zoo.train.step.optimization import StepResult, make_optimizer, split, train_step
 
 
+def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if fsdp and (config.average or config.only_used_ids or lora):
+        raise OptionError("fsdp excludes average, only_used_ids and LoRA; leave them out, or leave out fsdp")
+
+
 class Trainer:
     """A model, its data, and the progress of its training.
 
@@ -77,8 +87,7 @@ class Trainer:
             OptionError: The text is shorter than a window, or options cannot be combined.
         """
         self.here = here or World()
-        if fsdp and (config.average or config.only_used_ids or has_lora(model)):
-            raise OptionError("fsdp cannot be combined with average, only_used_ids or LoRA; omit them or omit fsdp")
+        check_together(config, fsdp=fsdp, lora=has_lora(model))
         self.config, self.out, self.base, self.fsdp = config, out, base, fsdp
         self.watcher = watcher or Watcher()
         self.windows = Windows(train, config.context, config.stride)

@@ -144,8 +144,10 @@ def evaluate_texts(
 
     Raises:
         FormatError: A text cannot be read.
-        OptionError: There are fewer than two tokens, or an id that the model does not have.
+        OptionError: there are fewer than two tokens, or one that the model does not have; or a number is out of range.
     """
+    longest = model.config.context_length
+    _check_window(longest, context=context, stride=stride, batch_size=batch_size)
     total, n, n_bytes = 0.0, 0, 0
     loss = LanguageModelLoss(model)
     device = next(model.parameters()).device
@@ -159,7 +161,16 @@ def evaluate_texts(
         if len(tokens) < 2:
             raise OptionError(f"{path} has fewer than two tokens, so there is nothing to predict; give more text")
         check_ids(tokens, model.config.vocab_size, path)
-        batches = cover(tokens, context or model.config.context_length, stride, batch_size=batch_size)
+        batches = cover(tokens, context or longest, stride, batch_size=batch_size)
         found = evaluate(loss, batches, dtype=dtype, device=device)
         total, n, n_bytes = total + found.loss * found.n_tokens, n + found.n_tokens, n_bytes + size
     return Evaluation(total / n, n, n_bytes)
+
+
+def _check_window(longest: int, **numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise OptionError(f"must be at least 1, not {value}", option=name)
+    context = numbers["context"]
+    if context is not None and context > longest:
+        raise OptionError(f"of {context} does not fit the model's {longest}; give at most that", option="context")

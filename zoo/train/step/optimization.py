@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import TrainingError
+from zoo.models.gpt2.private_ops import has_fast_bfloat16
 from zoo.train.step.distributed import World, exchange
 from zoo.train.step.loss import IGNORED
 
@@ -72,7 +73,9 @@ def fast_dtype(device: torch.device | str = "cpu") -> str:
     kind = torch.device(device).type
     if kind == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if kind == "cpu" else {}
+    if kind != "cpu" or not has_fast_bfloat16():
+        return "float32"
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return "bfloat16" if known.get("avx512_bf16") or known.get("amx_bf16") else "float32"
 
 
