@@ -204,7 +204,7 @@ def test_a_missing_directory_is_told_before_work(source, tmp_path):
 
 def test_a_suffix_that_means_no_format_asks_for_one(source, tmp_path):
     """Without --to, a name must say the format."""
-    with pytest.raises(OptionError, match="choose one with --to"):
+    with pytest.raises(OptionError, match="choose one with"):
         zoo.convert(source, tmp_path / "out.xyz")
 
 
@@ -218,7 +218,7 @@ def test_a_misspelt_dtype_or_format_offers_the_nearest(source, tmp_path):
 
 def test_sharding_one_file_is_refused(source, tmp_path):
     """A limit of shard size is for formats that shard."""
-    with pytest.raises(OptionError, match="zoo is a single file"):
+    with pytest.raises(OptionError, match="zoo is one file"):
         zoo.convert(source, tmp_path / "out.safetensors", max_shard_bytes=1000)
 
 
@@ -322,7 +322,7 @@ def test_a_name_without_weights_says_how_to_get_them():
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer.*git lfs pull"),
-        (b"hello, I am a text", "is not a checkpoint that zoo recognises"),
+        (b"hello, I am a text", "is in no format that zoo knows"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):

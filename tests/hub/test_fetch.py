@@ -165,7 +165,7 @@ def test_the_page_of_a_captive_portal_is_not_kept(bucket, published, tmp_path):
     zoo.save(published[1], tmp_path / "x.safetensors")
     url = f"{bucket.url}model.safetensors"
     bucket.files["model.safetensors"] = b"<html>Log in to the wireless network of this hotel</html>"
-    with pytest.raises(FormatError, match="not a checkpoint that zoo recognises"):
+    with pytest.raises(FormatError, match="is in no format that zoo knows"):
         get_url(url)
     bucket.files["model.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
 
