@@ -158,11 +158,11 @@ class LlmC(Format):
         """Return the config, the version, and how many rows zoo added to the embedding."""
         header = data[:_HEADER_BYTES]
         if len(header) < _HEADER_BYTES:
-            raise CorruptFile(path, "is cut short inside its header; copy it again")
+            raise CorruptFile(path, "has a truncated header; copy it again")
         magic, version, *numbers = np.frombuffer(header, "<i4", 2 + len(_NUMBERS)).tolist()
         if magic != MAGIC or version not in _DTYPES:
             known = ", ".join(map(str, _DTYPES))
-            raise FormatError(path, f"is no checkpoint of llm.c in a version that zoo reads ({known})")
+            raise FormatError(path, f"is not a checkpoint of llm.c in a version that zoo reads ({known})")
         theirs = dict(zip(_NUMBERS, numbers, strict=True))
         if version in _UNPADDED:
             theirs["padded_vocab_size"] = theirs["vocab_size"]

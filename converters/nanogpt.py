@@ -190,7 +190,7 @@ def _training_state(tree: dict[Any, Any]) -> list[str]:
     numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
     if not found and tree.get("iter_num", 0) == 0:
         return []
-    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+    return [f"the file has {', '.join(found + numbers)}; that is not part of the model and is left out"]
 
 
 def _number(value: Any) -> str:

@@ -11,7 +11,7 @@ from cases import counts
 from hypothesis import settings
 from skips import LIST, ListedSkips
 
-# No deadline: a busy machine is no bug. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
+# No deadline: busy machines are normal. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
 settings.register_profile("zoo", deadline=None, derandomize=True)
 settings.load_profile("zoo")
 torch.set_num_threads(1)

@@ -43,7 +43,7 @@ def _commands(path: str, command: click.Command) -> list[tuple[str, click.Comman
 
 
 def format_section(found: Format) -> str:
-    """One format: what it is, its rules, its config and what it refuses."""
+    """Return the section of a format: its summary, rules, config and limits."""
     verbs = " and ".join(verb for verb, can in (("reads", found.reads), ("writes", found.writes)) if can)
     shape = "a directory" if found.is_directory else "a file" + "".join(f" `{suffix}`" for suffix in found.suffixes)
     dtypes = ", ".join((*found.dtypes, *found.encodings))
@@ -85,12 +85,12 @@ def _config(config_map: ConfigMap) -> list[str]:
 
 
 def formats_page(page: str) -> str:
-    """Put the sections of all formats into their page."""
+    """Insert the sections of all formats into their page."""
     return _between("tables", "\n".join(format_section(get_format(name)) for name in format_names()), page)
 
 
 def readme(page: str) -> str:
-    """Put the table of formats into the README."""
+    """Insert the table of formats into the README."""
     lines = ["| format | zoo | what it is |", "|---|---|---|"]
     for found in map(get_format, format_names()):
         verbs = " and ".join(verb for verb, can in (("reads", found.reads), ("writes", found.writes)) if can)

@@ -1,11 +1,11 @@
-"""zoo: GPT-2 weights from wherever they are into wherever they are wanted, and run.
+"""zoo: convert GPT-2 checkpoints between formats, prove that nothing changed, and run or train them.
 
     import zoo
 
     model = zoo.load("gpt2m.safetensors")
     print(zoo.complete(model, "Every effort moves you"))
 
-Nothing here is imported before it is used: `import zoo` costs milliseconds, and what needs no torch imports none.
+Everything is imported on first use: `import zoo` takes milliseconds, and only what needs torch imports it.
 """
 
 from __future__ import annotations

@@ -203,7 +203,7 @@ def test_a_missing_directory_is_told_before_work(source, tmp_path):
 
 def test_a_suffix_that_means_no_format_asks_for_one(source, tmp_path):
     """Without --to, a name must say the format."""
-    with pytest.raises(OptionError, match="name one with --to"):
+    with pytest.raises(OptionError, match="choose one with"):
         zoo.convert(source, tmp_path / "out.xyz")
 
 
@@ -258,7 +258,7 @@ def test_verification_finds_a_writer_that_forgets_a_transpose(source, tmp_path, 
         honest(path, {**tensors, name: wrong}, *rest)
 
     monkeypatch.setattr(huggingface, "write_safetensors", forgetful)
-    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight does not read back"):
+    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight in the output differs"):
         zoo.convert(source, tmp_path / "out", to="huggingface")
 
     assert only(tmp_path, "source.safetensors")
@@ -305,7 +305,7 @@ def test_progress_counts_up_to_all_bytes_of_each_phase(source, tmp_path):
 
 
 def test_a_name_without_weights_says_how_to_get_them():
-    """Loading a registered name is no substitute for a file: the error names a way to get one."""
+    """A registered name cannot be opened as a file: the error says how to get one."""
     with pytest.raises(
         MissingWeights, match=r"weights of gpt2-medium are not on this machine.*zoo download gpt2-medium --to DIR"
     ):
@@ -334,7 +334,7 @@ def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):
 def test_a_directory_that_is_no_checkpoint_says_what_is_in_it(tmp_path):
     """The message lists what was found instead."""
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(FormatError, match=r"without a checkpoint that zoo knows \(it has notes.txt\)"):
+    with pytest.raises(FormatError, match=r"without a checkpoint that zoo recognises \(it has notes.txt\)"):
         zoo.load(tmp_path)
 
 

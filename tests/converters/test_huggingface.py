@@ -242,7 +242,7 @@ def test_a_padded_vocabulary_is_seen_by_the_tokenizer(tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a\0b", "..", "", 7, "sub/x.safetensors"])
 def test_an_index_never_leads_out_of_its_directory(directory, name):
-    """Shard names that are no plain file names are refused, whether or not such files exist."""
+    """Shard names that are not plain file names are refused, whether or not such files exist."""
     weight_map = shard(directory, 2)
     shutil.copy(directory / "model-0.safetensors", directory.parent / "outside.safetensors")
     write_index(directory, {**weight_map, "transformer.wte.weight": name})

@@ -93,7 +93,7 @@ def test_a_file_of_megatron_takes_its_config_from_the_shapes(tmp_path, path, mod
     assert detect_format(tmp_path / "theirs.pt").name == "megatron"
     assert found.config == CONFIG
     entry = "decoder.layers.0.self_attention.linear_qkv._extra_state"
-    assert found.notes == (f"1 entries such as {entry} are no weights and stay behind",)
+    assert found.notes == (f"1 entries such as {entry} are not weights and are left out",)
     assert torch.equal(
         zoo.load(tmp_path / "theirs.pt", size=CONFIG).blocks[1].attn.qkv.bias, model.blocks[1].attn.qkv.bias
     )

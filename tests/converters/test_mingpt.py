@@ -188,7 +188,7 @@ def test_a_wrong_mask_is_refused(tmp_path, path):
         ({"transformer.h.9.ln_1.weight": torch.ones(30)}, "h.9.ln_1.weight .30,. is unexpected"),
         ({"transformer.h.3.ln_1.weight": torch.ones(30)}, "n_layers 4 .not 3"),
         ({"extra": torch.ones(2)}, "tensor extra .2,. is unexpected"),
-        ({"extra": 5}, "which is no tensor"),
+        ({"extra": 5}, "which is not a tensor"),
     ],
 )
 def test_what_is_no_state_dict_of_mingpt_is_refused(path, change, message):

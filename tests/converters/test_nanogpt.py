@@ -141,7 +141,7 @@ def test_masks_of_older_torch_are_dropped_once_they_are_proved(tmp_path):
 
 
 def test_a_head_of_its_own_is_refused(tmp_path, peer, path):
-    """NanoGPT's head is the embedding: a file in which they differ is no such checkpoint."""
+    """NanoGPT's head is the embedding: a file in which they differ is not such a checkpoint."""
     state = peer.state_dict()
     state["lm_head.weight"] = state["lm_head.weight"].clone()
     state["lm_head.weight"][7, 3] += 1
@@ -178,7 +178,7 @@ def test_the_state_of_training_is_reported(tmp_path, peer, path):
     save_as_train_py(peer, tmp_path / "trained.pt", iter_num=2000, optimizer=optimizer)
     expected = "optimizer's state (40 entries), config (2 entries), iter_num 2000, best_val_loss 2.5"
 
-    assert (f"the file has {expected}; that is no part of the model and stays behind",) == open_path(
+    assert (f"the file has {expected}; that is not part of the model and is left out",) == open_path(
         tmp_path / "trained.pt"
     )[1].notes
     assert open_path(path)[1].notes == ()
@@ -258,9 +258,9 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
         ({"model_args": {**model_args(FRESH), "use_relu": True}}, "has use_relu in its model_args"),
         ({"model_args": {**model_args(FRESH), "vocab_size": 100}}, "where the config asks for"),
         ({"model_args": {**model_args(FRESH), "bias": False}}, "is unexpected"),
-        ({"model": None}, "holds 'model', which is no tensor"),
-        ({"model": {"transformer.wte.weight": 5}}, "which is no tensor"),
-        ({"model": {}}, "holds 'model', which is no tensor"),
+        ({"model": None}, "holds 'model', which is not a tensor"),
+        ({"model": {"transformer.wte.weight": 5}}, "which is not a tensor"),
+        ({"model": {}}, "holds 'model', which is not a tensor"),
     ],
 )
 def test_what_is_no_checkpoint_of_nanogpt_is_refused(peer, path, change, message):

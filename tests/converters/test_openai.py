@@ -84,7 +84,7 @@ def test_an_axis_of_length_one_is_not_squeezed_away(tmp_path):
 
 
 def test_training_state_stays_behind_and_is_reported(directory, model):
-    """Adam's slots and the step counter are no weights: they are left out with a note."""
+    """Adam's slots and the step counter are not weights: they are left out with a note."""
 
     def add(tensors):
         slots = {f"{name}/Adam": tensor for name, tensor in tensors.items()}

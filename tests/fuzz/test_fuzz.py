@@ -124,7 +124,7 @@ def test_links_out_of_the_directory_and_pipes_are_not_opened(tmp_path, reader, n
     elsewhere.write_bytes(case[name])
     folder = tmp_path / "case" / READERS[reader].entry
     for content, problem, message in (
-        (Link(str(elsewhere)), UnsafeFile, "out of its directory"),
+        (Link(str(elsewhere)), UnsafeFile, "outside its directory"),
         (Link("/dev/zero"), FormatError, name.rpartition("/")[2]),
         (Link(name.rpartition("/")[2]), FormatError, name.rpartition("/")[2]),
         (Pipe(), FormatError, name.rpartition("/")[2]),

@@ -1,4 +1,4 @@
-"""What a conversion will do, worked out from names, shapes and dtypes before a byte of output is written."""
+"""Plan a conversion from names, shapes and dtypes, before a byte of output is written."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 @dataclass(frozen=True)
 class Step:
-    """One parameter's way: from the source's names to the target's.
+    """The conversion of one parameter from the source's names to the target's.
 
     Attributes:
-        sources: name and shape of each source tensor.
-        operation: patterns of axes, source to zoo and zoo to target; "copy" where nothing moves.
-        ours: the parameter.
-        targets: name and shape of each target tensor.
-        dtype: of the source, and of the target if it is cast ("float32 -> bfloat16").
+        sources: Name and shape of each source tensor.
+        operation: Axis patterns, source to zoo and zoo to target; "copy" if nothing moves.
+        ours: Name of the parameter in zoo.
+        targets: Name and shape of each target tensor.
+        dtype: Dtype of the source, and of the target if it is cast ("float32 -> bfloat16").
     """
 
     sources: dict[str, tuple[int, ...]]
@@ -44,18 +44,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion that could be run.
+    """A conversion that can be run.
 
     Attributes:
-        source_format: what reads.
-        source: the opened checkpoint.
-        ours: its tensors in zoo's names and orientation, cast if asked for.
-        drops: source tensors that are not carried over, and why.
-        target_format: what writes.
-        target: what it will write.
-        options: how; on_bytes is put in when the plan runs.
-        notes: sentences about what is left behind or assumed.
-        dtype: that every tensor is cast to; None where each keeps its own.
+        source_format: Format that reads.
+        source: The opened checkpoint.
+        ours: Its tensors in zoo's names and orientation, cast if requested.
+        drops: Source tensors that are dropped, and why.
+        target_format: Format that writes.
+        target: The checkpoint that it will write.
+        options: Options for writing; on_bytes is set when the plan runs.
+        notes: Sentences about what is left out or assumed.
+        dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
     """
 
     source_format: Format
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of tensors that will be written."""
+        """The number of tensor bytes that will be written."""
         nbytes, encoding = self.target_format.nbytes, self.options.encoding
         return sum(nbytes(name, tensor, encoding) for name, tensor in self.target.tensors.items())
 
     def casts(self) -> dict[str, int]:
-        """Count the tensors whose dtype changes, by "from -> to"."""
+        """The number of tensors whose dtype changes, by "from -> to"."""
         counts: dict[str, int] = {}
         for step in self.steps():
             if " -> " in step.dtype:
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
+        """Whether all values are preserved: nothing is quantised or cast to a narrower dtype."""
         return (
             self.source.exact
             and not self.options.encoding
@@ -100,7 +100,7 @@ class Plan:
         )
 
     def steps(self) -> Iterator[Step]:
-        """Describe what happens to each parameter, in the order of the model."""
+        """Yield the steps of all parameters, in the order of the model."""
         config = self.source.config
         read = {row.ours: row for row in self.source_format.table.rows(config)}
         write = {row.ours: row for row in self.target_format.table.rows(self.target.config)}
@@ -121,7 +121,7 @@ class Plan:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole plan as plain JSON values."""
+        """Return the complete plan as plain JSON values."""
         return {
             "source": str(self.source.path),
             "source_format": self.source_format.name,
@@ -154,7 +154,7 @@ def plan_path(
     activation: str | None = None,
     strict: bool = False,
 ) -> Plan:
-    """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
+    """Plan the conversion of the checkpoint at a path. Arguments and errors are those of zoo.make_plan."""
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
     source = change_activation(source, activation)
@@ -206,7 +206,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
 
 
 def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
-    """Return GPT-2's vocabulary if a model has as many tokens, None for what must be another one."""
+    """Return GPT-2's vocabulary if the model has as many tokens, otherwise None."""
     return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 

@@ -28,28 +28,28 @@ from zoo.models.registry import Size
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        source: path of the source.
-        source_format: its format.
-        out: path of the output.
-        target_format: its format.
-        tensors: parameters carried over.
-        n_parameters: values in them.
-        bytes_written: of tensors.
-        dropped: source tensors that were not carried over -> why.
-        added: target tensors that follow from others.
-        tied: whether the head is the embedding.
-        prefix: that the source's names had.
-        cast: tensors cast, by "from -> to".
-        encoding: quantised way of storing, "" for none.
-        lossless: whether every value survived.
-        verified: whether the output was read back and compared.
-        notes: sentences about what was left behind or assumed.
-        seconds: wall-clock time.
-        peak_memory: anonymous memory in bytes above the start; None where the system does not tell.
-        provenance: what the output records of its origin.
+        source: Path of the source.
+        source_format: Format of the source.
+        out: Path of the output.
+        target_format: Format of the output.
+        tensors: Number of converted parameters.
+        n_parameters: Number of values in them.
+        bytes_written: Number of tensor bytes written.
+        dropped: Source tensors that were dropped -> why.
+        added: Derived tensors of the target.
+        tied: Whether the head is the embedding.
+        prefix: Prefix of the source's names.
+        cast: Number of cast tensors, by "from -> to".
+        encoding: Quantisation of the output; "" for none.
+        lossless: Whether all values were preserved.
+        verified: Whether the output was read back and compared.
+        notes: Sentences about what was left out or assumed.
+        seconds: Wall-clock time.
+        peak_memory: Anonymous memory in bytes above the start; None if the system does not report it.
+        provenance: Origin that the output records.
     """
 
     source: str
@@ -96,7 +96,7 @@ def convert_path(
     sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Convert the checkpoint at a path; zoo.convert describes arguments and errors."""
+    """Convert the checkpoint at a path. Arguments and errors are those of zoo.convert."""
     out = Path(out)
 
     def make_plan() -> Plan:
@@ -121,7 +121,7 @@ def run_plan(
     sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Plan a conversion, write the output and report on it; arguments and errors are those of zoo.convert."""
+    """Plan a conversion, write the output and report on it. Arguments and errors are those of zoo.convert."""
     start = time.perf_counter()
     check_output(out, force=force)
     with PeakMemory() as memory:
@@ -155,7 +155,7 @@ def run_plan(
 def _write(
     plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
 ) -> dict[str, Any]:
-    """Write what a plan describes, compare it, and return the provenance that the output records."""
+    """Write the output of a plan, compare it, and return the provenance that it records."""
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
@@ -197,12 +197,12 @@ def _stored(plan: Plan) -> Tensors:
 
 
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
-    """Read an output back and compare every source tensor with what the inverse rules make of it.
+    """Read an output back and compare every source tensor with what the inverse rules give.
 
-    A quantised output is compared, in its own names, with what quantising makes of the tensors.
+    A quantised output is compared, in its own names, with the quantised tensors.
 
     Raises:
-        VerificationFailed: a tensor differs; the message names it.
+        VerificationFailed: A tensor differs; the message names it.
     """
     again = plan.target_format.read(written, plan.target.config.to_dict())
     if plan.options.encoding:
@@ -219,7 +219,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
 
     def check(name: str) -> None:
         if name not in found or not same_tensor(expected[name], found[name]):
-            raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
+            raise VerificationFailed(f"{name} in the output differs from {plan.source.path}")
         on_bytes(expected[name].nbytes)
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -228,7 +228,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
-    """Add up bytes from several threads and tell on_progress."""
+    """Return a callback that adds up bytes from several threads and passes the sum to on_progress."""
     done, lock = 0, threading.Lock()
 
     def count(nbytes: int) -> None:

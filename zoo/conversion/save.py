@@ -42,13 +42,13 @@ def save(
         verify: whether to read the output back and compare it bit for bit with the model.
         force: whether an existing output may be replaced.
         sync: whether the output survives a power failure from the moment this returns.
-        on_progress: called with the bytes written and compared so far.
+        on_progress: Callback with the bytes written and compared so far.
 
     Raises:
-        OptionError: out's suffix means no format, and none is given; or the model has LoRA adapters.
-        CannotHold: the format has no place for this model or its dtype.
+        OptionError: No format is given and the suffix of out selects none, or the model has LoRA adapters.
+        CannotHold: The format cannot represent this model or its dtype.
         OutputError: out exists or cannot be written.
-        VerificationFailed: the output does not read back as the model.
+        VerificationFailed: The output differs from the model.
     """
     out = Path(out)
 

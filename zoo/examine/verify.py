@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what it should be: whole, finite, and not subtly rearranged."""
+"""Verify that a checkpoint is intact, finite and not rearranged."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROMPTS = (
 """Plain English that any GPT-2 predicts better than chance: the beginnings of Pride and Prejudice and of two tales."""
 
 _KNOWN = {
-    # What the first page of OpenAI's 124M says: three values at each end of the embedding, and greedy ids.
+    # How OpenAI's 124M is recognised: three values at each end of the embedding, and its greedy ids for a prompt.
     "gpt2-small": (
         (-0.11010301, -0.03926672, 0.03310751),
         (0.00704835, 0.15519823, 0.12067825),
@@ -56,7 +56,7 @@ def verify_path(
     run: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Verify the checkpoint at a path; zoo.verify describes arguments and errors."""
+    """Verify the checkpoint at a path. Arguments and errors are those of zoo.verify."""
     try:
         found, checkpoint = open_path(source, format=format, size=size)
         ours, drops = found.to_ours(checkpoint)
@@ -81,7 +81,7 @@ def verify_path(
 
 
 def _values(checkpoint: Checkpoint, ours: Tensors, on_progress: OnProgress | None) -> list[Check]:
-    """Read every tensor: its container compares checksums where it has some, and every value must be a number."""
+    """Read every tensor, which compares the container's checksums, and check that all values are finite."""
     bad, flat = [], []
     for name, tensor in counted(ours.items(), "values", len(ours), on_progress):
         try:
@@ -125,7 +125,7 @@ def _content(checkpoint: Checkpoint, ours: Tensors) -> Check:
 
 
 def _known(model: GPTModel) -> Check:
-    """Compare a published model with what it is known to say."""
+    """Compare a published model with its recorded answers."""
     import torch
 
     from zoo.generation.api import generate
@@ -138,16 +138,18 @@ def _known(model: GPTModel) -> Check:
             and torch.allclose(table[0, :3], torch.tensor(first), atol=1e-6)
         ):
             if not torch.allclose(table[50256, -3:], torch.tensor(last), atol=1e-6):
-                return Check("known answers", "failed", f"is OpenAI's {name} but for the embedding's end")
+                return Check(
+                    "known answers", "failed", f"resembles OpenAI's {name}, but the end of the embedding differs"
+                )
             options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": len(expected), "ignore_eos": True}
             ids = tuple(token.id for token in generate(model, list(prompt), **options))
-            said = "says what it is known to say" if ids == expected else f"says {list(ids)}, not {list(expected)}"
+            said = "gives the recorded answer" if ids == expected else f"says {list(ids)}, not {list(expected)}"
             return Check("known answers", "ok" if ids == expected else "failed", f"OpenAI's {name}: {said}")
     return Check("known answers", "skipped", "no published model whose answers are recorded")
 
 
 def _against(model: GPTModel, other: GPTModel, prompts: Sequence[str]) -> Check:
-    """Compare logits on the prompts."""
+    """Compare the logits on the prompts."""
     import torch
 
     if dataclasses.replace(model.config, dropout=0.0, vocab_rows=0) != dataclasses.replace(
@@ -158,7 +160,7 @@ def _against(model: GPTModel, other: GPTModel, prompts: Sequence[str]) -> Check:
     n = model.config.vocab_size
     with torch.no_grad():
         for prompt in prompts:
-            # Ids that a small vocabulary lacks become others: which ones are run matters little here.
+            # Ids outside a small vocabulary are replaced; which ids are run hardly matters here.
             ids = torch.tensor([model.tokenizer.encode(prompt)[: model.config.context_length]]) % n
             a, b = model(ids)[..., :n], other(ids)[..., :n]
             worst, largest = max(worst, (a - b).abs().max().item()), max(largest, a.abs().max().item())

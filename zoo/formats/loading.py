@@ -40,7 +40,7 @@ def load_path(
     for name, tensor in opened.tensors.items():
         module, _, leaf = name.rpartition(".")
         value = to_torch(tensor.astype(cast).load()).to(device)
-        # Names and shapes are checked already; load_state_dict would check them again, for half of the loading time.
+        # Names and shapes are already checked; load_state_dict would check them again, for half of the loading time.
         setattr(model.get_submodule(module), leaf, nn.Parameter(value))
     return model.eval()
 
@@ -60,5 +60,5 @@ def _usable(device: torch.device | str) -> torch.device:
 
 
 def _common_dtype(dtypes: set[np.dtype[np.generic]]) -> np.dtype[np.generic]:
-    """Return the one dtype there is, or float32 (float64, if there is any) for several: a model computes in one."""
+    """Return the dtype of all tensors, or float32 (float64, if present) for several: a model computes in one dtype."""
     return dtypes.pop() if len(dtypes) == 1 else max({DTYPES["float32"], *dtypes}, key=lambda dtype: dtype.itemsize)

@@ -37,7 +37,7 @@ def check_blobs(directory: Path, repository: str) -> None:
         checked[blob.name] = [state.st_size, state.st_mtime_ns, state.st_ino]
         if known.get(blob.name) != checked[blob.name] and (found := hash_file(blob)) != blob.name:
             blob.unlink()
-            problem = f"sends another file than it says: the SHA-256 is {found}, not {blob.name}; try again"
+            problem = f"sends a file whose SHA-256 is {found} instead of {blob.name}; try again"
             raise DownloadError(f"hf:{repository} {problem}")
     if any(known.get(name) != state for name, state in checked.items()):
         _write(record, {**known, **checked})

@@ -60,7 +60,7 @@ class Npz(zoo.Format):
                 for name, shape in shapes.items()
             }
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise CorruptFile(path, f"is no whole .npz of zoo-example ({error})") from error
+            raise CorruptFile(path, f"is not an intact .npz of zoo-example ({error})") from error
         return zoo.Checkpoint(path, found, tensors, files=(path,))
 
     def write(self, path: Path, checkpoint: zoo.Checkpoint, options: WriteOptions) -> None:

@@ -125,7 +125,7 @@ def read_bundle(prefix: Path) -> dict[str, LazyTensor]:
     """Open a checkpoint: its tensors, in the order of their names, as views of the mapped files.
 
     The views can be written to, which changes neither file. A tensor's checksum is compared when it is first loaded.
-    Partitioned variables are whole again. Tensors of byte strings have dtype object and load as bytes objects.
+    Partitioned variables are joined. Tensors of byte strings have dtype object and load as bytes objects.
 
     Raises:
         CorruptFile: the index is damaged, or a data file is shorter than it says.
@@ -143,7 +143,7 @@ def read_bundle(prefix: Path) -> dict[str, LazyTensor]:
             tensors[key.decode()] = LazyTensor(entry.shape, entry.dtype, load)
         except UnicodeDecodeError as error:
             raise CorruptFile(
-                index, f"the name of tensor {show(key)} is no UTF-8; copy or download it again"
+                index, f"the name of tensor {show(key)} is not UTF-8; copy or download it again"
             ) from error
     return tensors
 
@@ -192,7 +192,7 @@ def _key(name: str) -> bytes:
     try:
         key = name.encode()
     except UnicodeEncodeError as error:
-        raise CannotHold(f"the tensor's name {name!r} is no text, which TensorFlow cannot hold") from error
+        raise CannotHold(f"the tensor's name {name!r} is not text, which TensorFlow cannot hold") from error
     if not key or is_slice_key(key):
         raise CannotHold(f"TensorFlow reserves the name {name!r}; give the tensor another one")
     return key

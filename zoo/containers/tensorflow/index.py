@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[int, dict[bytes, bytes]]:
         if not 1 <= shards <= _MAX_SHARDS:
             raise Malformed(f"it says that there are {shards} data files")
     except Malformed as error:
-        problem = f"is no TensorFlow index, or a damaged one ({error}); copy or download it again"
+        problem = f"is not an intact TensorFlow index ({error}); copy or download it again"
         raise CorruptFile(path, problem) from error
     return shards, records
 

@@ -32,7 +32,7 @@ _MAX_ALL_VALUES_BYTES = 1 << 20  # an entry has some 30, and a field of it at le
 
 
 def mask_crc(crc: int) -> int:
-    """Return a CRC as LevelDB stores it: changed, so that the CRC of bytes with their CRC in them is no trivial one."""
+    """Return a CRC as LevelDB stores it: changed, so that the CRC of bytes with their CRC in them is not trivial."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -40,7 +40,7 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a table, in order.
 
     Raises:
-        Malformed: it is no table, or a damaged one.
+        Malformed: it is not an intact table.
     """
     if len(data) < _FOOTER_BYTES or data[-len(MAGIC) :] != MAGIC:
         raise Malformed("it does not end as an index does")
@@ -89,7 +89,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(block[-4:], "little")  # they are for binary search; we read everything
     end = len(block) - 4 * (restarts + 1)
     if end < 0:
-        raise Malformed("a block in it is cut short")
+        raise Malformed("a block in it is truncated")
     position, key = 0, b""
     while position < end:
         shared, position = read_varint(block, position)

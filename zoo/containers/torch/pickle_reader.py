@@ -140,12 +140,12 @@ class _Machine:
         if type(self.stack[-1]) is Opaque:
             return
         if type(self.stack[-1]) is not list:
-            raise TypeError("appends to something that is no list")
+            raise TypeError("appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def update(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
-            raise TypeError("sets an item of something that is no dict")
+            raise TypeError("sets an item of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][check_key(key)] = value
 
@@ -155,7 +155,7 @@ class _Machine:
 
     def add(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not set:
-            raise TypeError("adds to something that is no set")
+            raise TypeError("adds to something that is not a set")
         self.stack[-1].update(map(check_key, items))
 
     def find(self, module: Any, name: Any) -> None:
@@ -178,7 +178,7 @@ class _Machine:
             self.push(Opaque())
             return
         if type(function) is not Global or function.name not in self.functions or type(arguments) is not tuple:
-            raise UnsafeFile(self.path, f"its pickle calls something that is no function; {_ONLY_TENSORS}")
+            raise UnsafeFile(self.path, f"its pickle calls something that is not a function; {_ONLY_TENSORS}")
         # The functions copy, so a short pickle that calls them again and again on one long list could fill the memory.
         self.copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
         if self.copied > MAX_PICKLE_BYTES:

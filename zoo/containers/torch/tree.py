@@ -61,7 +61,7 @@ def check_tree(node: Any, path: Path) -> None:
 
     Raises:
         CorruptFile: it is nested too deeply, contains itself, or is too large.
-        FormatError: something in it is no plain value, such as a storage that belongs to no tensor.
+        FormatError: something in it is not a plain value, such as a storage that belongs to no tensor.
     """
     room = _MAX_NODES
 
@@ -121,7 +121,7 @@ def _is_short_tuple(value: Any) -> bool:
 
 
 def find_dtype(name: str) -> str | None:
-    """Return "float32" for "torch.float32", None for what is no dtype."""
+    """Return "float32" for "torch.float32", None for what is not a dtype."""
     module, _, short = name.rpartition(".")
     return short if module == "torch" and short in _DTYPES else None
 

@@ -50,7 +50,7 @@ class TorchZip:
         path: of the archive.
 
     Raises:
-        FormatError: it is no archive of torch.save, or not one that zoo reads.
+        FormatError: it is not an archive of torch.save, or not one that zoo reads.
         CorruptFile: it is damaged.
     """
 
@@ -117,7 +117,7 @@ class TorchZip:
 
 
 def is_torch_zip(path: Path) -> bool:
-    """Whether a file that begins as a zip archive does is one of torch.save, perhaps cut short."""
+    """Whether a file that begins as a zip archive does is one of torch.save, perhaps truncated."""
     with path.open("rb") as file:
         header = file.read(_LOCAL_HEADER.size)
         name_length = int.from_bytes(header[26:28], "little")
