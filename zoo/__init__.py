@@ -33,7 +33,7 @@ _HOME = {
     "diff": "zoo.api.checkpoints",
     "Diff": "zoo.examine.diff",
     "verify": "zoo.api.checkpoints",
-    "Check": "zoo.examine.verify",
+    "Check": "zoo.examine.arrangement",
     "push": "zoo.api.checkpoints",
     "Tokenizer": "zoo.text.tokenizer",
     "GPTModel": "zoo.models.gpt2.model",
@@ -63,8 +63,8 @@ if TYPE_CHECKING:
     from zoo.conversion.run import Report as Report
     from zoo.conversion.save import save as save
     from zoo.errors import ZooError as ZooError
+    from zoo.examine.arrangement import Check as Check
     from zoo.examine.diff import Diff as Diff
-    from zoo.examine.verify import Check as Check
     from zoo.formats.base import Checkpoint as Checkpoint
     from zoo.formats.base import Format as Format
     from zoo.formats.registry import get_format as get_format
