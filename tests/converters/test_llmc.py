@@ -274,7 +274,7 @@ def test_a_dtype_that_llmc_has_not_is_refused(tmp_path, path):
 
     mixed = small_model(PADDED, dtype=torch.float32)
     mixed.final_norm.to(torch.bfloat16)
-    with pytest.raises(CannotHold, match="these are bfloat16, float32; choose one with --dtype"):
+    with pytest.raises(CannotHold, match="these are bfloat16, float32; choose one with dtype=NAME"):
         zoo.save(mixed, tmp_path / "b.bin")
 
 

@@ -51,8 +51,9 @@ def path(tmp_path, peer):
 
 def test_nanogpt_loads_what_zoo_writes(tmp_path):
     """GPT(GPTConfig(**model_args)) loads the state dict strictly, as sample.py does, and computes the same logits."""
-    model = small_model(CONFIG)
+    model = small_model(CONFIG).float()
     zoo.save(model, tmp_path / "ckpt.pt")
+    model.double()
     checkpoint = torch.load(tmp_path / "ckpt.pt", weights_only=True)
     peer = Model(**checkpoint["model_args"]).double()
     peer.load_state_dict(checkpoint["model"], strict=True)

@@ -130,16 +130,18 @@ def test_impossible_settings_are_refused(options, message):
 
 
 def test_the_commands_draw(tmp_path, runs, monkeypatch):
-    """zoo plot RUNS, zoo plot losses RUNS and zoo plot temperature write files and print their names."""
+    """Zoo plot losses RUNS and zoo plot temperature write files and print their names."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
     (runs / "not-a-run").mkdir()
-    assert "loss.png\n" == run(main, ["plot", str(runs / "a"), str(runs / "b"), str(runs / "not-a-run")]).output
+    assert (
+        "loss.png\n" == run(main, ["plot", "losses", str(runs / "a"), str(runs / "b"), str(runs / "not-a-run")]).output
+    )
     assert f"{runs}/a/loss.png\n" == run(main, ["plot", "losses", str(runs / "a")]).output
-    assert "x.svg\n" == run(main, ["plot", "--out", "x.svg", str(runs / "a")]).output
+    assert "x.svg\n" == run(main, ["plot", "losses", "--out", "x.svg", str(runs / "a")]).output
     assert "Draw the losses" in run(main, ["plot", "losses", "--help"]).output
-    assert "runs/notes" in run(main, ["plot", "--help"]).output
+    assert "runs/notes" in run(main, ["plot", "losses", "--help"]).output
 
     model = zoo.create(zoo.GPTConfig(context_length=9, width=30, n_heads=5, n_layers=1), seed=1)
     zoo.save(model, tmp_path / "m.safetensors")

@@ -159,7 +159,8 @@ def _write(
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
-        content = pool.submit(hash_tensors, _stored(plan), plan.target.config) if plan.target_format.reads else None
+        known = plan.target_format.reads or not plan.options.encoding  # what an encoding makes of values is read back
+        content = pool.submit(hash_tensors, _stored(plan), plan.target.config) if known else None
         recorded = verify and recorded_hash(plan.source) is not None
         changed = plan.casts() or plan.options.encoding or plan.target.config != plan.source.config
         as_read = pool.submit(_hash_source, plan) if recorded and changed else content
