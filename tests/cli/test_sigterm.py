@@ -18,7 +18,7 @@ def test_sigterm_removes_the_temporary_files_of_a_conversion(tmp_path):
     zoo.save(zoo.create(config, seed=11), tmp_path / "m.safetensors")
     command = [sys.executable, "-m", "zoo", "convert", "-q", "--source", "m.safetensors", "--out", "out.gguf"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
-        while not list(tmp_path.glob(".zoo-*.tmp")) and process.poll() is None:
+        while not list(tmp_path.glob(".zoo-*.tmp/*")) and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(signal.SIGTERM)
         status = process.wait()

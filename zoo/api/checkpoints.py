@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.run import Report, convert_path
@@ -16,9 +16,11 @@ from zoo.examine.verify import PROMPTS, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
-from zoo.hub.push import Pushed, push_path
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.registry import Size
+
+if TYPE_CHECKING:
+    from zoo.hub.push import Pushed
 
 
 def open_checkpoint(
@@ -243,6 +245,8 @@ def push(
         MissingPackage: huggingface_hub is not installed.
         ZooError: the source cannot be converted.
     """
+    from zoo.hub.push import push_path  # imports requests, which conversions do not need
+
     return push_path(
         find_checkpoint(source, on_progress=on_progress),
         repository,

@@ -28,7 +28,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Return a run's checkpoints, the newest first. All are whole: they got their names last.
+    """Return a run's checkpoints, the newest first. All are complete: they got their names last.
 
     Links, which zoo does not make there, are none: they might lead anywhere.
     """

@@ -1,4 +1,4 @@
-"""A run is one process's at a time, and its checkpoints are whole, finite and its own."""
+"""A run is one process's at a time, and its checkpoints are complete, finite and its own."""
 
 import math
 
