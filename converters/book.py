@@ -9,16 +9,14 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from zoo.containers.safetensors import is_safetensors, write_safetensors
-from zoo.containers.state_dict import read_state_dict
-from zoo.containers.torch.file import is_torch_file, write_torch
+from zoo.containers.safetensors import write_safetensors
+from zoo.containers.torch.file import write_torch
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
-from zoo.converters.shared.masks import future_mask
-from zoo.errors import ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.converters.shared.masks import future_mask, is_future_mask
+from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
 
 _QKV = ("W_query", "W_key", "W_value")
 
@@ -52,7 +50,7 @@ class Book(Format):
             Rule("out_head.weight", "head.weight"),
         ),
         copies=(Copy("out_head.weight", "tok_emb.weight", written=True),),
-        derived=(Derived("trf_blocks.{i}.att.mask", future_mask, written=True),),
+        derived=(Derived("trf_blocks.{i}.att.mask", future_mask, written=True, accepts=is_future_mask),),
     )
     config_map = ConfigMap(
         fields=(),
@@ -61,16 +59,12 @@ class Book(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with the book's names."""
-        try:
-            if not (is_safetensors(path) or is_torch_file(path)):
-                return False
-            return {"trf_blocks.0.att.W_query.weight", "out_head.weight"} <= set(read_state_dict(path))
-        except ZooError:
-            return False
+        return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        return open_configless(self.table, read_state_dict(path), path, config)
+        state = normalise(self.table, *open_state_dict(path), path)
+        return open_configless(self.table, state, path, known, self.config_map.implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""

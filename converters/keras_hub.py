@@ -17,10 +17,9 @@ from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import CheckpointMismatch, CorruptFile, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
 _WEIGHTS = ("model.weights.h5", "model.weights.json")
@@ -87,7 +86,7 @@ class KerasHub(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, or the weights or their index in it."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
@@ -99,7 +98,7 @@ class KerasHub(Format):
         found, notes = self.config_map.read(theirs, config_file)
         provenance = metadata.get(_PROVENANCE, {})
         if not isinstance(provenance, dict):
-            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is no JSON object")
+            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is not a JSON object")
         tensors, files = read_shards(weights, read_hdf5)
         return Checkpoint(
             path,

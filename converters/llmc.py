@@ -25,7 +25,7 @@ from zoo.containers.files import map_file, parse_json
 from zoo.core.stream import write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
@@ -100,7 +100,7 @@ class LlmC(Format):
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own header counts."""
         data = map_file(path)
         found, version, padding = self._read_header(path, data)
@@ -120,7 +120,7 @@ class LlmC(Format):
         dtypes = {str(tensor.dtype) for tensor in tensors.values()}
         if len(dtypes) > 1:
             mixed = ", ".join(sorted(dtypes))
-            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with --dtype")
+            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with dtype=NAME")
         dtype = DTYPES[dtypes.pop()]
         if padding:
             tensors[_PADDING] = padding.astype(dtype)
@@ -158,11 +158,11 @@ class LlmC(Format):
         """Return the config, the version, and how many rows zoo added to the embedding."""
         header = data[:_HEADER_BYTES]
         if len(header) < _HEADER_BYTES:
-            raise CorruptFile(path, "is cut short inside its header; copy it again")
+            raise CorruptFile(path, "has a truncated header; copy it again")
         magic, version, *numbers = np.frombuffer(header, "<i4", 2 + len(_NUMBERS)).tolist()
         if magic != MAGIC or version not in _DTYPES:
             known = ", ".join(map(str, _DTYPES))
-            raise FormatError(path, f"is no checkpoint of llm.c in a version that zoo reads ({known})")
+            raise FormatError(path, f"is not a checkpoint of llm.c in a version that zoo reads ({known})")
         theirs = dict(zip(_NUMBERS, numbers, strict=True))
         if version in _UNPADDED:
             theirs["padded_vocab_size"] = theirs["vocab_size"]
@@ -172,9 +172,10 @@ class LlmC(Format):
             return config, version, 0
         try:
             config = GPTConfig.from_dict(parse_json(own.removeprefix(_OWN_MARK), path, "its zoo.config"))
-        except ConfigError as error:
+            contradicts = self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]
+        except (ConfigError, OverflowError) as error:
             raise FormatError(path, f"its zoo.config is impossible: {error}") from error
-        if self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]:
+        if contradicts:
             raise CorruptFile(path, "the config that zoo put into its header contradicts the rest of it")
         return config, version, -config.vocab_rows % _ROWS
 

@@ -12,14 +12,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from zoo.containers.state_dict import as_state_dict
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
+from zoo.converters.shared.state_dicts import find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
@@ -64,19 +63,19 @@ class Megatron(Format):
         model = tree.get("model") if isinstance(tree, dict) else None
         return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
-            raise FormatError(path, "has no model, so it is no checkpoint of Megatron core")
+            raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
         if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
-        tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
-        opened = open_configless(self.table, tensors, path, config)
+        state_dict = normalise(self.table, *find_state_dict(model, path), path)
+        opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
         if not state:
             return opened
-        note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"
+        note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
         return replace(opened, notes=(*opened.notes, note))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:

@@ -11,24 +11,25 @@ model_args have no `bias` are older than that and mean the approximation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo.containers.state_dict import as_state_dict
-from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
-from zoo.converters.shared.configless import read_records, torch_records
-from zoo.converters.shared.masks import causal_mask
+from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.configless import open_configless, read_records, torch_records
+from zoo.converters.shared.masks import causal_mask, is_causal_mask
+from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
+from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor
-from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.errors import ConfigError, FormatError
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
+from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.vocabulary import GPT2_N_TOKENS
 
-_PREFIX = "_orig_mod."
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
 
 
@@ -54,7 +55,7 @@ class NanoGPT(Format):
     name = "nanogpt"
     summary = "nanoGPT: ckpt.pt, from which its train.py can resume and its sample.py can sample"
     suffixes = (".pt",)
-    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False),))
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False, accepts=is_causal_mask),))
     # vocab_size counts rows, and bias is one switch for all layers: keys that stand twice are read into both fields,
     # and written from the second.
     config_map = ConfigMap(
@@ -73,30 +74,42 @@ class NanoGPT(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a torch file with a model and model_args."""
-        try:
-            tree = read_torch(path) if is_torch_file(path) else None
-        except ZooError:
+        """Whether it is nanoGPT's checkpoint, or a state dict with nanoGPT's names and orientation and no masks."""
+        path = _file(path)
+        tensors = try_state_dict(path, self.table)
+        qkv = tensors.get("transformer.h.0.attn.c_attn.weight")
+        if qkv is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
             return False
-        return isinstance(tree, dict) and {"model", "model_args"} <= set(tree)
+        return MASK.replace("{i}", "0") not in tensors or "model_args" in open_state_dict(path)[1]
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
-        """Open the file; the state of training is told of and stays behind."""
-        tree = read_torch(path)
-        if not isinstance(tree, dict) or not isinstance(args := tree.get("model_args"), dict):
-            raise FormatError(path, "has no model_args, so it is no checkpoint of nanoGPT")
-        prefix, tensors = strip_prefix(as_state_dict(tree.get("model"), path), (_PREFIX,))
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
+        """Open the file, or the ckpt.pt in a directory; the state of training is reported and stays behind."""
+        path = _file(path)
+        tensors, beside = open_state_dict(path)
+        if not isinstance(args := beside.get("model_args"), dict):
+            return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
+        state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
         return Checkpoint(
             path,
             self._read_config(args, own.config, path),
-            tensors,
-            prefix=prefix,
+            state.tensors,
+            prefix=state.prefix,
             vocabulary=own.vocabulary,
             files=(path,),
             provenance=own.provenance,
-            notes=tuple(_training_state(tree)),
+            notes=(*_training_state(beside), *state.notes),
+            left_behind=state.left_behind,
         )
+
+    def _read_plain(self, path: Path, state: StateDict, known: Known) -> Checkpoint:
+        """Open a state dict without model_args: nanoGPT computes GELU exactly, unless the user says otherwise."""
+        fields = {"activation": "gelu", **(known or {})}
+        opened = open_configless(self.table, state, path, fields, self.config_map.implied)
+        if "activation" in (known or {}):
+            return opened
+        advice = """trained with its tanh approximation, say --size '{"activation": "gelu_tanh"}'"""
+        return replace(opened, notes=(*opened.notes, f"the exact GELU is assumed, as nanoGPT has it; if {advice}"))
 
     def _read_config(self, args: dict[Any, Any], own: GPTConfig | None, path: Path) -> GPTConfig:
         known = {key for field in self.config_map.fields for key in field.keys}
@@ -135,8 +148,13 @@ class NanoGPT(Format):
         """Tell that nanoGPT will compute another activation than GPT-2's."""
         notes = super().notes(checkpoint)
         if checkpoint.config.activation == "gelu_tanh":
-            notes.append("nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)")
+            notes.append(f"nanoGPT will compute the exact GELU, not its tanh approximation. {ACTIVATION_DIFFERENCE}")
         return notes
+
+
+def _file(path: Path) -> Path:
+    """Return the checkpoint in an out/ directory of train.py."""
+    return path / "ckpt.pt" if is_there(path / "ckpt.pt") else path
 
 
 def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:
@@ -172,7 +190,7 @@ def _training_state(tree: dict[Any, Any]) -> list[str]:
     numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
     if not found and tree.get("iter_num", 0) == 0:
         return []
-    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+    return [f"the file has {', '.join(found + numbers)}; that is not part of the model and is left out"]
 
 
 def _number(value: Any) -> str:

@@ -14,9 +14,9 @@ from zoo.converters.huggingface import HuggingFace
 from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.tensors import Tensors
-from zoo.formats.base import Checkpoint, Format
-from zoo.formats.rules import Rule, Table, strip_prefix, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.base import Checkpoint, Format, Known
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Rule, Table, weight_and_bias
 
 _WEIGHTS = ("tf_model.h5", "tf_model.h5.index.json")
 _EMBEDDING = "wte/embeddings:0"
@@ -55,7 +55,7 @@ class TfH5(Format):
         """Whether it is a directory with config.json and weights of TensorFlow and of nothing else, or such weights."""
         return has_weights(path, _WEIGHTS) and (path.is_file() or not HuggingFace().sniff(path))
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, whatever other weights are in it, or its tf_model.h5 or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent

@@ -22,7 +22,7 @@ from zoo.containers.safetensors import (
 from zoo.converters.shared.quantized_matrices import ENCODING, packed, quantised, unpacked
 from zoo.core.tensors import Array, LazyTensor, Tensors
 from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Rule, Table
 from zoo.models.gpt2.config import GPTConfig
@@ -63,7 +63,7 @@ class ZooFile(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts."""
         tensors, metadata = read_safetensors(path)
         if "zoo.config" not in metadata:

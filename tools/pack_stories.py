@@ -1,4 +1,4 @@
-"""Make the model of the package, zoo/data/stories.safetensors, from its training run: bfloat16, without unused rows.
+"""Create the packaged model, zoo/data/stories.safetensors, from its training run: bfloat16, without unused rows.
 
 python tools/pack_stories.py runs/stories
 """
@@ -15,7 +15,7 @@ import numpy as np
 import zoo
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES
-from zoo.formats.rules import to_theirs
+from zoo.formats.mapping import to_theirs
 
 OUT = Path(__file__).resolve().parents[1] / "zoo" / "data" / "stories.safetensors"
 

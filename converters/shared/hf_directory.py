@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.containers.files import read_json, write_json
+from zoo.converters.shared.hf_config import TOKENS
 from zoo.core.paths import is_there
 from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint
@@ -14,7 +15,6 @@ from zoo.formats.config_map import ConfigMap
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
 
-TOKENS = "zoo_vocab_size"  # config.json knows only the rows; transformers passes over keys it does not know
 _SPECIAL_IDS = ("bos_token_id", "eos_token_id")
 
 
@@ -67,7 +67,7 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
             "added_tokens.json": json.dumps(extra) if extra else "",
         }
     except (KeyError, TypeError) as error:
-        raise FormatError(file, f"is no tokenizer of transformers ({error!r}); copy it again") from error
+        raise FormatError(file, f"is not a tokenizer of transformers ({error!r}); copy it again") from error
     return Vocabulary.from_json(json.dumps(fields), file)
 
 

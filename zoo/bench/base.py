@@ -1,4 +1,4 @@
-"""What a contender is: one way to run a model, behind one method."""
+"""The interface of a contender: one way to run a model, behind one method."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from pathlib import Path
 from typing import ClassVar
 
 Taken = tuple[float, int]
-"""time.perf_counter() after a token, and its id."""
+"""time.perf_counter() after a token, and the id of the token."""
 
 
 class Contender:
-    """One way to run a model, alone in a process of its own.
+    """One way to run a model, in its own process.
 
     Attributes:
-        packages: any of which must be importable.
-        distribution: what pip installs it from.
-        format: of the files that it reads.
-        dtypes: for each of zoo's precisions that it has, the dtype its file is converted to.
-        batches: whether it continues several prompts at once.
-        nbytes: of weights that a token reads; None where that is not known.
-        cached_nbytes: of keys and values that a token reads of each one before it; likewise.
+        packages: Packages of which one must be importable.
+        distribution: Distribution that pip installs it from.
+        format: Format of the files that it reads.
+        dtypes: Dtype that its file is converted to, for each supported precision of zoo.
+        batches: Whether it can continue several prompts at once.
+        nbytes: Bytes of weights that are read per token; None if unknown.
+        cached_nbytes: Bytes of keys and values that are read per token and earlier token; None if unknown.
     """
 
     packages: ClassVar[tuple[str, ...]]
@@ -34,5 +34,5 @@ class Contender:
         """Load a file."""
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        """Continue prompts (B, T) greedily by n tokens each; return when each came, and its id in the first row."""
+        """Continue prompts (B, T) greedily by n tokens; return the time of each token and its id in the first row."""
         raise NotImplementedError

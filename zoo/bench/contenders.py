@@ -42,7 +42,7 @@ class Zoo(Contender):
 
 
 class Transformers(Contender):
-    """transformers' generate, with its cache."""
+    """generate of transformers, with its cache."""
 
     packages, distribution, format = ("transformers",), "transformers", "huggingface"
     dtypes: ClassVar = {"float32": "float32", "bfloat16": "bfloat16"}
@@ -62,7 +62,7 @@ class Transformers(Contender):
         ids, taken = torch.tensor(prompts), []
 
         def on_token(ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-            """What generate asks after each token: which rows shall stop."""
+            """Return which rows should stop; generate calls it after each token."""
             taken.append((time.perf_counter(), int(ids[0, -1])))
             return torch.zeros(len(ids), dtype=torch.bool)
 
@@ -80,7 +80,7 @@ class Transformers(Contender):
 
 
 class CTranslate2(Contender):
-    """CTranslate2's generator."""
+    """The generator of CTranslate2."""
 
     packages, distribution, format = ("ctranslate2",), "ctranslate2", "ctranslate2"
     dtypes: ClassVar = {"float32": "float32", "int8": "int8"}
@@ -108,7 +108,7 @@ class CTranslate2(Contender):
 
 
 class Book(Contender):
-    """The loop of "Build a Large Language Model (From Scratch)", which has no cache, with zoo's torch model."""
+    """The loop of "Build a Large Language Model (From Scratch)" without a cache, with zoo's torch model."""
 
     packages, distribution, format = ("torch",), "torch", "zoo"
     dtypes: ClassVar = {"float32": "float32"}

@@ -1,4 +1,4 @@
-"""Runtimes that run zoo's own ONNX export, with its key-value cache as inputs and outputs."""
+"""Runtimes that run zoo's own ONNX export, with its KV cache as inputs and outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class OnnxContender(Contender):
-    """Greedy decoding over a graph with the inputs input_ids and past_key_values.*, and the outputs logits and present.*.
+    """Greedy decoding with a graph from input_ids and past_key_values.* to logits and present.*.
 
     Attributes:
         shapes: for each input of the cache, (heads, head size).

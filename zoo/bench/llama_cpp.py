@@ -50,7 +50,7 @@ class LlamaCppPython:
 
     def tokens(self, prompt: list[int]) -> Iterator[int]:
         """Yield greedy tokens without end."""
-        self._llama.reset()  # or it would keep what it has of the same prompt
+        self._llama.reset()  # otherwise it would reuse the cache of the same prompt
         tokens: Iterator[int] = self._llama.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0)
         return tokens
 

@@ -1,8 +1,8 @@
-"""zoo and its peers on the same weights, threads and prompts, in turns.
+"""Run zoo and other libraries alternately on the same weights, with the same threads and prompts.
 
-A precision at a time, each contender in a process of its own. In every round each generates once while the others
-wait, so that a busy moment of the machine falls on all alike; ratios and shares are taken within a round. Reported are
-the medians of the rounds.
+Precisions are measured one after the other, each contender in its own process. In every round, each contender generates
+once while the others wait, so that other load affects all alike. Ratios and percentages are computed within a round;
+the medians of all rounds are reported.
 """
 
 from __future__ import annotations
@@ -17,44 +17,67 @@ from typing import Any
 from zoo.bench.options import Settings
 from zoo.bench.probe import Machine
 from zoo.bench.process import busy_cores
-from zoo.bench.turns import Turns
+from zoo.bench.turns import Row, Turns
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.gpt2.config import GPTConfig
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 def bench(
-    source: str | Path, settings: Settings | None = None, on_progress: Callable[[str], object] | None = None
+    source: str | Path,
+    settings: Settings | None = None,
+    on_progress: Callable[[str], object] = _ignore,
+    on_row: Callable[[Row], object] = _ignore,
 ) -> dict[str, Any]:
-    """Measure how fast a model runs here.
+    """Measure the speed of a model on this machine.
 
     Args:
-        source: checkpoint of any format, or a model's name.
-        settings: what to measure.
-        on_progress: called with a few words before each piece of work.
+        source: Checkpoint of any format, or the name of a model.
+        settings: What to measure.
+        on_progress: Callback with a short description before each part of the work.
+        on_row: Callback with each row, as soon as its precision is measured.
 
     Returns:
-        {"model", "machine", "settings", "left_out", "rows"}. left_out says which peers took no part, and why. A row
-        is a contender in a precision: tokens/s, seconds, bytes; of zoo the shares of what the machine can do, of a
-        peer "zoo_is_faster", how many times as fast zoo is.
+        {"interrupted", "model", "machine", "settings", "left_out", "rows"}. left_out has the libraries that took no
+        part or failed, and the reasons. After Ctrl-C the rows are those of the finished rounds. Each row is a
+        contender in a precision: tokens/s, seconds and bytes; for zoo also the fractions of the machine's limits, for
+        others "zoo_is_faster", zoo's speed-up over them.
 
     Raises:
-        OptionError: a setting is out of its range, or a name is unknown.
-        ZooError: the checkpoint is damaged, the engine was not built, or a peer failed.
+        OptionError: A setting is out of range, or a name is unknown.
+        ZooError: The checkpoint is corrupt, the engine was not compiled, or it failed.
     """
-    settings, on_progress = settings or Settings(), on_progress or (lambda _: None)
+    settings = settings or Settings()
     path, left_out = find_checkpoint(source), settings.left_out()
     checkpoint = open_path(path)[1]
     config = checkpoint.config
     settings = settings.resolve(config)
-    machine, rows = Machine(settings.threads or 1), []
+    machine = Machine(settings.threads or 1)
+    rows: list[Row] = []
+    interrupted = False
     with busy_cores(settings.busy):
         for precision in settings.precisions:
             with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
                 on_progress(f"{precision}: files are converted")
                 turns = Turns(path, config, checkpoint.vocabulary, settings, precision, Path(directory))
-                rows += turns.run(machine, on_progress)
+                try:
+                    turns.run(machine, on_progress)
+                except KeyboardInterrupt:
+                    interrupted = True
+            for row in turns.rows():
+                rows.append(row)
+                on_row(row)
+            left_out |= turns.failed
+            if interrupted:
+                break
+    if interrupted and not rows:
+        raise KeyboardInterrupt
     return {
+        "interrupted": interrupted,
         "model": {"source": str(source), "parameters": config.n_parameters, "config": config.to_dict()},
         "machine": {
             "threads": settings.threads,
@@ -68,10 +91,10 @@ def bench(
 
 
 def write_random(name: str | GPTConfig, out: Path) -> None:
-    """Write a zoo file with random weights of a registered shape, or of a config.
+    """Write a zoo file with random weights in the shape of a registered model or a config.
 
     Raises:
-        UnknownName: no config is registered under this name.
+        UnknownName: No config is registered under this name.
         OutputError: out cannot be written.
     """
     from zoo.conversion.save import save
