@@ -189,7 +189,6 @@ class Run:
         if here.is_main:
             with alone(self.path):
                 sweep(self.path)
-        here.barrier()
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)
