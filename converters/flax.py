@@ -11,7 +11,7 @@ from pathlib import Path
 from zoo.containers.files import read_json, write_json
 from zoo.containers.flax_params import read_flax, write_flax
 from zoo.converters.huggingface import HuggingFace
-from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.hf_directory import has_weights, read_config, write_config
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
 from zoo.formats.base import Checkpoint, Format, WriteOptions
@@ -62,8 +62,7 @@ class Flax(Format):
         """Open a directory, whatever other weights are in it, or its flax_model.msgpack or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        vocabulary = read_vocabulary(directory)
-        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
+        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
         tensors, files = read_shards(weights, read_flax)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
         provenance = directory / PROVENANCE_FILE

@@ -12,7 +12,7 @@ import numpy as np
 from zoo.containers.files import write_json
 from zoo.containers.safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
 from zoo.containers.state_dict import read_state_dict
-from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, write_config
 from zoo.converters.shared.shards import find_weights, read_shards, split_shards
 from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, WriteOptions
@@ -103,8 +103,7 @@ class HuggingFace(Format):
     def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
         """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
         directory = path if path.is_dir() else path.parent
-        vocabulary = read_vocabulary(directory)
-        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
+        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
         tensors, files = read_shards(find_weights(path, _WEIGHTS), read_state_dict)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
         return Checkpoint(

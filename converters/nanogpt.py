@@ -24,8 +24,9 @@ from zoo.errors import ConfigError, FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.formats.vocabulary import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import GPT2_N_TOKENS
+from zoo.text.gpt2 import GPT2_N_TOKENS
 
 _PREFIX = "_orig_mod."
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
@@ -97,15 +98,17 @@ class NanoGPT(Format):
             raise FormatError(path, "has no model_args, so it is no checkpoint of nanoGPT")
         prefix, tensors = strip_prefix(as_state_dict(tree.get("model"), path), (_PREFIX,))
         own = read_records(path)
+        found = self._read_config(args, own.config, path)
+        vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
         return Checkpoint(
             path,
-            self._read_config(args, own.config, path),
+            found,
             tensors,
             prefix=prefix,
-            vocabulary=own.vocabulary,
+            vocabulary=vocabulary,
             files=(path,),
             provenance=own.provenance,
-            notes=tuple(_training_state(tree)),
+            notes=(*_training_state(tree), *guess),
         )
 
     def _read_config(self, args: dict[Any, Any], own: GPTConfig | None, path: Path) -> GPTConfig:

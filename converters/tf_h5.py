@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.containers.hdf5.reader import read_hdf5
 from zoo.converters.huggingface import HuggingFace
-from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary
+from zoo.converters.shared.hf_directory import has_weights, read_config
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.tensors import Tensors
 from zoo.formats.base import Checkpoint, Format
@@ -63,8 +63,7 @@ class TfH5(Format):
         """Open a directory, whatever other weights are in it, or its tf_model.h5 or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        vocabulary = read_vocabulary(directory)
-        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
+        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
         tensors, files = read_shards(weights, read_hdf5)
         prefix, tensors = strip_prefix(tensors, (_prefix(tensors),))
         if _EMBEDDING not in tensors:

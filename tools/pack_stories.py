@@ -16,6 +16,7 @@ import zoo
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES
 from zoo.formats.rules import to_theirs
+from zoo.text.vocabulary import Vocabulary
 
 OUT = Path(__file__).resolve().parents[1] / "zoo" / "data" / "stories.safetensors"
 
@@ -39,7 +40,10 @@ def main() -> None:
         "settings": {key: settings["config"][key] for key in ("lr", "batch_size", "context", "seed", "weight_decay")},
     }
     packed = replace(
-        checkpoint, tensors=to_theirs(ZooFile.table, half, checkpoint.config), vocabulary=None, provenance=provenance
+        checkpoint,
+        tensors=to_theirs(ZooFile.table, half, checkpoint.config),
+        vocabulary=Vocabulary.gpt2(),
+        provenance=provenance,
     )
     OUT.unlink(missing_ok=True)
     ZooFile().write_compact(OUT, packed)

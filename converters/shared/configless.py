@@ -20,6 +20,7 @@ from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint
 from zoo.formats.rules import Table, same_tensor
+from zoo.formats.vocabulary import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
@@ -61,8 +62,7 @@ def read_records(path: Path) -> Records:
 
 def text_records(checkpoint: Checkpoint) -> dict[str, str]:
     """Return what to add to the metadata of a safetensors file, beside the provenance, which its writer adds."""
-    config = {CONFIG: json.dumps(checkpoint.config.to_dict())}
-    return {**config, VOCABULARY: checkpoint.vocabulary.to_json()} if checkpoint.vocabulary else config
+    return {CONFIG: json.dumps(checkpoint.config.to_dict()), VOCABULARY: checkpoint.vocabulary.to_json()}
 
 
 def torch_records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
@@ -79,14 +79,15 @@ def open_configless(table: Table, tensors: dict[str, LazyTensor], path: Path, kn
     """
     own = read_records(path)
     found, notes = (own.config, []) if own.config else config_from_shapes(table, tensors, known, path)
+    vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
     return Checkpoint(
         path,
         found,
         tensors,
-        vocabulary=own.vocabulary,
+        vocabulary=vocabulary,
         files=(path,),
         provenance=own.provenance,
-        notes=tuple(notes),
+        notes=(*notes, *guess),
     )
 
 

@@ -22,7 +22,8 @@ from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
 from zoo.formats.rules import same_tensor, to_ours, to_theirs
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import ALPHABET, Vocabulary
+from zoo.text.gpt2 import ALPHABET
+from zoo.text.vocabulary import Vocabulary
 
 ODD = GPTConfig(
     vocab_size=97,
@@ -396,7 +397,9 @@ def custom_vocabulary():
     texts = [char for _, char in ALPHABET] + ["he", "ll", "hell", "hello", "<|endoftext|>"]
     encoder = {text: i for i, text in enumerate(texts)} | {"[MASK]": 262}
     merges = b"#version: 0.2\nh e\nl l\nhe ll\nhell o\n"
-    return Vocabulary(json.dumps(encoder).encode(), merges, json.dumps({"<|user|>": 263, "jolly": 264}).encode())
+    return Vocabulary.byte_level(
+        json.dumps(encoder).encode(), merges, json.dumps({"<|user|>": 263, "jolly": 264}).encode()
+    )
 
 
 def test_gpt2s_own_vocabulary_is_recognised(tmp_path):
@@ -444,7 +447,7 @@ def test_another_vocabulary_comes_back_with_its_meaning(tmp_path):
 
 def test_a_tokenizer_without_an_end_is_noted(tmp_path):
     """Where no token is <|endoftext|>, llama.cpp takes its default, which is some other token."""
-    vocabulary = Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
+    vocabulary = Vocabulary.byte_level(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
     checkpoint = Checkpoint(tmp_path, WIDE, {}, vocabulary=vocabulary)
 
     assert get_format("gguf").notes(checkpoint) == [

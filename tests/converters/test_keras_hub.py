@@ -22,8 +22,9 @@ from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
 from zoo.models.gpt2.config import GPTConfig
+from zoo.text.gpt2 import ALPHABET
 from zoo.text.tokenizer import Tokenizer
-from zoo.text.vocabulary import ALPHABET, Vocabulary
+from zoo.text.vocabulary import Vocabulary
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "keras-hub"
@@ -147,7 +148,7 @@ def test_without_a_vocabulary_there_is_no_preprocessor(directory):
 def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
     """Its tokenizer needs <|endoftext|>; without it the files are there for zoo, and a note says so."""
     words = {char: i for i, (_, char) in enumerate(ALPHABET)}
-    vocabulary = Vocabulary(json.dumps(words).encode(), b"#version: 0.2\n")
+    vocabulary = Vocabulary.byte_level(json.dumps(words).encode(), b"#version: 0.2\n")
     config = CONFIG.replace(vocab_size=256)
     zoo.save(small_model(config, dtype=torch.float32, tokenizer=Tokenizer(vocabulary)), tmp_path / "a", to="keras-hub")
     (note,) = get_format("keras-hub").notes(Checkpoint(tmp_path, config, {}, vocabulary=vocabulary))
@@ -159,7 +160,7 @@ def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
 
 def test_added_tokens_are_words_that_are_not_split(tmp_path):
     """Keras Hub has no list of added tokens; they go into the vocabulary, and zoo finds them again."""
-    vocabulary = Vocabulary(b'{"<|endoftext|>": 0, "a": 1}', b"", b'{"<user>": 2}')
+    vocabulary = Vocabulary.byte_level(b'{"<|endoftext|>": 0, "a": 1}', b"", b'{"<user>": 2}')
     config = CONFIG.replace(vocab_size=3)
     zoo.save(small_model(config, dtype=torch.float32, tokenizer=Tokenizer(vocabulary)), tmp_path / "a", to="keras-hub")
     tokenizer = json.loads((tmp_path / "a" / "tokenizer.json").read_text())

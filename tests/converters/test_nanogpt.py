@@ -240,7 +240,7 @@ def test_what_nanogpt_has_not_is_refused(tmp_path, change, reason):
 
 def test_a_tokenizer_of_its_own_comes_back(tmp_path):
     """The vocabulary lies beside the tensors, where nanoGPT does not look."""
-    vocabulary = Vocabulary(b'{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}', b"#version: 0.2\na b\n")
+    vocabulary = Vocabulary.byte_level(b'{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}', b"#version: 0.2\na b\n")
     model = small_model(CONFIG, dtype=torch.float32, tokenizer=zoo.Tokenizer(vocabulary))
     zoo.save(model, tmp_path / "ckpt.pt")
 

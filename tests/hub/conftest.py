@@ -4,10 +4,10 @@ import pytest
 from bucket import write_table
 from cases import counts
 from weights_server import WeightsServer
-from zoo.hub.http import client as http
-from zoo.hub.http import transfer
 
 import zoo
+from zoo.hub.http import client as http
+from zoo.hub.http import transfer
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import time
 import faults as bad
 import pytest
 from weights_server import Handler, WeightsServer
-from zoo.hub.http import client as http
-from zoo.hub.http import transfer
 
 from zoo.errors import DownloadError
+from zoo.hub.http import client as http
+from zoo.hub.http import transfer
 from zoo.hub.http.client import Client
 from zoo.hub.http.sha256 import Hasher
 from zoo.hub.http.transfer import fetch

@@ -13,10 +13,10 @@ import faults as bad
 import pytest
 from cases import counts
 from weights_server import WeightsServer
-from zoo.hub.http import client as http
-from zoo.hub.http import transfer
 
 from zoo.errors import DownloadError, OutputError
+from zoo.hub.http import client as http
+from zoo.hub.http import transfer
 from zoo.hub.http.client import Client
 from zoo.hub.http.partial_file import Part
 from zoo.hub.http.transfer import fetch

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from zoo.core.tensors import DTYPES, Tensors, get_dtype
+from zoo.core.tensors import DTYPES, LazyTensor, Tensors, get_dtype
 from zoo.errors import CannotHold, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.content_hash import PADDED, unpadded
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.formats.rules import Drop, to_theirs
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Plan:
         target: what it will write.
         options: how; on_bytes is put in when the plan runs.
         notes: sentences about what is left behind or assumed.
+        unheld: what of the vocabulary and the special tokens has no place; among the notes, too.
         dtype: that every tensor is cast to; None where each keeps its own.
     """
 
@@ -62,7 +63,13 @@ class Plan:
     target: Checkpoint
     options: WriteOptions
     notes: list[str]
+    unheld: list[str]
     dtype: np.dtype[np.generic] | None
+
+    @property
+    def config(self) -> GPTConfig:
+        """The config of the target; the source's, but for rows of padding."""
+        return self.target.config
 
     @property
     def nbytes(self) -> int:
@@ -80,15 +87,28 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
-        return not self.options.encoding and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+        """Whether every value, token and special token survives, in the same or a wider dtype.
+
+        Rows of padding count as values unless they are all zero.
+        """
+        if self.options.encoding or self.unheld:
+            return False
+        return all(_widens(*cast.split(" -> ")) for cast in self.casts()) and not self.padding_has_values()
+
+    def padding_has_values(self) -> bool:
+        """Whether rows of padding that are left out hold anything but zeros."""
+        n = self.config.vocab_rows
+        if n == self.source.config.vocab_rows:
+            return False
+        source, _ = self.source_format.to_ours(self.source)
+        return any(bool(np.any(source[name].load()[n:] != 0)) for name in PADDED if name in source)
 
     def steps(self) -> Iterator[Step]:
         """Describe what happens to each parameter, in the order of the model."""
-        config = self.source.config
-        read = {row.ours: row for row in self.source_format.table.rows(config)}
-        write = {row.ours: row for row in self.target_format.table.rows(config)}
-        source_shapes, target_shapes = (f.table.shapes(config) for f in (self.source_format, self.target_format))
+        read = {row.ours: row for row in self.source_format.table.rows(self.source.config)}
+        write = {row.ours: row for row in self.target_format.table.rows(self.config)}
+        source_shapes = self.source_format.table.shapes(self.source.config)
+        target_shapes = self.target_format.table.shapes(self.config)
         for ours, tensor in self.ours.items():
             before, after = read[ours], write[ours]
             back = " -> ".join(side.strip() for side in reversed(after.how.split("->"))) if after.how else ""
@@ -109,7 +129,7 @@ class Plan:
             "source": str(self.source.path),
             "source_format": self.source_format.name,
             "target_format": self.target_format.name,
-            "config": self.source.config.to_dict(),
+            "config": self.config.to_dict(),
             "prefix": self.source.prefix,
             "steps": [vars(step) for step in self.steps()],
             "dropped": {drop.name: drop.why for drop in self.drops},
@@ -122,7 +142,7 @@ class Plan:
 
     def added(self) -> list[str]:
         """List the target's tensors that follow from others: masks, and the copy of a tied head."""
-        parameters = self.target_format.table.shapes(self.source.config)
+        parameters = self.target_format.table.shapes(self.config)
         return [name for name in self.target.tensors if name not in parameters]
 
 
@@ -143,15 +163,25 @@ def plan_path(
     cast = get_dtype(dtype) if dtype and not options.encoding else None
     if cast is not None:
         ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
-    _check_target(target_format, source.config, ours)
-    target = Checkpoint(
-        path=Path(),
-        config=source.config,
-        tensors=to_theirs(target_format.table, ours, source.config),
-        vocabulary=source.vocabulary or usual_vocabulary(source.config),
-    )
-    notes = [*source.notes, *target_format.notes(target)]
-    return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
+    config, ours = trimmed(target_format, source.config, ours)
+    _check_target(target_format, config, ours)
+    theirs = to_theirs(target_format.table, ours, config)
+    target = Checkpoint(path=Path(), config=config, tensors=theirs, vocabulary=source.vocabulary)
+    unheld = target_format.unheld(target)
+    notes = [*source.notes, *target_format.notes(target), *unheld]
+    if n := source.config.vocab_rows - config.vocab_rows:
+        notes.append(f"{n} rows of padding, which are not tokens, are left out")
+    return Plan(source_format, source, ours, drops, target_format, target, options, notes, unheld, cast)
+
+
+def trimmed(target: Format, config: GPTConfig, ours: Tensors) -> tuple[GPTConfig, dict[str, LazyTensor]]:
+    """Leave out rows of padding, unless the target keeps them apart from tokens.
+
+    Other programs would take the rows for tokens: zeros give logits of 0, which win where all others are negative.
+    """
+    if target.pads or config.vocab_rows == config.vocab_size:
+        return config, dict(ours)
+    return config.replace(vocab_rows=0), {name: unpadded(name, tensor, config) for name, tensor in ours.items()}
 
 
 def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> WriteOptions:
@@ -163,11 +193,6 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
     return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
-
-
-def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
-    """Return GPT-2's vocabulary if a model has as many tokens, None for what must be another one."""
-    return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:

@@ -22,7 +22,7 @@ from zoo.core.output import atomic_output, check_output
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
 from zoo.errors import OptionError, VerificationFailed
-from zoo.formats.content_hash import hash_tensors
+from zoo.formats.content_hash import PADDED, hash_tensors
 from zoo.formats.opening import check_redundant
 from zoo.formats.registry import usable_formats
 from zoo.formats.rules import same_tensor, to_theirs
@@ -114,7 +114,7 @@ def convert_path(
         out=str(out),
         target_format=target_name,
         tensors=len(plan.ours),
-        n_parameters=plan.source.config.n_parameters,
+        n_parameters=plan.config.n_parameters,
         bytes_written=plan.nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
         added=plan.added(),
@@ -142,7 +142,7 @@ def run_plan(
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
         # Quantising makes other tensors than these, so that their hash would not be that of the output.
-        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.source.config)
+        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.config)
         provenance = Provenance(plan, pool.submit(hash_files, plan.source.files), content)
         target = replace(plan.target, provenance=provenance)
         options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
@@ -195,18 +195,20 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     Raises:
         VerificationFailed: a tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config)
+    again = plan.target_format.read(written, plan.config)
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
         found: Tensors = again.tensors
     else:
         ours, _ = plan.target_format.to_ours(again)
-        names = plan.source_format.table.shapes(plan.source.config)
-        expected = {name: plan.source.tensors[name] for name in names}
+        table = plan.source_format.table
+        expected = {name: plan.source.tensors[name] for name in table.shapes(plan.config)}
         if plan.dtype is not None:
             expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
-        found = to_theirs(plan.source_format.table, ours, plan.source.config)
+        if plan.config != plan.source.config:
+            expected |= {name: tensor for name, tensor in _unpadded(plan).items() if name in expected}
+        found = to_theirs(table, ours, plan.config)
 
     def check(name: str) -> None:
         if name not in found or not same_tensor(expected[name], found[name]):
@@ -216,6 +218,13 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(check, expected):
             pass
+
+
+def _unpadded(plan: Plan) -> Tensors:
+    """Return the source's embedding and head, in its own names, without their rows of padding."""
+    theirs = to_theirs(plan.source_format.table, plan.ours, plan.config)
+    names = [name for row in plan.source_format.table.rows(plan.config) if row.ours in PADDED for name in row.theirs]
+    return {name: theirs[name] for name in names}
 
 
 def hash_files(files: tuple[Path, ...]) -> dict[str, str]:

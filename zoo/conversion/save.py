@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.conversion.plan import usual_vocabulary
+from zoo.conversion.plan import trimmed
 from zoo.conversion.run import format_of_suffix
 from zoo.core.output import atomic_output
 from zoo.core.tensors import LazyTensor
@@ -14,6 +14,7 @@ from zoo.formats.registry import get_format
 from zoo.formats.rules import to_theirs
 from zoo.models.arrays import to_numpy
 from zoo.models.gpt2.model import GPTModel
+from zoo.text.vocabulary import Vocabulary
 
 
 def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool = False) -> None:
@@ -32,7 +33,7 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
     """
     out = Path(out)
     target = get_format(to or format_of_suffix(out))
-    if reasons := target.cannot_hold(model.config):
+    if reasons := target.cannot_hold(trimmed(target, model.config, {})[0]):
         raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
     state = model.state_dict()
     if any("lora_" in name for name in state):
@@ -41,11 +42,13 @@ def save(model: GPTModel, out: str | Path, *, to: str | None = None, force: bool
         )
         raise OptionError(f"the model has LoRA adapters, which {target.name} has no place for; {hint}")
     ours = {name: LazyTensor.of(to_numpy(state[name])) for name in model.config.parameter_shapes()}
+    config, ours = trimmed(target, model.config, ours)
+    vocabulary = model.tokenizer.vocabulary  # a model made from scratch has GPT-2's, whatever its size
     checkpoint = Checkpoint(
         Path(),
-        model.config,
-        to_theirs(target.table, ours, model.config),
-        vocabulary=model.tokenizer.vocabulary or usual_vocabulary(model.config),
+        config,
+        to_theirs(target.table, ours, config),
+        vocabulary=vocabulary if vocabulary.n_tokens <= config.vocab_rows else Vocabulary(),
     )
     needed = sum(target.nbytes(name, tensor, "") for name, tensor in checkpoint.tensors.items())
     with atomic_output(out, needed=needed, force=force) as temporary:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.core.statistics import statistics
 from zoo.core.tensors import Tensors
-from zoo.errors import ZooError
+from zoo.errors import OptionError, ZooError
 from zoo.formats.base import Format
 from zoo.formats.opening import check_redundant, open_path
 from zoo.models.gpt2.config import GPTConfig
@@ -132,7 +132,11 @@ def _arrangement(model: GPTModel, prompts: Sequence[str]) -> Check:
 
     No shape tells whether a C x C matrix is transposed, or which third of a 3C x C one is the query.
     """
-    if (n := max(i for prompt in prompts for i in model.tokenizer.encode(prompt))) >= model.config.vocab_size:
+    try:
+        n = max(i for prompt in prompts for i in model.tokenizer.encode(prompt))
+    except OptionError as error:  # a vocabulary that is missing, damaged or of another alphabet
+        return Check("arrangement", "skipped", str(error))
+    if n >= model.config.vocab_size:
         detail = f"the text has token id {n}, but the model's ids are 0 to {model.config.vocab_size - 1}"
         return Check("arrangement", "skipped", detail)
     losses = _losses(model, prompts)
@@ -213,6 +217,14 @@ def _losses(
     return torch.cat(found)
 
 
+def _some_ids(model: GPTModel, prompt: str) -> list[int]:
+    """Return ids to run; which ones matters little, so that a model without text gets the prompt's bytes."""
+    try:
+        return model.tokenizer.encode(prompt)
+    except OptionError:
+        return list(prompt.encode())
+
+
 def _known(model: GPTModel) -> Check:
     """Compare a published model with what it is known to say."""
     import torch
@@ -243,8 +255,7 @@ def _against(model: GPTModel, other: GPTModel, prompts: Sequence[str]) -> Check:
     n = model.config.vocab_size
     with torch.no_grad():
         for prompt in prompts:
-            # Ids that a small vocabulary lacks become others: which ones are run matters little here.
-            ids = torch.tensor([model.tokenizer.encode(prompt)[: model.config.context_length]]) % n
+            ids = torch.tensor([_some_ids(model, prompt)[: model.config.context_length]]) % n
             a, b = model(ids)[..., :n], other(ids)[..., :n]
             worst, largest = max(worst, (a - b).abs().max().item()), max(largest, a.abs().max().item())
             same &= torch.equal(a.argmax(-1), b.argmax(-1))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
@@ -14,9 +14,7 @@ from zoo.errors import OptionError
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Drop, Table, to_ours
 from zoo.models.gpt2.config import GPTConfig
-
-if TYPE_CHECKING:
-    from zoo.text.vocabulary import Vocabulary
+from zoo.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Checkpoint:
         config: the architecture.
         tensors: by the format's names, without `prefix`, in the order of the files.
         prefix: that every name had in the file, such as "transformer.".
-        vocabulary: of its own tokenizer, when it carries one.
+        vocabulary: its tokenizer's files and its special tokens.
         files: that hold the weights and the config, for hashing.
         provenance: where the weights came from, as recorded by the zoo that wrote them. When writing, look at it
             last: the source's files may still be being hashed, and looking waits for that.
@@ -39,7 +37,7 @@ class Checkpoint:
     config: GPTConfig
     tensors: Tensors
     prefix: str = ""
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -75,6 +73,7 @@ class Format(ABC):
         reads: whether read() is there; sniff() must be, so that such a file is recognised.
         writes: whether write() is there.
         shards: whether it can spread the weights over several files.
+        pads: whether it can hold rows of the embedding that are not tokens; others get exactly vocab_size rows.
     """
 
     name: ClassVar[str]
@@ -88,6 +87,7 @@ class Format(ABC):
     reads: ClassVar[bool] = True
     writes: ClassVar[bool] = True
     shards: ClassVar[bool] = False
+    pads: ClassVar[bool] = False
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
@@ -149,6 +149,14 @@ class Format(ABC):
             checkpoint: what will be written.
         """
         return self.config_map.forgets(checkpoint.config)
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say what of the vocabulary and the special tokens has no place in this format; an empty list means nothing.
+
+        Args:
+            checkpoint: what will be written.
+        """
+        return []
 
     def to_ours(self, checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], list[Drop]]:
         """Map a checkpoint's tensors to zoo's names, and say which are dropped.

@@ -23,7 +23,7 @@ from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
 
 CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
-_PADDED = ("tok_emb.weight", "head.weight")
+PADDED = ("tok_emb.weight", "head.weight")
 
 
 def hash_path(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
@@ -49,7 +49,7 @@ def combine(hashes: Mapping[str, list[Any]], config: GPTConfig) -> str:
 
 def unpadded(name: str, tensor: LazyTensor, config: GPTConfig) -> LazyTensor:
     """Leave out the rows of padding, which are no tokens."""
-    if name not in _PADDED or tensor.shape[0] == config.vocab_size:
+    if name not in PADDED or tensor.shape[0] == config.vocab_size:
         return tensor
     return LazyTensor((config.vocab_size, *tensor.shape[1:]), tensor.dtype, lambda: tensor.load()[: config.vocab_size])
 

@@ -11,6 +11,7 @@ from zoo.errors import CheckpointMismatch, ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.registry import detect_format, get_format
 from zoo.formats.rules import Drop
+from zoo.formats.vocabulary import check_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config
 
@@ -61,7 +62,7 @@ def open_path(
             if is_ != asked:
                 name = size if isinstance(size, str) else "the given config"
                 raise ConfigError(f"{path} is not {name}: its {field} is {is_}, not {asked}")
-    return found, checkpoint
+    return found, check_vocabulary(checkpoint)
 
 
 def open_parameters(path: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> Opened:

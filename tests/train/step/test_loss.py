@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import SMALL, random_ids, small_model
 
+from zoo.train.step import loss as module
 from zoo.train.step.adjust import zero_rows
 from zoo.train.step.loss import IGNORED, LanguageModelLoss, linear_cross_entropy
-from zoo.train.step import loss as module
 
 
 def tensors(n, width, rows, seed, dtype=torch.float64):
