@@ -15,6 +15,7 @@ from zoo.containers.gguf.reader import Value
 from zoo.errors import CorruptFile
 from zoo.formats.vocabulary import describe
 from zoo.text.gpt2 import END_OF_TEXT
+from zoo.text.parsing import parse_json
 from zoo.text.special_tokens import SpecialTokens, first, ids
 from zoo.text.vocabulary import Vocabulary
 
@@ -72,7 +73,7 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     model, pre = (metadata.get(_PREFIX + key, default) for key, default in (("model", "none"), ("pre", "")))
     if not isinstance(model, str) or not isinstance(pre, str):
         raise CorruptFile(path, "does not say in text of which kind its tokenizer is")
-    special = _read_special(metadata)
+    special = _read_special(metadata, SpecialTokens())
     if model == "none":
         return Vocabulary(declared=special), None, []
     texts = _strings(metadata, "tokens", path)
@@ -88,24 +89,25 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
         raise CorruptFile(path, "does not have one token_type for each token")
     added = {text: i for text, i in tokens.items() if kinds[i] in (_CONTROL, _USER_DEFINED) and text != END_OF_TEXT}
     found = _vocabulary(tokens, _strings(metadata, "merges", path), added, path)
-    return found if special == found.special else replace(found, declared=special), n_tokens, []
+    special = _read_special(metadata, found.named)
+    return found if special == found.named else replace(found, declared=special), n_tokens, []
 
 
 def _write_special(special: SpecialTokens) -> dict[str, Value]:
     found: dict[str, Any] = {"bos": special.bos, "padding": special.pad}
     found |= dict(zip(("eos", "eot"), special.eos, strict=False))
     keys: dict[str, Value] = {f"{_PREFIX}{role}_token_id": i for role, i in found.items() if i is not None}
-    return keys | {_ALL_EOS: json.dumps(special.eos)} if len(special.eos) > 1 else keys
+    return keys if len(special.eos) == 1 else keys | {_ALL_EOS: json.dumps(special.eos)}
 
 
-def _read_special(metadata: Mapping[str, Value]) -> SpecialTokens:
+def _read_special(metadata: Mapping[str, Value], named: SpecialTokens) -> SpecialTokens:
+    """Return the special tokens of the keys; where there is no key, those that the vocabulary itself names."""
     eos, eot, bos, pad = (metadata.get(f"{_PREFIX}{role}_token_id") for role in ("eos", "eot", "bos", "padding"))
-    try:
-        several = ids(json.loads(str(metadata.get(_ALL_EOS, "null"))))
-    except ValueError:
-        several = ()
-    ends = ids([int(i) for i in (eos, eot) if isinstance(i, int | np.integer)])
-    return SpecialTokens(several or tuple(dict.fromkeys(ends)), first(bos), first(pad))
+    if _ALL_EOS in metadata:
+        ends = ids(parse_json(str(metadata[_ALL_EOS]).encode(), Path(_ALL_EOS)))
+        return SpecialTokens(ends, first(bos), first(pad))
+    ends = tuple(dict.fromkeys(ids([eos, eot]))) or named.eos
+    return SpecialTokens(ends, named.bos if bos is None else first(bos), named.pad if pad is None else first(pad))
 
 
 def _vocabulary(tokens: dict[str, int], merges: list[str], added: dict[str, int], path: Path) -> Vocabulary:

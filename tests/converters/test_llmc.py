@@ -294,8 +294,8 @@ def test_a_foreign_tokenizer_is_not_forgotten_silently(tmp_path):
     vocabulary = zoo.text.vocabulary.Vocabulary.byte_level(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
     checkpoint = zoo.Checkpoint(tmp_path, PADDED.replace(vocab_rows=128), {}, vocabulary=vocabulary)
 
-    assert get_format("llm.c").notes(checkpoint) == [
-        "the format does not store the tokenizer, and this model's is not GPT-2's"
+    assert get_format("llm.c").unheld(checkpoint) == [
+        "llm.c does not store a vocabulary, and this one (byte-level BPE) is not GPT-2's"
     ]
 
 
