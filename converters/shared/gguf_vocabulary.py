@@ -45,6 +45,8 @@ def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
             special = text in vocabulary.contents.added
             special |= text not in made and _LOOKS_SPECIAL.fullmatch(text) is not None
             texts[i], kinds[i] = text, _CONTROL if special else _NORMAL
+    if vocabulary.named.eos and not vocabulary.special.eos:
+        keys[_ALL_EOS] = "[]"  # without the key, the vocabulary's own would count
     if (end := vocabulary.tokens.get(END_OF_TEXT, rows)) < rows:
         keys[f"{_PREFIX}unknown_token_id"] = end
     return {
@@ -97,7 +99,7 @@ def _write_special(special: SpecialTokens) -> dict[str, Value]:
     found: dict[str, Any] = {"bos": special.bos, "padding": special.pad}
     found |= dict(zip(("eos", "eot"), special.eos, strict=False))
     keys: dict[str, Value] = {f"{_PREFIX}{role}_token_id": i for role, i in found.items() if i is not None}
-    return keys if len(special.eos) == 1 else keys | {_ALL_EOS: json.dumps(special.eos)}
+    return keys | {_ALL_EOS: json.dumps(special.eos)} if len(special.eos) > 1 else keys
 
 
 def _read_special(metadata: Mapping[str, Value], named: SpecialTokens) -> SpecialTokens:

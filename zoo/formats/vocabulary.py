@@ -34,8 +34,8 @@ def check_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
     if vocabulary.n_tokens > checkpoint.config.vocab_rows:
         outside = sorted((i, text) for text, i in vocabulary.tokens.items() if i >= checkpoint.config.vocab_rows)
         i, text = outside[0]
-        others = f" and {len(outside) - 1:,} others" if len(outside) > 1 else ""
-        notes.append(f"the token {text!r} ({i}){others} has no row in the embedding")
+        others = f"; nor have {len(outside) - 1:,} others" if len(outside) > 1 else ""
+        notes.append(f"the token {text!r} ({i}) has no row in the embedding{others}")
     return replace(checkpoint, vocabulary=vocabulary, notes=(*checkpoint.notes, *notes)) if notes else checkpoint
 
 
