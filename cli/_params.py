@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from zoo.errors import ZooError
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 
 class _Name(click.ParamType[Any], ABC):
@@ -24,7 +26,11 @@ class _Name(click.ParamType[Any], ABC):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """Complete from the known names."""
-        return [CompletionItem(name) for name in self.names() if name.startswith(incomplete)]
+        return _starting(self.names(), incomplete)
+
+
+def _starting(names: Sequence[str], incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 class FormatName(_Name):
@@ -40,7 +46,7 @@ class FormatName(_Name):
 
 
 class ModelSize(_Name):
-    """A registered model, or a JSON file with the fields of a config."""
+    """A registered model, or fields of a config: a JSON object, or a file that holds one."""
 
     name = "size"
 
@@ -50,16 +56,19 @@ class ModelSize(_Name):
 
         return [alias for name in list_models() for alias in (name, *list_aliases(name))]
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | GPTConfig:
-        """Read a JSON file; leave a name to be looked up."""
-        if isinstance(value, GPTConfig) or not str(value).endswith(".json"):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Size:
+        """Read a JSON object, or a file of one; leave a name to be looked up."""
+        if not isinstance(value, str) or not (value.endswith(".json") or value.lstrip().startswith("{")):
             return value
-        from zoo.containers.files import read_json
+        from zoo.containers.files import parse_json, read_json
 
         try:
-            return GPTConfig.from_dict(read_json(Path(value)))
+            is_file = value.endswith(".json")
+            fields = read_json(Path(value)) if is_file else parse_json(value.encode(), Path("--size"), "its value")
+            GPTConfig.check_names(fields)
         except ZooError as error:
             self.fail(str(error), param, ctx)
+        return fields
 
 
 class ModelName(_Name):
@@ -85,6 +94,74 @@ class DtypeName(_Name):
         return ["float32", "bfloat16", "float16", *dict.fromkeys(encodings)]
 
 
+class Checkpoint(ModelName):
+    """A checkpoint: a path, the name of a model, an address, or a run of zoo train."""
+
+    name = "checkpoint"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete names of models, and files."""
+        return [*super().shell_complete(ctx, param, incomplete), CompletionItem(incomplete, type="file")]
+
+
+class File(click.ParamType[str]):
+    """A file, directory or pattern to read; - is stdin."""
+
+    name = "file"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Leave it to the shell."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class RunDirectory(click.Path):
+    """A run of zoo train, or its metrics.jsonl."""
+
+    name = "run"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Complete runs in this directory and in runs/, and files."""
+        runs = [str(path.parent) for pattern in ("*", "*/*") for path in Path().glob(f"{pattern}/metrics.jsonl")]
+        return [*_starting(sorted(runs), incomplete), CompletionItem(incomplete, type="file")]
+
+
+class Output(click.Path):
+    """A file or directory to write."""
+
+    name = "path"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse - and an empty name."""
+        if str(value) in ("-", ""):
+            self.fail("zoo does not write to standard output; give the name of a file or directory", param, ctx)
+        return Path(value)
+
+
+class Integer(click.IntRange):
+    """An integer in a range."""
+
+    name = "n"
+
+
+class Finite(click.FloatRange):
+    """A number that is not NaN or infinite, in a range."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Refuse NaN, which is in every range, and infinity."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
 class SizeInBytes(click.ParamType[Any]):
     """A number of bytes with an optional decimal unit: 2GB, 500MB, 1000000."""
 
@@ -93,14 +170,14 @@ class SizeInBytes(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read the number and its unit."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?b?)", str(value).lower())
+        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmg]?b?)", str(value).lower())
         if match is None or match[2] not in self.units:
-            self.fail(f"{value!r} is no size; write it like 2GB or 500MB", param, ctx)
+            self.fail(f"{value!r} is not a size; write it like 2GB or 500MB", param, ctx)
         return int(float(match[1]) * self.units[match[2]])
 
 
 class Several(click.ParamType[Any]):
-    """Values with commas between them."""
+    """Values separated by commas."""
 
     name = "list"
 
@@ -126,4 +203,11 @@ SIZE = ModelSize()
 MODEL = ModelName()
 DTYPE = DtypeName()
 SIZE_IN_BYTES = SizeInBytes()
+CHECKPOINT = Checkpoint()
+FILE = File()
+RUN = RunDirectory()
+OUTPUT = Output()
 PATH = click.Path(path_type=Path)
+COUNT = Integer(min=1)
+COUNT_OR_0 = Integer(min=0)
+NOT_NEGATIVE = Finite(min=0)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import click
+from zoo.cli._show import is_terminal, note, printable, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,9 +43,9 @@ class Show:
         self._stack.close()
 
     def note(self, text: str) -> None:
-        """Say a sentence."""
+        """Print a remark."""
         if not self._quiet:
-            click.echo(f"note: {text}", err=True)
+            note(text)
 
     def follow(self, trainer: Trainer, path: Path) -> str:
         """Run a trainer, and return why it ended."""
@@ -56,20 +56,28 @@ class Show:
             self._board = self._stack.enter_context(TensorBoard(path, from_step=trainer.state.step))
         if not self._quiet:
             n = trainer.config
-            click.echo(
+            say(
                 f"{path}: {trainer.model.config.n_parameters:,} parameters, {len(trainer.windows.tokens):,} tokens, "
                 f"{trainer.steps:,} steps of {trainer.batches.batch_size} x {n.context} tokens, {n.dtype}",
                 err=True,
             )
-        if not self._quiet and sys.stderr.isatty():
+        if not self._quiet and is_terminal(sys.stderr):
             self._open_bar(trainer)
-        return trainer.run()
+        try:
+            return trainer.run()
+        finally:
+            self._stack.close()  # the bar ends before anything else is printed
 
     def _open_bar(self, trainer: Trainer) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeRemainingColumn(),
+        )
         self._bar = self._stack.enter_context(Progress(*columns, console=Console(stderr=True)))
         self._bar.add_task("", total=trainer.steps, completed=trainer.state.step)
 
@@ -86,12 +94,12 @@ class Show:
         elif row["val_loss"] is not None or row["seconds"] - self._said > _LINE_SECONDS or row["step"] == self._steps:
             self._said = row["seconds"]
             left = (self._steps - row["step"]) * row["seconds"] / row["step"]
-            click.echo(f"step {row['step']:,}/{self._steps:,} {text}, {left / 60:.1f} min left", err=True)
+            say(f"step {row['step']:,}/{self._steps:,} {text}, {left / 60:.1f} min left", err=True)
 
     def _on_sample(self, step: int, text: str) -> None:
         if not self._quiet:
             shown = f"sample after step {step:,}: {' '.join(text.split())}"
             if self._bar:
-                self._bar.console.print(shown, markup=False, highlight=False)
+                self._bar.console.print(printable(shown), markup=False, highlight=False, soft_wrap=True)
             else:
-                click.echo(shown, err=True)
+                say(shown, err=True)

@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zoo.cli._params import MODEL, PATH, Several
-from zoo.cli._show import human_bytes, show_json, show_table
+from zoo.cli._options import force_option, json_option
+from zoo.cli._params import CHECKPOINT, COUNT, COUNT_OR_0, MODEL, OUTPUT, Several
+from zoo.cli._progress import resolve, status
+from zoo.cli._show import human_bytes, note, say, show_json, show_table
 
 _PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
 _PEERS = ("transformers", "ctranslate2", "llama.cpp", "book")
 
 
-@click.command(context_settings={"show_default": True})
-@click.option("--model", "-m", help="A checkpoint of any format, or the name of a model.  [default: stories]")
-@click.option("--random", type=MODEL, help="Instead of a model, random weights of this one's shape.")
-@click.option("--precision", type=Several(_PRECISIONS), default="float32,bfloat16,int8,int4", help="Of the weights.")
-@click.option("--against", type=Several(_PEERS), default="", help="Peers to compare with: " + ", ".join(_PEERS) + ".")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Of all; all cores if not given.")
+@click.command()
+@click.option(
+    "--model", "-m", type=CHECKPOINT, help="Checkpoint of any format, or name of a model.  [default: stories]"
+)
+@click.option("--random", type=MODEL, help="Random weights of this model's shape, instead of --model.")
+@click.option(
+    "--precision", type=Several(_PRECISIONS), default="float32,bfloat16,int8,int4", help="Precisions of the weights."
+)
+@click.option(
+    "--against",
+    type=Several(_PEERS),
+    default="",
+    show_default=False,
+    help="Peers to compare with: " + ", ".join(_PEERS) + ".",
+)
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each contender.  [default: all cores]")
 @click.option(
     "--context",
-    type=Several(click.INT),
-    help="Tokens before those that are decoded.  [default: 16,256,1000, if they fit]",
+    type=Several(COUNT),
+    help="Tokens in the cache before decoding.  [default: 16,256,1000, if they fit]",
 )
-@click.option("--prefill", type=int, help="Tokens of the prompt whose reading is measured.  [default: 512]")
-@click.option("--tokens", "-n", default=24, help="Decoded in a turn.")
-@click.option("--batch", default=1, help="Rows decoded at once.")
-@click.option("--rounds", default=5, help="In which all take turns.")
-@click.option("--busy", default=0, help="Cores that something else shall keep busy meanwhile.")
-@click.option("--first-token/--no-first-token", default=True, help="Measure whole commands too.")
-@click.option("--plot", type=PATH, help="Draw the speeds into a .png, .pdf or .svg file.")
-@click.option("--force", is_flag=True, help="Replace an existing --plot file.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--prefill", type=COUNT, help="Tokens of the prompt whose prefill is measured.  [default: 512]")
+@click.option("--tokens", "-n", type=COUNT, default=24, help="Tokens decoded in a round.")
+@click.option("--batch", type=COUNT, default=1, help="Rows decoded at once.")
+@click.option("--rounds", type=COUNT, default=5, help="Number of measurement rounds.")
+@click.option("--busy", type=COUNT_OR_0, default=0, help="Cores kept busy by another process meanwhile.")
+@click.option("--first-token/--no-first-token", default=True, help="Also measure whole commands.")
+@click.option("--plot", type=OUTPUT, help="Draw the speeds into a .png, .pdf or .svg file.")
+@force_option
+@json_option
 def bench(
     model: str | None,
     random: str | None,
@@ -48,11 +57,11 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Measure how fast a model runs here, beside what the machine can do and beside other libraries.
+    """Measure how fast a model runs on this machine.
 
-    Measured are this machine's read bandwidth and its peak of multiply-adds; tokens/s of reading a prompt and of
-    decoding; the time of a whole command to its first token; memory. All contenders use the same weights, threads and
-    prompts, and take turns.
+    Speeds are compared with the machine's limits and with other libraries. zoo measures the read bandwidth and the
+    peak of multiply-adds of this machine, the tokens/s of prefill and decoding, the time of a whole command to its
+    first token, and memory. All contenders use the same weights, threads and prompts, and run alternately.
 
     \b
     Examples:
@@ -72,13 +81,13 @@ def bench(
         check_figure(plot, force=force)
     settings = Settings(precisions=precision, contexts=context, **options)
     for peer, reason in settings.left_out().items():
-        click.echo(f"note: {peer} is left out: {reason}", err=True)
-    with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory, _status() as say:
+        note(f"{peer} is left out: {reason}")
+    with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory, status() as tell:
         if random:
             model = str(Path(directory) / "random.safetensors")
-            say(f"random weights of {random}")
+            tell(f"random weights of {random}")
             write_random(random, Path(model))
-        found = measure(model or "stories", settings, say)
+        found = measure(str(resolve(model or "stories")), settings, tell)
     found["model"]["source"] = f"random weights of {random}" if random else found["model"]["source"]
     if as_json:
         show_json(found)
@@ -90,29 +99,17 @@ def bench(
         plot_speeds(found, plot, force=force)
 
 
-@contextmanager
-def _status() -> Iterator[Callable[[str], object]]:
-    """Say on stderr what goes on, if it is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("") as status:
-        yield status.update
-
-
 def _show(found: dict[str, Any]) -> None:
     machine, contexts = found["machine"], found["settings"]["contexts"]
     peaks = " and ".join(f"{peak / 1e9:.0f} in {dtype}" for dtype, peak in machine["multiply_add_peak"].items())
-    click.echo(f"{found['model']['source']}: {found['model']['parameters']:,} parameters")
-    click.echo(f"{machine['threads']} threads read {machine['read_bandwidth'] / 1e9:.1f} GB/s; GFLOP/s: {peaks}")
-    click.echo()
+    say(f"{found['model']['source']}: {found['model']['parameters']:,} parameters")
+    say(f"{machine['threads']} threads read {machine['read_bandwidth'] / 1e9:.1f} GB/s; GFLOP/s: {peaks}")
+    say()
     header = ["precision", "contender", "prefill", *(f"decode {c}" for c in contexts), "first token", "memory"]
     show_table(header, [_cells(row, contexts) for row in found["rows"]], right=header[2:])
-    click.echo()
-    click.echo("Tokens/s and seconds; memory includes mapped files. In brackets: of zoo, the share of what the machine")
-    click.echo("can do; of others, how many times as fast zoo is.")
+    say()
+    say("Tokens/s and seconds; memory includes mapped files. In brackets: for zoo, the")
+    say("percentage of the machine's limit; for the others, zoo's speed-up over them.")
 
 
 def _cells(row: dict[str, Any], contexts: tuple[int, ...]) -> list[str]:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.cli._params import FORMAT, MODEL, PATH
-from zoo.cli._show import human_bytes, show_json, show_table
+from zoo.cli._group import Group
+from zoo.cli._options import from_option, json_option
+from zoo.cli._params import CHECKPOINT, MODEL
+from zoo.cli._progress import byte_progress
+from zoo.cli._show import human_bytes, say, show_json, show_table
 from zoo.errors import MissingWeights
 
 if TYPE_CHECKING:
     from zoo.hub.model_cache import Cache, Entry
 
 
-@click.group()
+@click.group(cls=Group)
 def cache() -> None:
-    """Look at the downloaded models, check them, remove them.
+    """List, check and remove downloaded models.
 
-    The cache is where ZOO_CACHE says, or in the system's place for caches. A model in it is a zoo file, converted once
-    and mapped into memory by whoever uses it; several users may share it read-only.
+    The cache is in the directory ZOO_CACHE, or where the system keeps caches. A model in it is a zoo file, converted
+    once and mapped into memory by whoever uses it; several users may share it read-only.
 
     \b
     Examples:
@@ -31,9 +34,9 @@ def cache() -> None:
 
 
 @cache.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option
 def list_(as_json: bool) -> None:
-    """Show what is in the cache.
+    """List the models in the cache.
 
     \b
     Examples:
@@ -45,12 +48,12 @@ def list_(as_json: bool) -> None:
     found = Cache()
     entries, unfinished = found.entries(), found.unfinished()
     if as_json:
-        models = [{**vars(entry), "path": str(entry.path)} for entry in entries]
-        kept = [{"path": str(path), "size": directory_size(path)} for path in unfinished]
+        models = [_as_json(entry) for entry in entries]
+        kept = [{"path": str(path), "bytes": directory_size(path)} for path in unfinished]
         show_json({"cache": str(found.root), "models": models, "sources": kept})
         return
     if not entries and not unfinished:
-        click.echo(f"{found.root} is empty; `zoo download gpt2-small` fills it")
+        say(f"{found.root} is empty; `zoo download gpt2-small` fills it")
         return
     rows = [[entry.name, human_bytes(entry.size), entry.origin.get("format", ""), entry.sha256] for entry in entries]
     rows += [[path.name, human_bytes(directory_size(path)), "files of a download", ""] for path in unfinished]
@@ -58,7 +61,7 @@ def list_(as_json: bool) -> None:
 
 
 @cache.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, type=MODEL)
 def path(model: str | None) -> None:
     """Print the cache's directory, or the file of MODEL in it.
 
@@ -69,15 +72,17 @@ def path(model: str | None) -> None:
     """
     from zoo.hub.model_cache import Cache
 
-    click.echo(_entry(Cache(), model).path if model else Cache().root)
+    say(_entry(Cache(), model).path if model else Cache().root)
 
 
 @cache.command()
-@click.argument("models", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.argument("models", nargs=-1, type=MODEL)
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, models: tuple[str, ...], as_json: bool) -> None:
-    """Read MODELS, or all, and compare their SHA-256 with the recorded one; exit with 1 if one differs.
+    """Read MODELS, or all, and compare their SHA-256 with the recorded one.
+
+    The exit status is 1 if one differs.
 
     \b
     Examples:
@@ -92,19 +97,21 @@ def verify(ctx: click.Context, models: tuple[str, ...], as_json: bool) -> None:
         show_json(problems)
     else:
         for name, problem in problems.items():
-            click.echo(f"{name}: {f'{problem}; remove it with `zoo cache rm {name}`' if problem else 'whole'}")
+            say(f"{name}: {f'{problem}; remove it with `zoo cache rm {name}`' if problem else 'intact'}")
     ctx.exit(int(any(problems.values())))
 
 
 @cache.command()
-@click.argument("models", nargs=-1)
+@click.argument("models", nargs=-1, type=MODEL)
 @click.option("--all", "everything", is_flag=True, help="Remove all models and all files of downloads.")
-@click.option("--unfinished", is_flag=True, help="Remove the files of downloads that did not end, or were kept.")
-@click.option("--forget", is_flag=True, help="Forget the hashes of the MODELS' files too: others are accepted then.")
+@click.option("--unfinished", is_flag=True, help="Remove the files of downloads that did not finish, or were kept.")
+@click.option(
+    "--forget", is_flag=True, help="Also forget the recorded hashes, so that different files are accepted next time."
+)
 def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool) -> None:
     """Remove MODELS from the cache.
 
-    The hashes of what was downloaded are kept, so that another download gives the same files, or is refused.
+    The hashes of downloaded files are kept, so that the next download must give the same files.
 
     \b
     Examples:
@@ -114,28 +121,31 @@ def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool
     from zoo.hub.model_cache import Cache
 
     if not (models or everything or unfinished):
-        raise click.UsageError("name the models to remove, or give --all or --unfinished")
+        raise click.UsageError("Name the models to remove, or give --all or --unfinished.")
     found = Cache()
     entries = found.entries() if everything else [_entry(found, model) for model in models if not forget]
     if forget:
         for model in models:
             found.forget_hashes(_name(model))
-        entries += [entry for model in models if (entry := found.find(_name(model))) and entry not in entries]
+        entries += [entry for model in models if (entry := found.recorded(_name(model))) and entry not in entries]
     freed = 0
     for entry in entries:
         found.remove(entry)
         freed += entry.size
     if everything or unfinished:
         freed += found.remove_unfinished()
-    click.echo(f"removed {human_bytes(freed)}")
+    say(f"removed {human_bytes(freed)}")
 
 
 @cache.command()
 @click.argument("model", type=MODEL)
-@click.argument("source", type=PATH)
-@click.option("--from", "format", type=FORMAT, help="Format of SOURCE; recognised by its content if not given.")
-def add(model: str, source: Path, format: str | None) -> None:
-    """Convert SOURCE, a checkpoint of MODEL, into the cache: a download brought from another machine.
+@click.argument("source", type=CHECKPOINT)
+@from_option
+@click.option("--force", is_flag=True, help="Accept files that are not the published ones, or cannot be compared.")
+def add(model: str, source: str, format: str | None, force: bool) -> None:
+    """Convert SOURCE, a checkpoint of MODEL, into the cache, for example a download from another machine.
+
+    Where the SHA-256 of the published files are known, those of SOURCE must be the same.
 
     \b
     Examples:
@@ -143,11 +153,17 @@ def add(model: str, source: Path, format: str | None) -> None:
     """
     from zoo.hub.fetch import add_model
 
-    click.echo(add_model(model, source, format))
+    with byte_progress() as on_progress:
+        say(add_model(model, Path(source), format, force=force, on_progress=on_progress))
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    fields = {**vars(entry), "path": str(entry.path)}
+    return {("bytes" if name == "size" else name): value for name, value in fields.items()}
 
 
 def _entry(found: Cache, model: str) -> Entry:
-    entry = found.find(_name(model))
+    entry = found.recorded(_name(model))
     if entry is None:
         raise MissingWeights(f"{model} is not in the cache {found.root}; `zoo cache list` shows what is")
     return entry

@@ -5,168 +5,150 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
-from zoo.cli._params import DTYPE, FORMAT, PATH, SIZE, SIZE_IN_BYTES
-from zoo.cli._show import byte_progress, human_bytes, printable, shape_text, show_json, show_table
-from zoo.models.gpt2.config import GPTConfig
-
-if TYPE_CHECKING:
-    from zoo.conversion.plan import Plan
-    from zoo.conversion.run import Report
+from zoo.cli._options import force_option, from_option, json_option, out_option, quiet_option
+from zoo.cli._params import CHECKPOINT, DTYPE, FORMAT, OUTPUT, SIZE, SIZE_IN_BYTES
+from zoo.cli._progress import byte_progress, resolve
+from zoo.cli._show import show_json
+from zoo.cli.conversion_report import show_plan, show_report
+from zoo.models.registry import Size
 
 
 @click.command()
-@click.option("--source", type=PATH, help="Checkpoint to read: a file, a directory; without it --size is downloaded.")
-@click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
-@click.option("--size", type=SIZE, help="The model it must be (355M, gpt2-medium, ...), or a JSON file of a config.")
-@click.option("--out", type=PATH, help="File or directory to write.")
-@click.option("--to", type=FORMAT, help="Format to write; known from the suffix of --out if not given.")
-@click.option("--dtype", type=DTYPE, help="Cast to this dtype, or quantise to one of the target's: int4, q8_0, ...")
+@click.argument("source_argument", metavar="[SOURCE]", type=CHECKPOINT, required=False)
+@click.argument("out_argument", metavar="[OUT]", type=OUTPUT, required=False)
+@click.option("--source", type=CHECKPOINT, help="The same as SOURCE.")
+@out_option("The same as OUT.")
+@from_option
 @click.option(
-    "--max-shard-size", type=SIZE_IN_BYTES, help="Spread the weights over files of at most this (2GB, 500MB)."
+    "--size",
+    type=SIZE,
+    help="Model that SOURCE must be (355M, gpt2-medium, ...), or a JSON file of a config. Without SOURCE, the model to "
+    "download.",
 )
-@click.option("--keep-source", is_flag=True, help="Keep what was downloaded in the cache (zoo cache list shows it).")
+@click.option("--to", type=FORMAT, help="Format to write.  [default: the one of OUT's suffix]")
+@click.option(
+    "--dtype", type=DTYPE, help="Cast to this dtype, or quantise to an encoding of the format: int4, q8_0, ..."
+)
+@click.option(
+    "--max-shard-size",
+    "max_shard_bytes",
+    type=SIZE_IN_BYTES,
+    help="Split the weights into files of at most this size (2GB, 500MB).",
+)
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu_tanh", "gelu"]),
+    help="Write this activation instead of the model's own; the logits differ slightly.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if tensors would be left behind (a value head) or zeros added.")
+@click.option("--keep-source", is_flag=True, help="Keep downloaded files in the cache; `zoo cache list` shows them.")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
-@click.option("--force", is_flag=True, help="Replace an output that exists.")
-@click.option("--dry-run", is_flag=True, help="Show what would be done to each tensor, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report, or the plan, as JSON.")
-@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
-def convert(
-    source: Path | None,
-    format: str | None,
-    size: str | GPTConfig | None,
-    out: Path | None,
-    to: str | None,
-    dtype: str | None,
-    max_shard_size: int | None,
-    keep_source: bool,
-    verify: bool,
-    force: bool,
-    dry_run: bool,
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    """Convert a checkpoint to another format, and prove that nothing changed.
+@force_option
+@click.option(
+    "--sync/--no-sync", default=True, show_default=True, help="Wait until the output is safe from a power failure."
+)
+@click.option("--dry-run", is_flag=True, help="Show what would happen to each tensor; write nothing.")
+@json_option
+@quiet_option
+def convert(source_argument: str | None, out_argument: Path | None, **options: Any) -> None:
+    """Convert a checkpoint and prove that nothing changed.
 
-    The output appears under its name only when it is whole and compared, bit for bit, with the source.
+    SOURCE is a file, a directory, the name of a model or an address. OUT appears only when it is complete and has been
+    compared with SOURCE, bit for bit.
 
     \b
     Examples:
       zoo convert --from openai --size 355M --out gpt2m.safetensors
-      zoo convert --source models/355M --size 355M --out gpt2m.safetensors
-      zoo convert --source gpt2m.safetensors --to huggingface --out gpt2m-hf
-      zoo convert --source gpt2m-hf --out gpt2m.pth --dry-run
-      zoo convert --source gpt2m.safetensors --out gpt2m-int4.safetensors --dtype int4
+      zoo convert models/355M gpt2m.safetensors
+      zoo convert gpt2m.safetensors gpt2m-hf --to huggingface
+      zoo convert gpt2m-hf gpt2m.pth --dry-run
+      zoo convert gpt2m.safetensors gpt2m-int4.safetensors --dtype int4
     """
+    from zoo.conversion.target import format_of_suffix
+
+    source = _one(source_argument, options.pop("source"), "SOURCE", "--source")
+    out = _one(out_argument, options.pop("out"), "OUT", "--out")
+    if source is None and options["size"] is None:
+        raise click.UsageError("Missing argument 'SOURCE', or '--size' of a model to download.")
+    if out is None and not (options["dry_run"] and options["to"]):
+        raise click.UsageError("Missing argument 'OUT' (with --dry-run, '--to' is enough).")
+    target = options.pop("to") or format_of_suffix(out or Path())
+    _run(source, out or Path(), target, **options)
+
+
+def _one(argument: Any, option: Any, name: str, flag: str) -> Any:
+    """Return what was given as an argument or as an option, but not both."""
+    if argument is not None and option is not None:
+        raise click.UsageError(f"Give {name} once: in its place, or as {flag}.")
+    return option if argument is None else argument
+
+
+def _run(
+    source: str | None,
+    out: Path,
+    target: str,
+    *,
+    format: str | None,
+    size: Size | None,
+    dtype: str | None,
+    max_shard_bytes: int | None,
+    activation: str | None,
+    strict: bool,
+    keep_source: bool,
+    verify: bool,
+    force: bool,
+    sync: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     from zoo.api.checkpoints import convert as run
     from zoo.api.checkpoints import make_plan
-    from zoo.conversion.run import format_of_suffix
+    from zoo.conversion.target import check_shape
+    from zoo.core.output import check_output
+    from zoo.formats.registry import get_format
 
-    if source is None and size is None:
-        raise click.UsageError("Missing option '--source', or '--size' of a model to download.")
-    if out is None and not (dry_run and to):
-        raise click.UsageError("Missing option '--out' (with --dry-run, '--to' is enough).")
-    target = to or format_of_suffix(out or Path())
-    beside = out.parent if out and not dry_run and dtype is None else None  # a cast output has another size
-    with _checkpoint(source, format, size, out, force, keep_source or dry_run, beside) as (path, found):
+    weights: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
+    weights |= {"activation": activation, "strict": strict}
+    check_shape(get_format(target), out)
+    if not dry_run:
+        check_output(out, force=force)  # before something large is downloaded
+    # A cast output has another size, so that the room for it is not known yet.
+    beside = out.parent if dtype is None and not dry_run else None
+    with _checkpoint(source, format, size, keep_source or dry_run, beside) as (path, found):
         if dry_run:
-            plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_size)
-            show_json(plan.to_dict()) if as_json else _show_plan(plan)
+            plan = make_plan(path, target, format=found, size=size, **weights)
+            show_json(plan.to_dict()) if as_json else show_plan(plan)
             return
         with byte_progress(quiet=quiet or as_json) as on_progress:
             report = run(
-                path,
-                out or Path(),
-                to=target,
-                format=found,
-                size=size,
-                dtype=dtype,
-                max_shard_bytes=max_shard_size,
-                verify=verify,
-                force=force,
-                on_progress=on_progress,
-            )
+                path, out, to=target, format=found, size=size, **weights,
+                verify=verify, force=force, sync=sync, on_progress=on_progress,
+            )  # fmt: skip
     if as_json:
         show_json(report.to_dict())
     elif not quiet:
-        _show_report(report)
+        show_report(report)
 
 
 @contextmanager
 def _checkpoint(
-    source: Path | None,
-    format: str | None,
-    size: str | GPTConfig | None,
-    out: Path | None,
-    force: bool,
-    keep: bool,
-    beside: Path | None,
+    source: str | None, format: str | None, size: Size | None, keep: bool, beside: Path | None
 ) -> Iterator[tuple[Path, str | None]]:
     """The checkpoint to read and its format: the one named, or the published one of this size."""
     if source is not None:
-        from zoo.hub.resolve import find_checkpoint
-
-        yield find_checkpoint(source), format
+        yield resolve(source), format
         return
     if not isinstance(size, str):
-        raise click.UsageError("Missing option '--source': --size is no model that could be downloaded.")
-    from zoo.core.output import check_output
+        raise click.UsageError("Missing argument 'SOURCE': --size is a config, which cannot be downloaded.")
     from zoo.hub.fetch import published
 
-    if out is not None:
-        check_output(out, force=force)  # before something large is downloaded
-    with published(size, format, keep=keep, beside=beside) as found:
+    with (
+        byte_progress() as on_progress,
+        published(size, format, keep=keep, beside=beside, on_progress=on_progress) as found,
+    ):
         yield found
-
-
-def _show_plan(plan: Plan) -> None:
-    rows = [
-        [
-            ", ".join(step.sources),
-            shape_text(next(iter(step.sources.values()))),
-            step.operation,
-            ", ".join(step.targets),
-            shape_text(next(iter(step.targets.values()))),
-            step.dtype,
-        ]
-        for step in plan.steps()
-    ]
-    show_table(["source", "shape", "operation", "target", "shape", "dtype"], rows)
-    for drop in plan.drops:
-        click.echo(f"dropped: {drop.name}, {drop.why} (compared before anything is written)")
-    for name in plan.added():
-        click.echo(f"added: {name}")
-    for note in plan.notes:
-        click.echo(printable(f"note: {note}"))
-    click.echo(f"{plan.source_format.name} -> {plan.target_format.name}, {human_bytes(plan.nbytes)}, {_kept(plan)}")
-
-
-def _kept(done: Plan | Report) -> str:
-    return "lossless" if done.lossless else "not lossless"
-
-
-def _show_report(report: Report) -> None:
-    head = "tied head" if report.tied else "untied head"
-    click.echo(
-        f"{report.out}: {report.tensors} tensors, {report.n_parameters:,} parameters ({head}), "
-        f"{human_bytes(report.bytes_written)}, {report.source_format} -> {report.target_format}"
-    )
-    if report.prefix:
-        click.echo(f"  prefix:  {report.prefix!r} stood before the source's names")
-    if report.dropped:
-        whys = sorted(set(report.dropped.values()))
-        click.echo(f"  dropped: {len(report.dropped)} tensors, each compared first: {'; '.join(whys)}")
-    if report.added:
-        click.echo(f"  added:   {len(report.added)} tensors that follow from others, such as {report.added[0]}")
-    for cast, count in report.cast.items():
-        click.echo(f"  cast:    {count} tensors {cast}")
-    if report.encoding:
-        click.echo(f"  stored:  matrices as {report.encoding}")
-    for note in report.notes:
-        click.echo(printable(f"  note:    {note}"))
-    checked = "read back and equal bit for bit" if report.verified else "not read back"
-    memory = f", {human_bytes(report.peak_memory)} of memory" if report.peak_memory is not None else ""
-    click.echo(f"  {_kept(report)}; {checked}; {report.seconds:.2f} s{memory}")

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from zoo.cli._params import PATH
-from zoo.cli._show import show_json
+from zoo.cli._group import Group
+from zoo.cli._options import force_option, json_option, out_option
+from zoo.cli._params import CHECKPOINT, FILE
+from zoo.cli._show import count_text, say, show_json
 
 if TYPE_CHECKING:
     from zoo.train.data.tokens import Layout
 
 
-@click.group()
+@click.group(cls=Group)
 def data() -> None:
     """Prepare text for training.
 
@@ -26,14 +28,14 @@ def data() -> None:
 
 
 @data.command()
-@click.argument("texts", nargs=-1, required=True)
-@click.option("--out", "-o", type=PATH, required=True, help="The .bin file to write.")
-@click.option("--layout", type=click.Choice(["nanogpt", "llm.c"]), default="llm.c", show_default=True)
-@click.option("--tokenizer", "-t", help="A checkpoint whose vocabulary to use.  [default: GPT-2's]")
-@click.option("--field", default="text", show_default=True, help="Field of .jsonl objects that has the text.")
-@click.option("--processes", type=click.IntRange(1), help="That tokenise.  [default: one a core]")
-@click.option("--force", is_flag=True, help="Replace an output that exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("texts", nargs=-1, required=True, type=FILE)
+@out_option("The .bin file to write.", required=True)
+@click.option("--layout", type=click.Choice(["nanogpt", "llm.c"]), default="llm.c", help="Layout of the file.")
+@click.option("--tokenizer", "-t", type=CHECKPOINT, help="Checkpoint whose vocabulary to use.  [default: GPT-2's]")
+@click.option("--field", default="text", help="Field of .jsonl objects that has the text.")
+@click.option("--processes", type=click.IntRange(1), help="Number of processes.  [default: one a core]")
+@force_option
+@json_option
 def prepare(
     texts: tuple[str, ...],
     out: Path,
@@ -46,7 +48,11 @@ def prepare(
 ) -> None:
     """Turn TEXTS (files, directories, patterns, - for stdin) into one file of tokens.
 
-    <|endoftext|> stands between documents. The file is read a block at a time, so that it may be larger than memory.
+    <|endoftext|> is put between documents. Texts are read a block at a time and may be larger than memory.
+
+    \b
+    Examples:
+      zoo data prepare books/ --out books.bin
     """
     from zoo.core.output import check_output
     from zoo.train.data.corpus import prepare_file
@@ -58,4 +64,4 @@ def prepare(
     if as_json:
         show_json({"out": str(out), "tokens": n_tokens, "documents": n_documents, "layout": layout})
     else:
-        click.echo(f"{out}: {n_tokens:,} tokens of {n_documents:,} documents, {layout}'s layout")
+        say(f"{out}: {count_text(n_tokens, 'token')} of {count_text(n_documents, 'document')}, {layout}'s layout")

@@ -6,29 +6,32 @@ from typing import Any
 
 import click
 
-from zoo.cli._params import FORMAT, SIZE
-from zoo.cli._show import show_json
-from zoo.errors import OptionError
-from zoo.models.gpt2.config import GPTConfig
+from zoo.cli._options import from_option, json_option, size_option
+from zoo.cli._params import CHECKPOINT, COUNT, FILE
+from zoo.cli._progress import resolve
+from zoo.cli._show import say, show_json
+from zoo.models.registry import Size
 
 
 @click.command("eval")
-@click.argument("texts", nargs=-1, required=True)
-@click.option("--model", "-m", required=True, help="A checkpoint of any format, or a run.")
-@click.option("--from", "format", type=FORMAT, help="Its format; recognised by its content if not given.")
-@click.option("--size", type=SIZE, help="The model it must be, or a JSON file of a config.")
-@click.option("--context", type=int, help="Tokens of a window.  [default: the model's]")
-@click.option("--stride", type=int, help="Tokens predicted in each window; fewer are more exact.  [default: --context]")
-@click.option("--batch-size", default=4, show_default=True, help="Windows computed at once.")
-@click.option("--field", default="text", show_default=True, help="Field of .jsonl objects that has the text.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("texts", nargs=-1, required=True, type=FILE)
+@click.option("--model", "-m", required=True, type=CHECKPOINT, help="Checkpoint of any format, or a run.")
+@from_option
+@size_option
+@click.option("--context", type=COUNT, help="Tokens in a window.  [default: the model's]")
+@click.option(
+    "--stride", type=COUNT, help="Tokens predicted in each window; fewer are more exact.  [default: --context]"
+)
+@click.option("--batch-size", type=COUNT, default=4, help="Windows computed at once.")
+@click.option("--field", default="text", help="Field of .jsonl objects that has the text.")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", help="Dtype of the products.")
+@click.option("--device", default="cpu", help="Where to run: cpu, cuda or mps.")
+@json_option
 def evaluate(
     texts: tuple[str, ...],
     model: str,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     context: int | None,
     stride: int | None,
     batch_size: int,
@@ -37,9 +40,10 @@ def evaluate(
     device: str,
     as_json: bool,
 ) -> None:
-    """Measure how well a model predicts TEXTS: loss, perplexity, and bits per byte.
+    """Measure the loss and perplexity of a model on TEXTS.
 
-    Every token but the first of each text is predicted once, from at most --context tokens before it.
+    The result also has bits per byte, which compare models with different tokens. Every token but the first of each
+    text is predicted once, from at most --context tokens before it.
 
     \b
     Examples:
@@ -49,10 +53,7 @@ def evaluate(
     from zoo.api.models import load
     from zoo.train.step.evaluation import evaluate_texts
 
-    loaded = load(model, format=format, size=size, device=device)
-    longest = loaded.config.context_length
-    if context is not None and not 1 <= context <= longest:
-        raise OptionError(f"a context of {context} does not fit the model's {longest}")
+    loaded = load(resolve(model), format=format, size=size, device=device)
     found = evaluate_texts(
         loaded, texts, context=context, stride=stride, batch_size=batch_size, field=field, dtype=dtype
     )
@@ -66,8 +67,8 @@ def evaluate(
     if as_json:
         show_json(rows)
         return
-    click.echo(f"loss           {found.loss:.4f} nats per token")
-    click.echo(f"perplexity     {found.perplexity:.2f}")
+    say(f"loss           {found.loss:.4f} nats per token")
+    say(f"perplexity     {found.perplexity:.2f}")
     if found.bits_per_byte is not None:
-        click.echo(f"bits per byte  {found.bits_per_byte:.4f}")
-    click.echo(f"tokens         {found.n_tokens:,}" + (f" of {found.n_bytes:,} bytes" if found.n_bytes else ""))
+        say(f"bits per byte  {found.bits_per_byte:.4f}")
+    say(f"tokens         {found.n_tokens:,}" + (f" of {found.n_bytes:,} bytes" if found.n_bytes else ""))

@@ -6,13 +6,16 @@ from dataclasses import asdict
 
 import click
 
-from zoo.cli._show import show_json, show_table
+from zoo.cli._options import json_option
+from zoo.cli._show import note, show_json, show_list
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
+@json_option
 def formats(as_json: bool) -> None:
-    """List the formats that zoo reads and writes, those of installed plugins too.
+    """List the formats that zoo reads and writes.
+
+    Formats of installed plugins are included.
 
     \b
     Example:
@@ -24,16 +27,12 @@ def formats(as_json: bool) -> None:
     if as_json:
         show_json([asdict(info) for info in infos])
         return
-    rows = [
-        [
-            info.name,
-            " and ".join(verb for verb, can in (("read", info.reads), ("write", info.writes)) if can),
-            "directory" if info.is_directory else " ".join(info.suffixes) or "file",
-            f"{info.origin} {info.version}",
-            info.summary,
-        ]
-        for info in infos
-    ]
     for problem in broken_formats().values():
-        click.echo(f"Warning: {problem}", err=True)
-    show_table(["name", "zoo can", "as", "from", "what it is"], rows)
+        note(problem)
+    rows = []
+    for info in infos:
+        verbs = " and ".join(verb for verb, can in (("read", info.reads), ("write", info.writes)) if can)
+        kind = "directory" if info.is_directory else " ".join(info.suffixes) or "file"
+        plugin = "" if info.origin == "zoo" else f", plugin {info.origin} {info.version}"
+        rows.append((info.name, f"{info.summary} ({verbs}; {kind}{plugin})"))
+    show_list(rows, indent=0)

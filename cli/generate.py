@@ -14,7 +14,7 @@ import click
 from zoo.cli._params import DTYPE, FORMAT, SIZE
 from zoo.cli._show import show_json
 from zoo.errors import OptionError
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 if TYPE_CHECKING:
     from zoo.engine import Engine
@@ -71,7 +71,7 @@ def generate(
     prompt: str,
     model: str | None,
     format: str | None,
-    size: str | GPTConfig | None,
+    size: Size | None,
     dtype: str | None,
     quantize: str | None,
     threads: int | None,

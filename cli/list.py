@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
-from zoo.cli._show import show_json, show_table
-from zoo.models.registry import get_config, list_aliases, list_models
+from zoo.cli._options import json_option
+from zoo.cli._show import human_bytes, note, show_json, show_table
+from zoo.errors import UnknownName
+from zoo.models.registry import get_config, list_aliases, list_models, registered_names
 
 
 @click.command("list")
 @click.argument("pattern", default="*")
-@click.option("--json", "as_json", is_flag=True, help="Print the configs as JSON.")
+@json_option
 def list_(pattern: str, as_json: bool) -> None:
-    """List the models zoo knows by name.
+    """List the models that zoo knows by name.
 
-    PATTERN is a shell pattern over names and aliases.
+    PATTERN is a shell pattern over names and aliases. The last column says where the weights are. Sizes of models that
+    are not downloaded are those of float32.
 
     \b
     Examples:
@@ -22,12 +27,17 @@ def list_(pattern: str, as_json: bool) -> None:
       zoo list 'gpt2-*' --json
     """
     names = list_models(pattern)
+    if not names:
+        raise UnknownName("model", pattern, registered_names())
+    weights = {name: _find_weights(name) for name in names}
     if as_json:
         show_json(
             {
                 name: {
                     "aliases": list_aliases(name),
                     "n_parameters": get_config(name).n_parameters,
+                    "weights": weights[name].where,
+                    "bytes": weights[name].nbytes,
                     "config": get_config(name).to_dict(),
                 }
                 for name in names
@@ -37,7 +47,33 @@ def list_(pattern: str, as_json: bool) -> None:
     rows = []
     for name in names:
         config = get_config(name)
-        sizes = (config.n_parameters, config.n_layers, config.width, config.n_heads, config.context_length)
-        rows.append([name, *(f"{size:,}" for size in sizes), ", ".join(list_aliases(name))])
-    header = ["name", "parameters", "layers", "width", "heads", "context", "aliases"]
-    show_table(header, rows, right=header[1:6])
+        sizes = (config.n_parameters, config.n_layers, config.width, config.context_length)
+        found = weights[name]
+        cells = (human_bytes(found.nbytes) if found.nbytes else "", found.where)
+        rows.append([name, ", ".join(list_aliases(name)), *(f"{size:,}" for size in sizes), *cells])
+    header = ["name", "aliases", "parameters", "layers", "width", "context", "size", "weights"]
+    show_table(header, rows, right=header[2:7])
+    if any(found.where == "none" for found in weights.values()):
+        note("models without weights are for training and tests: `zoo train --size NAME`")
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where the weights of a model are, and how large."""
+
+    where: str
+    nbytes: int | None
+
+
+def _find_weights(name: str) -> _Weights:
+    from zoo.hub.model_cache import Cache
+    from zoo.hub.resolve import PACKAGED, find_checkpoint
+    from zoo.hub.source_table import read_table
+
+    if name == PACKAGED:
+        return _Weights("in zoo", find_checkpoint(name).stat().st_size)
+    if entry := Cache().find(name):
+        return _Weights("downloaded", entry.size)
+    if name in read_table():
+        return _Weights("online", 4 * get_config(name).n_parameters)
+    return _Weights("none", None)

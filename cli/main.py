@@ -1,17 +1,11 @@
-"""The zoo command: its commands, and the one place where errors become a line on stderr and an exit status."""
+"""The zoo command and its list of commands."""
 
 from __future__ import annotations
-
-import os
-import sys
-from functools import partial
-from typing import Any
 
 import click
 
 import zoo
-import zoo.core.progress
-from zoo.cli._show import byte_progress, printable
+from zoo.cli._group import Group, quiet_libraries
 from zoo.cli.bench import bench
 from zoo.cli.cache import cache
 from zoo.cli.completion import completion
@@ -27,56 +21,35 @@ from zoo.cli.inspect import inspect
 from zoo.cli.list import list_
 from zoo.cli.plot import plot
 from zoo.cli.push import push
+from zoo.cli.tokenize import tokenize
 from zoo.cli.train import train
 from zoo.cli.verify import verify
-from zoo.errors import ZooError
+
+_COMMANDS = (
+    convert, generate, train, evaluate, verify, inspect, diff, hash_, tokenize, list_, formats,
+    download, cache, push, data, plot, bench, completion,
+)  # fmt: skip
 
 
-class ZooGroup(click.Group):
-    """A group whose commands show a ZooError as one line and exit with status 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
-        if not sys.stderr.isatty():
-            os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # one line says what went wrong
-        zoo.core.progress.show = partial(byte_progress, quiet=False)
-        try:
-            return super().invoke(ctx)
-        except ZooError as error:
-            raise click.ClickException(printable(" ".join(str(error).split()))) from error
-
-
-@click.group(cls=ZooGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Group,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True},
+)
 @click.version_option(zoo.__version__, prog_name="zoo")
 def main() -> None:
-    """Convert, inspect and run GPT-2 checkpoints.
+    """Convert, verify, run and train GPT-2 checkpoints.
+
+    Exit status: 0 done; 1 failed, or (diff, verify) different; 2 wrong usage.
 
     \b
     Examples:
-      zoo convert --source models/355M --size 355M --out gpt2m.safetensors
+      zoo convert --from openai --size 355M --out gpt2m.safetensors
+      zoo convert gpt2m.safetensors gpt2m-hf --to huggingface
       zoo generate --model gpt2m.safetensors "Every effort moves you"
       zoo inspect gpt2m.safetensors --stats
     """
+    quiet_libraries()
 
 
-for command in (
-    convert,
-    generate,
-    bench,
-    train,
-    evaluate,
-    data,
-    inspect,
-    diff,
-    hash_,
-    verify,
-    download,
-    cache,
-    push,
-    list_,
-    formats,
-    plot,
-    completion,
-):
+for command in _COMMANDS:
     main.add_command(command)

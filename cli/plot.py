@@ -6,67 +6,77 @@ from pathlib import Path
 
 import click
 
-from zoo.cli._params import PATH
-from zoo.cli._show import show_json
+from zoo.cli._group import Group
+from zoo.cli._options import force_option, json_option, out_option
+from zoo.cli._params import CHECKPOINT, COUNT, COUNT_OR_0, RUN, Finite
+from zoo.cli._progress import resolve
+from zoo.cli._show import say, show_json
+
+_KINDS = "A .png, .pdf or .svg file."
 
 
-class PlotGroup(click.Group):
-    """A group whose first command, losses, needs not be named: `zoo plot runs/*` is `zoo plot losses runs/*`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the command's name back in where it was left out."""
-        if args and args[0] not in self.commands and not set(args) & {"-h", "--help"}:
-            args = ["losses", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group(cls=PlotGroup)
+@click.group(cls=Group)
 def plot() -> None:
-    """Draw what happened in training, or what sampling does.
+    """Draw training losses, or the effect of sampling options.
 
     \b
     Examples:
-      zoo plot runs/notes
-      zoo plot runs/* --out compared.pdf
+      zoo plot losses runs/notes
+      zoo plot losses runs/* --out compared.pdf
       zoo plot temperature --model gpt2m.safetensors "Dear"
     """
 
 
 @plot.command()
-@click.argument("runs", nargs=-1, required=True, type=PATH)
-@click.option("--out", type=PATH, help="A .png, .pdf or .svg file; loss.png in the run, or here for several runs.")
-@click.option("--force/--no-force", default=True, show_default=True, help="Replace an output that exists.")
+@click.argument("runs", nargs=-1, required=True, type=RUN)
+@out_option(f"{_KINDS}  [default: loss.png, in the run if there is one]")
+@force_option
 def losses(runs: tuple[Path, ...], out: Path | None, force: bool) -> None:
     """Draw the losses of RUNS: epochs below, tokens seen above.
 
-    A run is a directory with a metrics.jsonl: on each line a JSON object with epoch, tokens, train_loss and val_loss,
-    of which a line may leave some out.
+    A run is a directory with a metrics.jsonl: one JSON object a line with epoch, tokens, train_loss and val_loss, each
+    of which may be missing. Other directories are left out if there is at least one run, so that `runs/*` may match
+    anything. loss.png is replaced when it is the default; another file needs --force.
 
-    Directories that are no runs are left out if there are others, so that `runs/*` may match anything.
+    \b
+    Examples:
+      zoo plot losses runs/notes
+      zoo plot losses runs/* --out compared.pdf
     """
+    from zoo.core.paths import missing
     from zoo.plot.losses import plot_losses
 
+    for run in runs:
+        if not run.exists():
+            raise missing(run, "run of zoo train")
     known = [run for run in runs if run.is_file() or (run / "metrics.jsonl").is_file()] or list(runs)
     if out is None:
+        force = True
         out = known[0] / "loss.png" if len(known) == 1 and known[0].is_dir() else Path("loss.png")
     plot_losses(known, out, force=force)
-    click.echo(out)
+    say(out)
 
 
-@plot.command(context_settings={"show_default": True})
+@plot.command()
 @click.argument("prompt")
-@click.option("--model", "-m", required=True, type=PATH, help="A checkpoint of any format.")
+@click.option("--model", "-m", required=True, type=CHECKPOINT, help="Checkpoint of any format, or name of a model.")
 @click.option(
-    "--temperature", "-t", "temperatures", multiple=True, type=float, default=(1.0, 0.1, 5.0), help="Several."
+    "--temperature",
+    "-t",
+    "temperatures",
+    multiple=True,
+    type=Finite(min=0, min_open=True),
+    default=(1.0, 0.1, 5.0),
+    help="Temperature to draw; repeatable.",
 )
-@click.option("--top-k", multiple=True, type=int, help="Several; 0 keeps all tokens.")
-@click.option("--tokens", "n_tokens", default=10, help="How many of the most probable tokens to draw.")
-@click.option("--out", type=PATH, default=Path("temperature.png"), help="A .png, .pdf or .svg file.")
-@click.option("--force/--no-force", default=True, help="Replace an output that exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print the probabilities as JSON.")
+@click.option("--top-k", multiple=True, type=COUNT_OR_0, help="Top-k to draw, 0 keeps all tokens; repeatable.")
+@click.option("--tokens", "n_tokens", type=COUNT, default=10, help="Number of the most probable tokens to draw.")
+@out_option(_KINDS, default=Path("temperature.png"))
+@force_option
+@json_option
 def temperature(
     prompt: str,
-    model: Path,
+    model: str,
     temperatures: tuple[float, ...],
     top_k: tuple[int, ...],
     n_tokens: int,
@@ -74,15 +84,20 @@ def temperature(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Draw how probable the tokens after PROMPT are at several temperatures and top-k."""
+    """Draw the probabilities of the tokens after PROMPT at several temperatures and top-k.
+
+    \b
+    Example:
+      zoo plot temperature --model gpt2m.safetensors -t 1 -t 0.5 "Dear"
+    """
     from zoo.api.models import load
+    from zoo.plot.figure import check_figure
     from zoo.plot.temperatures import plot_temperatures
 
-    ks = tuple(k or None for k in top_k) or (None,)
-    rows = plot_temperatures(
-        load(model), prompt, out, temperatures=temperatures, top_k=ks, n_tokens=n_tokens, force=force
-    )
+    check_figure(out, force=force)
+    loaded, ks = load(resolve(model)), tuple(k or None for k in top_k) or (None,)
+    rows = plot_temperatures(loaded, prompt, out, temperatures=temperatures, top_k=ks, n_tokens=n_tokens, force=force)
     if as_json:
         show_json(rows)
     else:
-        click.echo(out)
+        say(out)

@@ -6,21 +6,24 @@ from pathlib import Path
 
 import click
 
-from zoo.cli._params import DTYPE, PATH
-from zoo.cli._show import byte_progress, show_json
+from zoo.cli._options import force_option, json_option
+from zoo.cli._params import CHECKPOINT, DTYPE, OUTPUT
+from zoo.cli._progress import byte_progress, resolve
+from zoo.cli._show import count_text, say, show_json
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=CHECKPOINT)
 @click.argument("repository", metavar="ORG/NAME")
 @click.option("--private", is_flag=True, help="Make a new repository private.")
-@click.option("--revision", help="Branch to commit to; made if need be.")
-@click.option("--message", help="Of the commit.")
-@click.option("--license", help="For the model card, as the Hub spells it: mit, apache-2.0, ...")
+@click.option("--revision", help="Branch to commit to, created if necessary.")
+@click.option("--message", help="Message of the commit.")
+@click.option("--license", help="License on the model card, as the Hub spells it: mit, apache-2.0, ...")
 @click.option("--dtype", type=DTYPE, help="Cast the weights to this dtype.")
-@click.option("--update", is_flag=True, help="Change a repository that has files already.")
-@click.option("--dry-run", type=PATH, metavar="DIR", help="Write the repository's files to DIR, and upload nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the commit and the hashes as JSON.")
+@click.option("--update", is_flag=True, help="Change a repository that already has files.")
+@click.option("--dry-run", type=OUTPUT, metavar="DIR", help="Write the repository's files to DIR; upload nothing.")
+@force_option
+@json_option
 def push(
     source: str,
     repository: str,
@@ -31,12 +34,14 @@ def push(
     dtype: str | None,
     update: bool,
     dry_run: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
-    """Publish SOURCE, a checkpoint of any format or a run of zoo train, as ORG/NAME on the Hugging Face Hub.
+    """Publish a checkpoint on the Hugging Face Hub.
 
-    The repository has transformers' layout and a model card with architecture, provenance and hashes. Log in first,
-    with `hf auth login` or HF_TOKEN; HF_ENDPOINT names another Hub.
+    SOURCE is a checkpoint of any format or a run of zoo train; ORG/NAME is the repository. It has transformers' layout
+    and a model card with architecture, provenance and hashes. Log in first, with `hf auth login` or HF_TOKEN;
+    HF_ENDPOINT names another Hub.
 
     \b
     Examples:
@@ -44,14 +49,17 @@ def push(
       zoo push gpt2m.safetensors ada/gpt2m --dry-run gpt2m-repository
     """
     from zoo.hub.push import prepare
-    from zoo.hub.push import push as run
+    from zoo.hub.push import push_path as run
 
+    path = resolve(source)
     with byte_progress(quiet=as_json) as on_progress:
         if dry_run:
-            done = prepare(source, dry_run, repository, license=license, dtype=dtype, on_progress=on_progress)
+            done = prepare(
+                path, dry_run, repository, license=license, dtype=dtype, force=force, on_progress=on_progress
+            )
         else:
             done = run(
-                source,
+                path,
                 repository,
                 private=private,
                 revision=revision,
@@ -64,4 +72,4 @@ def push(
     if as_json:
         show_json(done.to_dict())
     else:
-        click.echo(done.commit or f"{dry_run}: {len(done.files) + 1} files, nothing uploaded")
+        say(done.commit or f"{dry_run}: {count_text(len(done.files) + 1, 'file')}, nothing uploaded")

@@ -6,29 +6,19 @@ for the number of heads. zoo adds its own config where the book's code does not 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from zoo.containers.safetensors import is_safetensors, write_safetensors
-from zoo.containers.state_dict import read_state_dict
-from zoo.containers.torch.file import is_torch_file, write_torch
+from zoo.containers.safetensors import write_safetensors
+from zoo.containers.torch.file import write_torch
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
-from zoo.core.tensors import LazyTensor
-from zoo.errors import ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.converters.shared.masks import future_mask, is_future_mask
+from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Copy, Derived, Rule, Table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 
 _QKV = ("W_query", "W_key", "W_value")
-
-
-def _mask(config: GPTConfig) -> LazyTensor:
-    t = config.context_length
-    return LazyTensor(
-        (t, t), np.dtype(np.float32), lambda: np.less.outer(np.arange(t), np.arange(t)).astype(np.float32)
-    )
 
 
 def _qkv(kind: str, how: str) -> Rule:
@@ -36,12 +26,7 @@ def _qkv(kind: str, how: str) -> Rule:
     return Rule(names, f"blocks.{{i}}.attn.qkv.{kind}", how)
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.scale", f"{ours}.weight"), Rule(f"{theirs}.shift", f"{ours}.bias")
+_norm = partial(weight_and_bias, weight=".scale", bias=".shift")
 
 
 class Book(Format):
@@ -57,15 +42,15 @@ class Book(Format):
             *_norm("trf_blocks.{i}.norm1", "blocks.{i}.norm1"),
             _qkv("weight", "n o i -> (n o) i"),
             _qkv("bias", "n o -> (n o)"),
-            *_linear("trf_blocks.{i}.att.out_proj", "blocks.{i}.attn.out"),
+            *weight_and_bias("trf_blocks.{i}.att.out_proj", "blocks.{i}.attn.out"),
             *_norm("trf_blocks.{i}.norm2", "blocks.{i}.norm2"),
-            *_linear("trf_blocks.{i}.ff.layers.0", "blocks.{i}.mlp.up"),
-            *_linear("trf_blocks.{i}.ff.layers.2", "blocks.{i}.mlp.down"),
+            *weight_and_bias("trf_blocks.{i}.ff.layers.0", "blocks.{i}.mlp.up"),
+            *weight_and_bias("trf_blocks.{i}.ff.layers.2", "blocks.{i}.mlp.down"),
             *_norm("final_norm", "final_norm"),
             Rule("out_head.weight", "head.weight"),
         ),
         copies=(Copy("out_head.weight", "tok_emb.weight", written=True),),
-        derived=(Derived("trf_blocks.{i}.att.mask", _mask, written=True),),
+        derived=(Derived("trf_blocks.{i}.att.mask", future_mask, written=True, accepts=is_future_mask),),
     )
     config_map = ConfigMap(
         fields=(),
@@ -74,21 +59,17 @@ class Book(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with the book's names."""
-        try:
-            if not (is_safetensors(path) or is_torch_file(path)):
-                return False
-            return {"trf_blocks.0.att.W_query.weight", "out_head.weight"} <= set(read_state_dict(path))
-        except ZooError:
-            return False
+        return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        return open_configless(self.table, read_state_dict(path), path, config)
+        state = normalise(self.table, *open_state_dict(path), path)
+        return open_configless(self.table, state, path, known, self.config_map.implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", **text_records(checkpoint)}
-            write_safetensors(path, checkpoint.tensors, metadata, checkpoint.provenance, options.on_bytes)
+            write_safetensors(path, checkpoint.tensors, metadata, options.provenance, options.on_bytes)
         else:
-            write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))
+            write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))

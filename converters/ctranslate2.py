@@ -23,7 +23,7 @@ from zoo.core.tensors import CHUNK_BYTES, Array, LazyTensor, contiguous
 from zoo.errors import MissingPackage
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Copy, Rule, Table
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 from zoo.text.gpt2 import END_OF_TEXT
 from zoo.text.vocabulary import Vocabulary
 
@@ -33,12 +33,8 @@ _MAGIC = b"TransformerDecoderSpec\0"  # the name of the spec, after 4 bytes of v
 _ACTIVATIONS = {"gelu_tanh": "GELUTanh", "gelu": "GELU"}
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{_LAYER}/{theirs}/weight", f"{ours}.weight"), Rule(f"{_LAYER}/{theirs}/bias", f"{ours}.bias")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/gamma", f"{ours}.weight"), Rule(f"{theirs}/beta", f"{ours}.bias")
+_linear = partial(weight_and_bias, weight="/weight", bias="/bias")
+_norm = partial(weight_and_bias, weight="/gamma", bias="/beta")
 
 
 class CTranslate2(Format):
@@ -54,11 +50,11 @@ class CTranslate2(Format):
             Rule(_EMBEDDING, "tok_emb.weight"),
             Rule("decoder/position_encodings/encodings", "pos_emb.weight"),
             *_norm(f"{_LAYER}/self_attention/layer_norm", "blocks.{i}.norm1"),
-            *_linear("self_attention/linear_0", "blocks.{i}.attn.qkv"),
-            *_linear("self_attention/linear_1", "blocks.{i}.attn.out"),
+            *_linear(f"{_LAYER}/self_attention/linear_0", "blocks.{i}.attn.qkv"),
+            *_linear(f"{_LAYER}/self_attention/linear_1", "blocks.{i}.attn.out"),
             *_norm(f"{_LAYER}/ffn/layer_norm", "blocks.{i}.norm2"),
-            *_linear("ffn/linear_0", "blocks.{i}.mlp.up"),
-            *_linear("ffn/linear_1", "blocks.{i}.mlp.down"),
+            *_linear(f"{_LAYER}/ffn/linear_0", "blocks.{i}.mlp.up"),
+            *_linear(f"{_LAYER}/ffn/linear_1", "blocks.{i}.mlp.down"),
             *_norm("decoder/layer_norm", "final_norm"),
             Rule(_HEAD, "head.weight"),
         ),
@@ -97,7 +93,7 @@ class CTranslate2(Format):
             (path / name).write_bytes(content)
         # Keys that CTranslate2 does not know are passed over.
         spec.config.add_attribute("zoo_config", checkpoint.config.to_dict())
-        spec.config.add_attribute("zoo_provenance", dict(checkpoint.provenance))
+        spec.config.add_attribute("zoo_provenance", options.provenance())
         spec.config.save_as_json(str(path / "config.json"))
 
     def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:

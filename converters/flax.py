@@ -6,17 +6,18 @@ FlaxConv1D keeps its kernel (out, in), unlike every other kernel of Flax, such a
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.files import read_json, write_json
 from zoo.containers.flax_params import read_flax, write_flax
 from zoo.converters.huggingface import HuggingFace
-from zoo.converters.shared.hf_directory import has_weights, read_config, write_config
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary, write_config
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
-from zoo.formats.base import Checkpoint, Format, WriteOptions
-from zoo.formats.rules import Rule, Table, strip_prefix
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Rule, Table, weight_and_bias
 
 PROVENANCE_FILE = "zoo_provenance.json"
 _PREFIX = "transformer/"
@@ -24,12 +25,8 @@ _HEAD = "lm_head/kernel"
 _WEIGHTS = ("flax_model.msgpack", "flax_model.msgpack.index.json")
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/kernel", f"{ours}.weight"), Rule(f"{theirs}/bias", f"{ours}.bias")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/scale", f"{ours}.weight"), Rule(f"{theirs}/bias", f"{ours}.bias")
+_linear = partial(weight_and_bias, weight="/kernel", bias="/bias")
+_norm = partial(weight_and_bias, weight="/scale", bias="/bias")
 
 
 class Flax(Format):
@@ -58,11 +55,12 @@ class Flax(Format):
         """Whether it is a directory with config.json and weights of Flax and of nothing else, or such weights."""
         return has_weights(path, _WEIGHTS) and (path.is_file() or not HuggingFace().sniff(path))
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, whatever other weights are in it, or its flax_model.msgpack or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
+        vocabulary = read_vocabulary(directory)
+        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
         tensors, files = read_shards(weights, read_flax)
         prefix, tensors = strip_prefix(tensors, (_PREFIX,))
         provenance = directory / PROVENANCE_FILE
@@ -83,4 +81,4 @@ class Flax(Format):
         write_config(path, checkpoint, self.config_map)
         named = {name if name == _HEAD else _PREFIX + name: tensor for name, tensor in checkpoint.tensors.items()}
         write_flax(path / _WEIGHTS[0], named, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())

@@ -6,7 +6,7 @@ operations want them so. A float16 or bfloat16 model would then come back with w
 own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does not know.
 
 Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
-(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix whose rows are no whole blocks of 32
+(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix of rows that are not a multiple of 32
 stays float32. Quantised tensors read as float32, and so does all of a quantised file that zoo wrote.
 """
 
@@ -24,10 +24,11 @@ from zoo.containers.gguf.writer import PROVENANCE, write_gguf
 from zoo.converters.shared.gguf_vocabulary import read_vocabulary, unheld, write_vocabulary
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Rule, Table, same_tensor
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.content_hash import RECORD
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 _ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"
@@ -36,10 +37,6 @@ _DTYPES = "zoo.dtypes"
 _BLOCK = 32  # values, of every type that is written
 # llama_ftype of llama.cpp's include/llama.h, by the type of most matrices; llama.cpp only shows it
 _FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q5_0": 8, "Q8_0": 7}
-
-
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 class GGUF(Format):
@@ -53,13 +50,13 @@ class GGUF(Format):
         (
             Rule(_EMBEDDING, "tok_emb.weight"),
             Rule(_POSITIONS, "pos_emb.weight"),
-            *_pair("blk.{i}.attn_norm", "blocks.{i}.norm1"),
-            *_pair("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
-            *_pair("blk.{i}.attn_output", "blocks.{i}.attn.out"),
-            *_pair("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
-            *_pair("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
-            *_pair("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
-            *_pair("output_norm", "final_norm"),
+            *weight_and_bias("blk.{i}.attn_norm", "blocks.{i}.norm1"),
+            *weight_and_bias("blk.{i}.attn_qkv", "blocks.{i}.attn.qkv"),
+            *weight_and_bias("blk.{i}.attn_output", "blocks.{i}.attn.out"),
+            *weight_and_bias("blk.{i}.ffn_norm", "blocks.{i}.norm2"),
+            *weight_and_bias("blk.{i}.ffn_up", "blocks.{i}.mlp.up"),
+            *weight_and_bias("blk.{i}.ffn_down", "blocks.{i}.mlp.down"),
+            *weight_and_bias("output_norm", "final_norm"),
             Rule(_HEAD, "head.weight"),
         ),
         copies=(Copy(_HEAD, _EMBEDDING, written=False),),
@@ -85,7 +82,7 @@ class GGUF(Format):
         """Whether it is a GGUF file of architecture gpt2, or one that is damaged before it says its architecture."""
         return path.is_file() and read_architecture(path) in ("gpt2", "")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts. Whether the head of a file not by zoo is tied is seen by comparing."""
         found = read_gguf(path)
         scalars = {key: value for key, value in found.metadata.items() if isinstance(value, str | int | float)}
@@ -96,7 +93,7 @@ class GGUF(Format):
         vocabulary, n_tokens, notes = read_vocabulary(found.metadata, path)
         embedding, head = found.tensors.get(_EMBEDDING), found.tensors.get(_HEAD)
         if embedding is None or len(embedding.shape) != 2:
-            raise FormatError(path, f"has no {_EMBEDDING}, so it is no GPT-2")
+            raise FormatError(path, f"has no {_EMBEDDING}, so it is not a GPT-2")
         scalars.setdefault(_ROWS, embedding.shape[0])
         scalars.setdefault(_TOKENS, n_tokens or embedding.shape[0])
         if _TIED not in scalars:
@@ -105,6 +102,8 @@ class GGUF(Format):
         if quantised := [type_name for type_name in QUANTS if type_name in found.types.values()]:
             notes.append(f"its {' and '.join(quantised)} tensors are read as float32")
         provenance = parse_json(str(found.metadata.get(PROVENANCE, "{}")).encode(), path, "its provenance")
+        if quantised and "encoding" not in provenance:  # by llama-quantize, which keeps the record of other values
+            provenance.pop(RECORD, None)
         return Checkpoint(
             path,
             read,
@@ -130,7 +129,7 @@ class GGUF(Format):
             del metadata[_EXACT_EPS]
         if not options.encoding and (widened := _widened(checkpoint.tensors)):
             metadata[_DTYPES] = json.dumps(widened)
-        write_gguf(path, metadata, typed, checkpoint.provenance, options.on_bytes)
+        write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return what quantising leaves of a tensor, in float32."""
@@ -144,7 +143,7 @@ class GGUF(Format):
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell of matrices that cannot be quantised, whatever is asked for, and of a text that has no end."""
         odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
-        notes = [f"rows of {n} values are no whole blocks of 32, so such matrices are never quantised" for n in odd]
+        notes = [f"rows of {n} values are not a multiple of 32, so such matrices are never quantised" for n in odd]
         if checkpoint.vocabulary.is_plain and not checkpoint.vocabulary.special.eos:
             notes.append("no token ends a text; llama.cpp then takes the token 11 for it")
         return notes
@@ -193,7 +192,7 @@ def _narrow(name: str, wide: LazyTensor, dtype: np.dtype[np.generic], path: Path
             with np.errstate(over="ignore"):
                 narrow = array.astype(dtype)
         if not same_bits(narrow.astype(np.float32), array):
-            raise CorruptFile(path, f"tensor {name} is no {dtype}, as its {_DTYPES} says; write the file again")
+            raise CorruptFile(path, f"tensor {name} is not {dtype}, as its {_DTYPES} says; write the file again")
         return narrow
 
     return LazyTensor(wide.shape, dtype, load)

@@ -11,16 +11,22 @@ import numpy as np
 
 from zoo.containers.files import write_json
 from zoo.containers.safetensors import is_safetensors, read_metadata, read_provenance, write_safetensors
-from zoo.containers.state_dict import read_state_dict
-from zoo.converters.shared.hf_directory import TOKENS, has_weights, read_config, write_config
+from zoo.converters.shared.configless import config_from_shapes
+from zoo.converters.shared.hf_config import HF_CONFIG, HF_CONFIG_FOLDED, fold_scales
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary, write_config
+from zoo.converters.shared.masks import causal_mask, is_causal_mask, is_masked_bias
 from zoo.converters.shared.shards import find_weights, read_shards, split_shards
+from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
+from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor
-from zoo.formats.base import Checkpoint, Format, WriteOptions
-from zoo.formats.config_map import ConfigMap, Constant, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import GPTConfig
 
 _PREFIX = "transformer."
+_EMBEDDING, _HEAD = "wte.weight", "lm_head.weight"
+_NO_CONFIG = "config.json is missing; the sizes are those of the tensors, the rest is GPT-2's"
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -29,17 +35,8 @@ _WEIGHTS = (
 )
 
 
-def _causal_mask(config: GPTConfig) -> LazyTensor:
-    t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
-
-
 def _masked_bias(_: GPTConfig) -> LazyTensor:
     return LazyTensor.of(np.array(-1e4, np.float32))
-
-
-def _pair(theirs: str, ours: str, how: str = "") -> tuple[Rule, ...]:
-    return Rule(f"{theirs}.weight", f"{ours}.weight", how), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 class HuggingFace(Format):
@@ -53,68 +50,60 @@ class HuggingFace(Format):
         (
             Rule("wte.weight", "tok_emb.weight"),
             Rule("wpe.weight", "pos_emb.weight"),
-            *_pair("h.{i}.ln_1", "blocks.{i}.norm1"),
-            *_pair("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv", "i o -> o i"),
-            *_pair("h.{i}.attn.c_proj", "blocks.{i}.attn.out", "i o -> o i"),
-            *_pair("h.{i}.ln_2", "blocks.{i}.norm2"),
-            *_pair("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up", "i o -> o i"),
-            *_pair("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down", "i o -> o i"),
-            *_pair("ln_f", "final_norm"),
+            *weight_and_bias("h.{i}.ln_1", "blocks.{i}.norm1"),
+            *weight_and_bias("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv", "i o -> o i"),
+            *weight_and_bias("h.{i}.attn.c_proj", "blocks.{i}.attn.out", "i o -> o i"),
+            *weight_and_bias("h.{i}.ln_2", "blocks.{i}.norm2"),
+            *weight_and_bias("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up", "i o -> o i"),
+            *weight_and_bias("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down", "i o -> o i"),
+            *weight_and_bias("ln_f", "final_norm"),
             Rule("lm_head.weight", "head.weight"),
         ),
         copies=(Copy("lm_head.weight", "wte.weight", written=False),),
         derived=(
-            Derived("h.{i}.attn.bias", _causal_mask, written=False),
-            Derived("h.{i}.attn.masked_bias", _masked_bias, written=False),
+            Derived("h.{i}.attn.bias", causal_mask, written=False, accepts=is_causal_mask),
+            Derived("h.{i}.attn.masked_bias", _masked_bias, written=False, accepts=is_masked_bias),
         ),
     )
-    config_map = ConfigMap(
-        fields=(
-            Field("vocab_size", "vocab_rows"),
-            Field(TOKENS, "vocab_size"),
-            Field(("n_positions", "n_ctx"), "context_length", default=1024),
-            Field("n_embd", "width", default=768),
-            Field("n_head", "n_heads", default=12),
-            Field("n_layer", "n_layers", default=12),
-            Field("n_inner", "inner_width", default=0),
-            Field(("resid_pdrop", "embd_pdrop", "attn_pdrop"), "dropout", default=0.1),
-            Field("layer_norm_epsilon", "norm_eps", default=1e-5),
-            Field(
-                "activation_function",
-                "activation",
-                default="gelu_new",
-                values={"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"},
-            ),
-            Field("tie_word_embeddings", "tied", default=True),
-        ),
-        constants=(
-            Constant("model_type", "gpt2"),
-            Constant("scale_attn_weights", True),
-            Constant("scale_attn_by_inverse_layer_idx", False),
-            Constant("add_cross_attention", False),
-        ),
-        implied={"qkv_bias": True, "bias": True},
-    )
+    config_map = HF_CONFIG
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a directory with config.json and weights, or the weights file in such a directory."""
-        return has_weights(path, _WEIGHTS)
+        """Whether it is a directory with config.json and weights, or weights of GPT-2 in transformers' layout."""
+        if has_weights(path, _WEIGHTS):
+            return True
+        files = [path / name for name in _WEIGHTS] if path.is_dir() else [path]
+        tensors = next((try_state_dict(file, self.table) for file in files if file.is_file()), {})
+        qkv = tensors.get("h.0.attn.c_attn.weight")
+        return qkv is not None and len(qkv.shape) == 2 and qkv.shape[1] == 3 * qkv.shape[0]
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
-        directory = path if path.is_dir() else path.parent
-        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
-        tensors, files = read_shards(find_weights(path, _WEIGHTS), read_state_dict)
-        prefix, tensors = strip_prefix(tensors, (_PREFIX,))
+        weights = find_weights(path, _WEIGHTS)
+        tensors, files = read_shards(weights, lambda file: open_state_dict(file)[0])
+        state = normalise(self.table, tensors, {}, path)
+        vocabulary = read_vocabulary(weights.parent)
+        tensors, folded = state.tensors, list[str]()
+        if is_there(weights.with_name("config.json")):
+            found, notes, config_file = read_config(weights.parent, HF_CONFIG_FOLDED, vocabulary)
+            tensors, folded = fold_scales(config_file, tensors, found)
+            files = [config_file, *files]
+        else:
+            found, notes = config_from_shapes(self.table, tensors, path, known, self.config_map.implied)
+            notes.append(_NO_CONFIG)
+        if found.tied and _HEAD in tensors and not same_tensor(tensors[_HEAD], tensors[_EMBEDDING]):
+            found = found.replace(tied=False)
+            notes.append(f"{_HEAD} differs from the embedding, so it is a head of its own, whatever config.json says")
         return Checkpoint(
             path,
             found,
             tensors,
-            prefix=prefix,
+            prefix=state.prefix,
             vocabulary=vocabulary,
-            files=(config_file, *files),
+            files=tuple(files),
             provenance=read_provenance(files[-1], read_metadata(files[-1])) if is_safetensors(files[-1]) else {},
-            notes=tuple(notes),
+            notes=(*notes, *folded, *state.notes),
+            exact=not folded,
+            left_behind=state.left_behind,
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
@@ -124,7 +113,7 @@ class HuggingFace(Format):
         named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
         shards = split_shards(named, options.max_shard_bytes)
         for file, tensors in shards.items():
-            write_safetensors(path / file, tensors, {"format": "pt"}, checkpoint.provenance, options.on_bytes)
+            write_safetensors(path / file, tensors, {"format": "pt"}, options.provenance, options.on_bytes)
         if len(shards) > 1:
             weight_map = {name: file for file, tensors in shards.items() for name in tensors}
             total = sum(tensor.nbytes for tensor in named.values())

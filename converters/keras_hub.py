@@ -7,6 +7,7 @@ out. The paths in the weights follow from Keras' classes and attributes (keras/s
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.files import read_json, write_json
@@ -16,10 +17,9 @@ from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import CheckpointMismatch, CorruptFile, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Rule, Table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.rules import Rule, Table, weight_and_bias
 from zoo.text.vocabulary import Vocabulary
 
 _WEIGHTS = ("model.weights.h5", "model.weights.json")
@@ -33,8 +33,7 @@ _ATTENTION = f"{_BLOCK}/_self_attention_layer"
 _QKV = ("query_dense", "key_dense", "value_dense")
 
 
-def _pair(theirs: str, ours: str, how: str = "") -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/vars/0", f"{ours}.weight", how), Rule(f"{theirs}/vars/1", f"{ours}.bias")
+_pair = partial(weight_and_bias, weight="/vars/0", bias="/vars/1")
 
 
 def _qkv(number: int, kind: str, how: str) -> Rule:
@@ -87,7 +86,7 @@ class KerasHub(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, or the weights or their index in it."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
@@ -99,7 +98,7 @@ class KerasHub(Format):
         found, notes = self.config_map.read(theirs, config_file)
         provenance = metadata.get(_PROVENANCE, {})
         if not isinstance(provenance, dict):
-            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is no JSON object")
+            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is not a JSON object")
         tensors, files = read_shards(weights, read_hdf5)
         return Checkpoint(
             path,
@@ -122,7 +121,7 @@ class KerasHub(Format):
         write_hdf5(path / _WEIGHTS[0], tensors, options.on_bytes)
         tokens = {} if config.vocab_size == config.vocab_rows else {_TOKENS: config.vocab_size}
         metadata = {"parameter_count": config.n_parameters, "tasks": ["CausalLM"], **tokens}
-        write_json(path / "metadata.json", {**metadata, _PROVENANCE: dict(checkpoint.provenance)})
+        write_json(path / "metadata.json", {**metadata, _PROVENANCE: options.provenance()})
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
         """Say what of the tokenizer Keras Hub's class cannot be."""

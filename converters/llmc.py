@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from functools import partial
 from mmap import mmap
 from pathlib import Path
 
@@ -25,9 +26,9 @@ from zoo.containers.files import map_file, parse_json
 from zoo.core.stream import write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Derived, Rule, Table
+from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
 from zoo.formats.vocabulary import assume_vocabulary, describe, unheld_special
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
@@ -50,9 +51,7 @@ def _padding(config: GPTConfig) -> LazyTensor:
     return LazyTensor(shape, np.dtype(np.float32), lambda: np.zeros(shape, np.float32))
 
 
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    ours = f"blocks.{{i}}.{ours}"
-    return Rule(f"{theirs}w.{{i}}", f"{ours}.weight"), Rule(f"{theirs}b.{{i}}", f"{ours}.bias")
+_pair = partial(weight_and_bias, weight="w.{i}", bias="b.{i}")
 
 
 class LlmC(Format):
@@ -68,12 +67,12 @@ class LlmC(Format):
         (
             Rule("wte", "tok_emb.weight"),
             Rule("wpe", "pos_emb.weight"),
-            *_pair("ln1", "norm1"),
-            *_pair("qkv", "attn.qkv"),
-            *_pair("attproj", "attn.out"),
-            *_pair("ln2", "norm2"),
-            *_pair("fc", "mlp.up"),
-            *_pair("fcproj", "mlp.down"),
+            *_pair("ln1", "blocks.{i}.norm1"),
+            *_pair("qkv", "blocks.{i}.attn.qkv"),
+            *_pair("attproj", "blocks.{i}.attn.out"),
+            *_pair("ln2", "blocks.{i}.norm2"),
+            *_pair("fc", "blocks.{i}.mlp.up"),
+            *_pair("fcproj", "blocks.{i}.mlp.down"),
             Rule("lnfw", "final_norm.weight"),
             Rule("lnfb", "final_norm.bias"),
         ),
@@ -105,7 +104,7 @@ class LlmC(Format):
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own header counts."""
         data = map_file(path)
         found, version, padding = self._read_header(path, data)
@@ -126,7 +125,7 @@ class LlmC(Format):
         dtypes = {str(tensor.dtype) for tensor in tensors.values()}
         if len(dtypes) > 1:
             mixed = ", ".join(sorted(dtypes))
-            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with --dtype")
+            raise CannotHold(f"llm.c has one dtype for all weights, and these are {mixed}; choose one with dtype=NAME")
         dtype = DTYPES[dtypes.pop()]
         if padding:
             tensors[_PADDING] = padding.astype(dtype)
@@ -169,11 +168,11 @@ class LlmC(Format):
         """Return the config, the version, and how many rows zoo added to the embedding."""
         header = data[:_HEADER_BYTES]
         if len(header) < _HEADER_BYTES:
-            raise CorruptFile(path, "is cut short inside its header; copy it again")
+            raise CorruptFile(path, "has a truncated header; copy it again")
         magic, version, *numbers = np.frombuffer(header, "<i4", 2 + len(_NUMBERS)).tolist()
         if magic != MAGIC or version not in _DTYPES:
             known = ", ".join(map(str, _DTYPES))
-            raise FormatError(path, f"is no checkpoint of llm.c in a version that zoo reads ({known})")
+            raise FormatError(path, f"is not a checkpoint of llm.c in a version that zoo reads ({known})")
         theirs = dict(zip(_NUMBERS, numbers, strict=True))
         if version in _UNPADDED:
             theirs["padded_vocab_size"] = theirs["vocab_size"]
@@ -183,9 +182,10 @@ class LlmC(Format):
             return config, version, 0
         try:
             config = GPTConfig.from_dict(parse_json(own.removeprefix(_OWN_MARK), path, "its zoo.config"))
-        except ConfigError as error:
+            contradicts = self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]
+        except (ConfigError, OverflowError) as error:
             raise FormatError(path, f"its zoo.config is impossible: {error}") from error
-        if self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]:
+        if contradicts:
             raise CorruptFile(path, "the config that zoo put into its header contradicts the rest of it")
         return config, version, -config.vocab_rows % _ROWS
 

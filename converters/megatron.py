@@ -9,16 +9,16 @@ config in arguments of the command line, so only zoo's own files say theirs; the
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from zoo.containers.state_dict import as_state_dict
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
+from zoo.converters.shared.state_dicts import find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.rules import Copy, Rule, Table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
@@ -26,8 +26,7 @@ _EMBEDDING, _QKV = "embedding.word_embeddings.weight", f"{_LAYER}.self_attention
 _ROWS = 128  # Megatron-LM's default of --make-vocab-size-divisible-by
 
 
-def _pair(theirs: str, ours: str, separator: str = ".") -> tuple[Rule, ...]:
-    return tuple(Rule(f"{theirs}{separator}{kind}", f"{ours}.{kind}") for kind in ("weight", "bias"))
+_norm = partial(weight_and_bias, weight="_weight", bias="_bias")
 
 
 class Megatron(Format):
@@ -39,14 +38,14 @@ class Megatron(Format):
         (
             Rule(_EMBEDDING, "tok_emb.weight"),
             Rule("embedding.position_embeddings.weight", "pos_emb.weight"),
-            *_pair(f"{_QKV}.layer_norm", f"{_OURS}.norm1", "_"),
+            *_norm(f"{_QKV}.layer_norm", f"{_OURS}.norm1"),
             Rule(f"{_QKV}.weight", f"{_OURS}.attn.qkv.weight", "(h n d) i -> (n h d) i"),
             Rule(f"{_QKV}.bias", f"{_OURS}.attn.qkv.bias", "(h n d) -> (n h d)"),
-            *_pair(f"{_LAYER}.self_attention.linear_proj", f"{_OURS}.attn.out"),
-            *_pair(f"{_LAYER}.mlp.linear_fc1.layer_norm", f"{_OURS}.norm2", "_"),
-            *_pair(f"{_LAYER}.mlp.linear_fc1", f"{_OURS}.mlp.up"),
-            *_pair(f"{_LAYER}.mlp.linear_fc2", f"{_OURS}.mlp.down"),
-            *_pair("decoder.final_layernorm", "final_norm"),
+            *weight_and_bias(f"{_LAYER}.self_attention.linear_proj", f"{_OURS}.attn.out"),
+            *_norm(f"{_LAYER}.mlp.linear_fc1.layer_norm", f"{_OURS}.norm2"),
+            *weight_and_bias(f"{_LAYER}.mlp.linear_fc1", f"{_OURS}.mlp.up"),
+            *weight_and_bias(f"{_LAYER}.mlp.linear_fc2", f"{_OURS}.mlp.down"),
+            *weight_and_bias("decoder.final_layernorm", "final_norm"),
             Rule("output_layer.weight", "head.weight"),
         ),
         copies=(Copy("output_layer.weight", _EMBEDDING, written=False),),
@@ -64,25 +63,25 @@ class Megatron(Format):
         model = tree.get("model") if isinstance(tree, dict) else None
         return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
-            raise FormatError(path, "has no model, so it is no checkpoint of Megatron core")
+            raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
         if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
-        tensors = as_state_dict({name: value for name, value in model.items() if name not in state}, path)
-        opened = open_configless(self.table, tensors, path, config)
+        state_dict = normalise(self.table, *find_state_dict(model, path), path)
+        opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
         if not state:
             return opened
-        note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"
+        note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
         return replace(opened, notes=(*opened.notes, note))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""
         tree = {"checkpoint_version": _VERSION, "iteration": 0, "model": dict(checkpoint.tensors)}
-        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell what Megatron-LM must be told, since it pads the vocabulary itself."""

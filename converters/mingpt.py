@@ -2,22 +2,40 @@
 
 https://github.com/karpathy/minGPT (mingpt/model.py). Names are nanoGPT's; weights are (out, in). The causal masks are
 in the file, and the head is a tensor of its own, tied or not. The file has no config: it follows from the shapes, but
-for the number of heads.
+for the number of heads, which the config.json of minGPT's projects beside it tells.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from zoo.containers.state_dict import read_state_dict
-from zoo.containers.torch.file import is_torch_file, write_torch
-from zoo.converters.nanogpt import HEAD, MASK, RULES, causal_mask
+from zoo.containers.files import read_json
+from zoo.containers.torch.file import write_torch
+from zoo.converters.nanogpt import HEAD, MASK, RULES
 from zoo.converters.shared.configless import open_configless, torch_records
-from zoo.errors import ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.converters.shared.masks import causal_mask, is_causal_mask
+from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
+from zoo.core.paths import is_there
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Derived, Table
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.shapes import sizes_of
+
+# Layers, heads and width by model_type, as in minGPT's GPT.__init__.
+_MODELS = {
+    "openai-gpt": (12, 12, 768),
+    "gpt2": (12, 12, 768),
+    "gpt2-medium": (24, 16, 1024),
+    "gpt2-large": (36, 20, 1280),
+    "gpt2-xl": (48, 25, 1600),
+    "gopher-44m": (8, 16, 512),
+    "gpt-mini": (6, 6, 192),
+    "gpt-micro": (4, 4, 128),
+    "gpt-nano": (3, 3, 48),
+}
 
 
 class MinGPT(Format):
@@ -25,7 +43,7 @@ class MinGPT(Format):
 
     name = "mingpt"
     summary = "minGPT: the state dict of its model, with masks and head"
-    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True),))
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True, accepts=is_causal_mask),))
     config_map = ConfigMap(
         fields=(),
         implied={
@@ -39,17 +57,36 @@ class MinGPT(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with nanoGPT's names and masks. Hugging Face's has the same names, transposed."""
-        try:
-            tensors = read_state_dict(path) if is_torch_file(path) else {}
-        except ZooError:
-            return False
+        tensors = try_state_dict(path, self.table)
         qkv, mask = (tensors.get(f"transformer.h.0.attn.{name}") for name in ("c_attn.weight", "bias"))
-        return qkv is not None and mask is not None and len(qkv.shape) == 2 and qkv.shape[0] == 3 * qkv.shape[1]
+        if qkv is None or mask is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
+            return False
+        return "model_args" not in open_state_dict(path)[1]  # nanoGPT saved masks, too, before torch 2
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        return open_configless(self.table, read_state_dict(path), path, config)
+        state = normalise(self.table, *open_state_dict(path), path)
+        found, file = _read_heads(path.parent / "config.json", sizes_of(self.table, state.tensors))
+        opened = open_configless(self.table, state, path, {**found, **(known or {})}, self.config_map.implied)
+        return replace(opened, files=(*opened.files, *file))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
-        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint))
+        write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))
+
+
+def _read_heads(file: Path, sizes: Mapping[str, int]) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Return what the config.json that minGPT's projects write says of the heads, and the file, if it is of this model.
+
+    Its `model` names one of minGPT's models, or gives the sizes.
+    """
+    if not is_there(file):
+        return {}, ()
+    model = read_json(file).get("model")
+    if not isinstance(model, dict):
+        return {}, ()
+    keys = ("n_layer", "n_head", "n_embd")
+    layers, heads, width = _MODELS.get(str(model.get("model_type")), tuple(model.get(key) for key in keys))
+    if (layers, width) != (sizes.get("n_layers"), sizes.get("width")) or type(heads) is not int:
+        return {}, ()
+    return {"n_heads": heads}, (file,)

@@ -11,36 +11,27 @@ model_args have no `bias` are older than that and mean the approximation.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zoo.containers.state_dict import as_state_dict
-from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
-from zoo.converters.shared.configless import read_records, torch_records
+from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.configless import open_configless, read_records, torch_records
+from zoo.converters.shared.masks import causal_mask, is_causal_mask
+from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
+from zoo.core.paths import is_there
 from zoo.core.tensors import LazyTensor
-from zoo.errors import ConfigError, FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.errors import ConfigError, FormatError
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Copy, Derived, Rule, Table, strip_prefix
+from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.formats.vocabulary import assume_vocabulary
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
 
-_PREFIX = "_orig_mod."
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
-
-
-def causal_mask(config: GPTConfig) -> LazyTensor:
-    """Return the buffer `bias` of an attention layer: ones where one may look, (1, 1, T, T)."""
-    t = config.context_length
-    return LazyTensor((1, 1, t, t), np.dtype(np.float32), lambda: np.tri(t, dtype=np.float32)[None, None])
-
-
-def _pair(theirs: str, ours: str) -> tuple[Rule, ...]:
-    theirs = f"transformer.{theirs}"
-    return Rule(f"{theirs}.weight", f"{ours}.weight"), Rule(f"{theirs}.bias", f"{ours}.bias")
 
 
 MASK = "transformer.h.{i}.attn.bias"
@@ -48,13 +39,13 @@ HEAD = Copy("lm_head.weight", "transformer.wte.weight", written=True)
 RULES = (
     Rule("transformer.wte.weight", "tok_emb.weight"),
     Rule("transformer.wpe.weight", "pos_emb.weight"),
-    *_pair("h.{i}.ln_1", "blocks.{i}.norm1"),
-    *_pair("h.{i}.attn.c_attn", "blocks.{i}.attn.qkv"),
-    *_pair("h.{i}.attn.c_proj", "blocks.{i}.attn.out"),
-    *_pair("h.{i}.ln_2", "blocks.{i}.norm2"),
-    *_pair("h.{i}.mlp.c_fc", "blocks.{i}.mlp.up"),
-    *_pair("h.{i}.mlp.c_proj", "blocks.{i}.mlp.down"),
-    *_pair("ln_f", "final_norm"),
+    *weight_and_bias("transformer.h.{i}.ln_1", "blocks.{i}.norm1"),
+    *weight_and_bias("transformer.h.{i}.attn.c_attn", "blocks.{i}.attn.qkv"),
+    *weight_and_bias("transformer.h.{i}.attn.c_proj", "blocks.{i}.attn.out"),
+    *weight_and_bias("transformer.h.{i}.ln_2", "blocks.{i}.norm2"),
+    *weight_and_bias("transformer.h.{i}.mlp.c_fc", "blocks.{i}.mlp.up"),
+    *weight_and_bias("transformer.h.{i}.mlp.c_proj", "blocks.{i}.mlp.down"),
+    *weight_and_bias("transformer.ln_f", "final_norm"),
     Rule("lm_head.weight", "head.weight"),
 )
 
@@ -65,7 +56,7 @@ class NanoGPT(Format):
     name = "nanogpt"
     summary = "nanoGPT: ckpt.pt, from which its train.py can resume and its sample.py can sample"
     suffixes = (".pt",)
-    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False),))
+    table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False, accepts=is_causal_mask),))
     # vocab_size counts rows, and bias is one switch for all layers: keys that stand twice are read into both fields,
     # and written from the second.
     config_map = ConfigMap(
@@ -84,32 +75,44 @@ class NanoGPT(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a torch file with a model and model_args."""
-        try:
-            tree = read_torch(path) if is_torch_file(path) else None
-        except ZooError:
+        """Whether it is nanoGPT's checkpoint, or a state dict with nanoGPT's names and orientation and no masks."""
+        path = _file(path)
+        tensors = try_state_dict(path, self.table)
+        qkv = tensors.get("transformer.h.0.attn.c_attn.weight")
+        if qkv is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
             return False
-        return isinstance(tree, dict) and {"model", "model_args"} <= set(tree)
+        return MASK.replace("{i}", "0") not in tensors or "model_args" in open_state_dict(path)[1]
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
-        """Open the file; the state of training is told of and stays behind."""
-        tree = read_torch(path)
-        if not isinstance(tree, dict) or not isinstance(args := tree.get("model_args"), dict):
-            raise FormatError(path, "has no model_args, so it is no checkpoint of nanoGPT")
-        prefix, tensors = strip_prefix(as_state_dict(tree.get("model"), path), (_PREFIX,))
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
+        """Open the file, or the ckpt.pt in a directory; the state of training is reported and stays behind."""
+        path = _file(path)
+        tensors, beside = open_state_dict(path)
+        if not isinstance(args := beside.get("model_args"), dict):
+            return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
+        state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
         found = self._read_config(args, own.config, path)
         vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
         return Checkpoint(
             path,
             found,
-            tensors,
-            prefix=prefix,
+            state.tensors,
+            prefix=state.prefix,
             vocabulary=vocabulary,
             files=(path,),
             provenance=own.provenance,
-            notes=(*_training_state(tree), *guess),
+            notes=(*_training_state(beside), *state.notes, *guess),
+            left_behind=state.left_behind,
         )
+
+    def _read_plain(self, path: Path, state: StateDict, known: Known) -> Checkpoint:
+        """Open a state dict without model_args: nanoGPT computes GELU exactly, unless the user says otherwise."""
+        fields = {"activation": "gelu", **(known or {})}
+        opened = open_configless(self.table, state, path, fields, self.config_map.implied)
+        if "activation" in (known or {}):
+            return opened
+        advice = """trained with its tanh approximation, say --size '{"activation": "gelu_tanh"}'"""
+        return replace(opened, notes=(*opened.notes, f"the exact GELU is assumed, as nanoGPT has it; if {advice}"))
 
     def _read_config(self, args: dict[Any, Any], own: GPTConfig | None, path: Path) -> GPTConfig:
         known = {key for field in self.config_map.fields for key in field.keys}
@@ -135,7 +138,7 @@ class NanoGPT(Format):
             "best_val_loss": 1e9,
             "config": {},
         }
-        write_torch(path, tree, options.on_bytes, torch_records(checkpoint))
+        write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
         """Say why nanoGPT has no such model."""
@@ -148,8 +151,13 @@ class NanoGPT(Format):
         """Tell that nanoGPT will compute another activation than GPT-2's."""
         notes = super().notes(checkpoint)
         if checkpoint.config.activation == "gelu_tanh":
-            notes.append("nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)")
+            notes.append(f"nanoGPT will compute the exact GELU, not its tanh approximation. {ACTIVATION_DIFFERENCE}")
         return notes
+
+
+def _file(path: Path) -> Path:
+    """Return the checkpoint in an out/ directory of train.py."""
+    return path / "ckpt.pt" if is_there(path / "ckpt.pt") else path
 
 
 def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:
@@ -185,7 +193,7 @@ def _training_state(tree: dict[Any, Any]) -> list[str]:
     numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
     if not found and tree.get("iter_num", 0) == 0:
         return []
-    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+    return [f"the file has {', '.join(found + numbers)}; that is not part of the model and is left out"]
 
 
 def _number(value: Any) -> str:

@@ -67,7 +67,7 @@ class Onnx(Format):
         version = onnx.helper.make_opsetid("", OPSET)
         about = {"producer_name": "zoo", "producer_version": zoo.__version__, "ir_version": _IR_VERSION}
         model = onnx.helper.make_model(graph, opset_imports=[version], **about)
-        records = {"zoo.config": config.to_dict(), "zoo.provenance": dict(checkpoint.provenance)}
+        records = {"zoo.config": config.to_dict(), "zoo.provenance": options.provenance()}
         texts = {key: json.dumps(value, sort_keys=True) for key, value in records.items()}
         onnx.helper.set_model_props(model, texts)
         (path / _MODEL).write_bytes(model.SerializeToString(deterministic=True))

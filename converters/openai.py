@@ -7,33 +7,29 @@ layers have a leading axis of length 1 and lie (in, out): they were 1-D convolut
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from zoo.containers.files import read_json, write_json
 from zoo.containers.tensorflow.bundle import bundle_files, find_prefix, is_index, read_bundle, write_bundle
+from zoo.converters.shared.configless import config_from_shapes
 from zoo.core.paths import is_there
+from zoo.core.tensors import LazyTensor
 from zoo.errors import FormatError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
-from zoo.formats.rules import Rule, Table
+from zoo.formats.rules import Rule, Table, weight_and_bias
 from zoo.formats.vocabulary import unheld_vocabulary
-from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"
 
-# What tf.train.AdamOptimizer and tf.train.Saver keep beside the weights when somebody has gone on training.
-_TRAINING_STATE = re.compile(
-    r".*/(Adam|Adam_1|Momentum)|(.*/)?(beta[12]_power|global_step)|_CHECKPOINTABLE_OBJECT_GRAPH"
-)
+# What optimizers keep beside the weights under names of their own; a slot is named after its weight: NAME/Adam.
+_COUNTERS = re.compile(r"(.*/)?(beta[12]_power|global_step|learning_rate|_CHECKPOINTABLE_OBJECT_GRAPH)(_\d+)?")
+_OBJECT = "/.ATTRIBUTES/VARIABLE_VALUE"  # how tf.train.Checkpoint of TensorFlow 2 ends the names
 
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/g", f"{ours}.weight"), Rule(f"{theirs}/b", f"{ours}.bias")
-
-
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/w", f"{ours}.weight", "1 i o -> o i"), Rule(f"{theirs}/b", f"{ours}.bias")
+_norm = partial(weight_and_bias, weight="/g", bias="/b")
+_linear = partial(weight_and_bias, how="1 i o -> o i", weight="/w", bias="/b")
 
 
 class OpenAI(Format):
@@ -73,32 +69,35 @@ class OpenAI(Format):
             "activation": "gelu_tanh",
         },
         forgotten=("dropout",),
+        passive=frozenset({"precision"}),
     )
 
     def sniff(self, path: Path) -> bool:
         """Whether there is the index of a TensorFlow checkpoint."""
         return any(is_index(file) for file in (path.glob("*.index") if path.is_dir() else [path]))
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, a path prefix such as dir/model.ckpt, or an .index file."""
         prefix = find_prefix(path)
         directory = prefix.parent
-        notes: list[str] = []
         files = bundle_files(prefix)
+        tensors, state = _split(read_bundle(prefix), path)
         hparams = directory / "hparams.json"
         if is_there(hparams):
             config, notes = self.config_map.read(read_json(hparams), hparams)
             files = [*files, hparams]
-        elif config is None:
-            raise FormatError(directory, "has no hparams.json; say which model it is with --size NAME")
-        tensors = read_bundle(prefix)
-        state = [name for name in tensors if _TRAINING_STATE.fullmatch(name)]
+        else:
+            config, notes = config_from_shapes(self.table, tensors, path, known, self.config_map.implied)
+            notes.append("there is no hparams.json; the sizes are those of the tensors")
+        others = sorted(file.stem for file in directory.glob("*.index") if file.stem != prefix.name)
+        if path.is_dir() and others:
+            notes.append(f"of several checkpoints {prefix.name} is read; the others are {', '.join(others[:4])}")
         if state:
             notes.append(f"{len(state)} tensors of training state (such as {state[0]}) are not weights and stay behind")
         return Checkpoint(
             path,
             config,
-            {name: tensor for name, tensor in tensors.items() if name not in state},
+            tensors,
             vocabulary=Vocabulary.read(directory),
             files=tuple(files),
             provenance=_read_provenance(directory),
@@ -113,13 +112,31 @@ class OpenAI(Format):
         for name, content in files.items():
             (path / name).write_bytes(content)
         write_bundle(path / "model.ckpt", checkpoint.tensors, options.on_bytes)
-        write_json(path / PROVENANCE_FILE, dict(checkpoint.provenance))
+        write_json(path / PROVENANCE_FILE, options.provenance())
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
         """Say what of the vocabulary has no place."""
         return unheld_vocabulary(checkpoint.vocabulary, "OpenAI's code")
 
 
+def _split(tensors: dict[str, LazyTensor], path: Path) -> tuple[dict[str, LazyTensor], list[str]]:
+    """Divide tensors into the model's and the names of an optimizer's.
+
+    Raises:
+        FormatError: TensorFlow 2 saved them as objects.
+    """
+    if any(name.endswith(_OBJECT) for name in tensors):
+        problem = "is an object checkpoint of TensorFlow 2, which names tensors after Python attributes"
+        raise FormatError(path, f"{problem}; save the model with save_pretrained, which writes tf_model.h5")
+    known = {name for name in tensors if any(rule.fullmatch(name) for rule in _KNOWN)}
+    slots = {name for name in tensors if any(str(parent) in known for parent in PurePosixPath(name).parents)}
+    state = [name for name in tensors if name in slots or _COUNTERS.fullmatch(name)]
+    return {name: tensor for name, tensor in tensors.items() if name not in state}, state
+
+
 def _read_provenance(directory: Path) -> dict[str, object]:
     file = directory / PROVENANCE_FILE
     return read_json(file) if is_there(file) else {}
+
+
+_KNOWN = [re.compile(re.escape(str(rule.theirs)).replace(r"\{i\}", r"\d+")) for rule in OpenAI.table.rules]

@@ -12,9 +12,8 @@ from zoo.converters.shared.adapter_files import Adapter, is_adapter, read_adapte
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
-from zoo.formats.base import Checkpoint, Format
+from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
-from zoo.models.gpt2.config import GPTConfig
 
 
 class Peft(Format):
@@ -25,13 +24,13 @@ class Peft(Format):
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
-    writes = False  # a whole model is no adapter; zoo.train.step.lora.save_adapter writes one
+    writes = False  # a complete model is not an adapter; zoo.train.step.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with an adapter, or the adapter's weights."""
         return is_adapter(path)
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the adapter and its base. The base is the one file outside its own directory that a checkpoint of zoo's
         may name, and all that happens to it is that it is read as a checkpoint.
         """
@@ -43,7 +42,7 @@ class Peft(Format):
 
         if detect_format(base).name == self.name:
             raise FormatError(directory, f"its base {base} is an adapter itself; merge that one first")
-        found, checkpoint = open_path(base, size=config)
+        found, checkpoint = open_path(base, size=known)
         ours, drops = found.to_ours(checkpoint)
         for drop in drops:
             if not drop.redundant():

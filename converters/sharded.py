@@ -22,7 +22,7 @@ from zoo.containers.files import inside, is_shape, map_file, read_json
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
-from zoo.formats.base import Checkpoint, Format
+from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.vocabulary import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
@@ -67,7 +67,7 @@ class Sharded(Format):
         """Whether it is a directory with both indexes."""
         return (path / INDEX).is_file() and (path / DATA).is_file()
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the pieces; the config in the index counts."""
         file = path / INDEX
         index = read_json(file)
@@ -117,7 +117,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
         if any(end > length for end, length in zip(ends, shape, strict=True)):
             raise CorruptFile(index, f"a piece of tensor {name} lies outside it")
         if piece.offset + nbytes > len(piece.data):
-            raise CorruptFile(index, f"a piece of tensor {name} ends behind its file {file}, which may be cut short")
+            raise CorruptFile(index, f"a piece of tensor {name} ends after its file {file}, which may be truncated")
         pieces.append(piece)
     if sum(math.prod(piece.shape) for piece in pieces) != math.prod(shape):
         raise CorruptFile(index, f"the pieces of tensor {name} are not the whole of it")
@@ -126,7 +126,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
 
 def _lengths(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list) or not is_shape(numbers):
-        raise ValueError(f"{numbers!r:.60} should be whole numbers")
+        raise ValueError(f"{numbers!r:.60} should be integers")
     return tuple(numbers)
 
 

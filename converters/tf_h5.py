@@ -6,29 +6,25 @@ layers are its TFConv1D (transformers/modeling_tf_utils.py): weights lie (in, ou
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from zoo.containers.hdf5.reader import read_hdf5
 from zoo.converters.huggingface import HuggingFace
-from zoo.converters.shared.hf_directory import has_weights, read_config
+from zoo.converters.shared.hf_directory import has_weights, read_config, read_vocabulary
 from zoo.converters.shared.shards import find_weights, read_shards
 from zoo.core.tensors import Tensors
-from zoo.formats.base import Checkpoint, Format
-from zoo.formats.rules import Rule, Table, strip_prefix
-from zoo.models.gpt2.config import GPTConfig
+from zoo.formats.base import Checkpoint, Format, Known
+from zoo.formats.mapping import strip_prefix
+from zoo.formats.rules import Rule, Table, weight_and_bias
 
 _WEIGHTS = ("tf_model.h5", "tf_model.h5.index.json")
 _EMBEDDING = "wte/embeddings:0"
 _FORMER_EMBEDDING = "wte/weight:0"  # until release 4.29 (transformers' pull request 23436)
 
 
-def _linear(theirs: str, ours: str) -> tuple[Rule, ...]:
-    weight, bias = f"{theirs}/weight:0", f"{theirs}/bias:0"
-    return Rule(weight, f"{ours}.weight", "i o -> o i"), Rule(bias, f"{ours}.bias", "1 o -> o")
-
-
-def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    return Rule(f"{theirs}/gamma:0", f"{ours}.weight"), Rule(f"{theirs}/beta:0", f"{ours}.bias")
+_linear = partial(weight_and_bias, how="i o -> o i", bias_how="1 o -> o", weight="/weight:0", bias="/bias:0")
+_norm = partial(weight_and_bias, weight="/gamma:0", bias="/beta:0")
 
 
 class TfH5(Format):
@@ -59,11 +55,12 @@ class TfH5(Format):
         """Whether it is a directory with config.json and weights of TensorFlow and of nothing else, or such weights."""
         return has_weights(path, _WEIGHTS) and (path.is_file() or not HuggingFace().sniff(path))
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a directory, whatever other weights are in it, or its tf_model.h5 or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
-        found, vocabulary, notes, config_file = read_config(directory, self.config_map)
+        vocabulary = read_vocabulary(directory)
+        found, notes, config_file = read_config(directory, self.config_map, vocabulary)
         tensors, files = read_shards(weights, read_hdf5)
         prefix, tensors = strip_prefix(tensors, (_prefix(tensors),))
         if _EMBEDDING not in tensors:

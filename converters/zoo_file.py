@@ -22,7 +22,7 @@ from zoo.containers.safetensors import (
 from zoo.converters.shared.quantized_matrices import ENCODING, packed, quantised, unpacked
 from zoo.core.tensors import Array, LazyTensor, Tensors
 from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Rule, Table
 from zoo.formats.vocabulary import assume_vocabulary
@@ -65,7 +65,7 @@ class ZooFile(Format):
         except ZooError:
             return False
 
-    def read(self, path: Path, config: GPTConfig | None = None) -> Checkpoint:
+    def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; its own config counts."""
         tensors, metadata = read_safetensors(path)
         if "zoo.config" not in metadata:
@@ -123,7 +123,7 @@ class ZooFile(Format):
         if options.encoding:
             metadata[ENCODING] = options.encoding
             tensors = packed(tensors, options.encoding)
-        write_safetensors(path, tensors, metadata, checkpoint.provenance, options.on_bytes)
+        write_safetensors(path, tensors, metadata, options.provenance, options.on_bytes)
 
 
 def _spread(path: Path, config: GPTConfig, places: LazyTensor, rows: LazyTensor | None) -> LazyTensor:

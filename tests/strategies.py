@@ -26,3 +26,13 @@ def configs(draw, **fixed):
         "activation": draw(st.sampled_from(["gelu_tanh", "gelu"])),
     }
     return GPTConfig(**{**fields, **fixed})
+
+
+@st.composite
+def held_configs(draw, fmt):
+    """A config that a format can hold: what the format implies is set to that."""
+    config = draw(configs()).replace(**fmt.config_map.implied)
+    if fmt.name == "nanogpt":  # which has one switch for all biases
+        config = config.replace(qkv_bias=config.bias)
+    assert fmt.cannot_hold(config) == []
+    return config

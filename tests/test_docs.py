@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,7 +14,8 @@ import zoo
 from zoo.cli.main import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
+READMES = ("README.md", "README.zh-CN.md")
+PAGES = [*(ROOT / name for name in READMES), ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 def blocks(page, language):
@@ -30,7 +32,7 @@ def models(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/training.md", "docs/verify.md"])
+@pytest.mark.parametrize("page", [*READMES, "docs/getting-started.md", "docs/training.md", "docs/verify.md"])
 def test_every_zoo_command_of_a_page_runs(models, page):
     """The commands of a page, run in their order as a reader would, succeed; only the size is a smaller one."""
     script = "\n".join(blocks(page, "bash")).replace("--size 355M", "--size test-tiny")
@@ -40,7 +42,7 @@ def test_every_zoo_command_of_a_page_runs(models, page):
         (models / name).unlink(missing_ok=True)
     subprocess.run(["rm", "-rf", "gpt2m-hf", "runs"], cwd=models, check=True)
     (models / "notes.txt").write_text("Every effort moves you a little forward, and so you move. " * 30)
-    if page in ("docs/training.md", "docs/verify.md"):  # goes on with a model made on an earlier page
+    if page in ("docs/training.md", "docs/verify.md"):  # uses a model made on an earlier page
         zoo.save(zoo.create("test-tiny", seed=1), models / "gpt2m.safetensors")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     assert len(commands) > 3
@@ -55,7 +57,7 @@ def test_every_zoo_command_of_a_page_runs(models, page):
 @pytest.mark.parametrize(
     "page",
     [
-        "README.md",
+        *READMES,
         "docs/getting-started.md",
         "docs/python-api.md",
         "docs/training.md",
@@ -105,6 +107,56 @@ def test_every_page_is_reachable_from_the_readme():
     assert set() == set(PAGES) - linked
 
 
+@pytest.mark.parametrize("name", READMES)
+def test_a_readme_links_to_every_page(name):
+    """Each page of docs/ is one click away from either README."""
+    links = set(re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8")))
+    pages = {f"docs/{page.name}" for page in ROOT.glob("docs/*.md")} | {"docs/decisions/README.md"}
+
+    assert set() == pages - links
+
+
+def test_the_readmes_say_the_same():
+    """Both have the same code, pictures and formats, and as many formats as their first lines say."""
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in READMES)
+    fences, pictures = r"```\w+\n.*?```", r"!\[.*?\]\((.*?)\)"
+    rows = {
+        text: re.findall(r"^\| `(\S+)` \| ([^|]+) \|", text, re.MULTILINE)  # (format, what zoo does)
+        for text in (english, chinese)
+    }
+    words = {"reads and writes": "读写", "reads": "只读", "writes": "只写"}
+
+    assert re.findall(fences, english, re.DOTALL) == re.findall(fences, chinese, re.DOTALL)
+    assert re.findall(pictures, english) == re.findall(pictures, chinese)
+    assert [(name, words[does]) for name, does in rows[english]] == rows[chinese]
+    assert f"between {len(zoo.list_formats())} formats" in english
+    assert f"在 {len(zoo.list_formats())} 种格式之间" in chinese
+
+
+def test_a_readme_begins_with_two_commands():
+    """The first block installs and generates, installs and tests."""
+    assert blocks("README.md", "bash")[0].splitlines() == [
+        'pip install -c constraints.txt . && zoo generate "Every effort moves you"',
+        "pip install -c constraints.txt '.[test]' && pytest",
+    ]
+
+
+def test_pictures_are_small_and_true():
+    """Each picture of a README parses, is small and asks no server; the hash and the speeds are those of today."""
+    pictures = {path.stem: path.read_text(encoding="utf-8") for path in ROOT.glob("docs/images/*.svg")}
+    content_hash = zoo.content_hash("stories")
+    for picture in pictures.values():
+        ElementTree.fromstring(picture)
+        assert len(picture) < 100_000
+        assert [] == re.findall(r"url\((?!#)", picture)
+    done = subprocess.run([sys.executable, ROOT / "tools" / "speed_svg.py", "--check"], capture_output=True, text=True)
+
+    assert {"terminal", "hash", "speed"} <= set(pictures)
+    assert content_hash in pictures["terminal"]
+    assert content_hash[:32] in pictures["hash"] and content_hash[32:] in pictures["hash"]
+    assert (0, "") == (done.returncode, done.stderr)
+
+
 def test_every_command_and_format_is_documented():
     """docs/cli.md has every command, docs/formats.md every format."""
     cli, formats = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cli.md", "formats.md"))
@@ -118,14 +170,3 @@ def test_the_changelog_begins_with_this_version():
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
 
     assert zoo.__version__ == newest[1]
-
-
-def test_only_the_converters_import_formats():
-    """Imports point one way: zoo imports neither converters nor cli, converters do not import cli."""
-    for folder, forbidden in (("zoo", r"zoo\.(converters|cli)"), ("converters", r"zoo\.cli")):
-        for path in (ROOT / folder).glob("*.py"):
-            if path.name == "__main__.py":  # `python -m zoo` is the command line
-                continue
-            found = re.findall(rf"^\s*(?:from|import) {forbidden}", path.read_text(encoding="utf-8"), re.MULTILINE)
-
-            assert [] == found, path

@@ -7,26 +7,28 @@ of a torch file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from zoo.containers.files import parse_json
 from zoo.containers.safetensors import PROVENANCE, is_safetensors, read_metadata
 from zoo.containers.torch.file import read_extra
-from zoo.core.tensors import LazyTensor, Tensors
+from zoo.converters.shared.state_dicts import StateDict, fields_beside
+from zoo.core.tensors import Tensors
 from zoo.errors import ConfigError, FormatError
-from zoo.formats.base import Checkpoint
-from zoo.formats.rules import Table, same_tensor
+from zoo.formats.base import Checkpoint, Known
+from zoo.formats.mapping import same_tensor
+from zoo.formats.rules import Table
+from zoo.formats.shapes import contradiction, first_layer, sizes_of
 from zoo.formats.vocabulary import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import get_config, list_models
 from zoo.text.vocabulary import Vocabulary
 
 CONFIG = "zoo.config"
 VOCABULARY = "zoo.vocabulary"
-_HEAD_SIZE = 64  # of every published GPT-2
 
 
 @dataclass(frozen=True)
@@ -65,82 +67,94 @@ def text_records(checkpoint: Checkpoint) -> dict[str, str]:
     return {CONFIG: json.dumps(checkpoint.config.to_dict()), VOCABULARY: checkpoint.vocabulary.to_json()}
 
 
-def torch_records(checkpoint: Checkpoint) -> dict[str, bytes | Callable[[], bytes]]:
-    """Return what to add to a torch file; the provenance is to be called last."""
+def torch_records(
+    checkpoint: Checkpoint, provenance: Callable[[], dict[str, Any]]
+) -> dict[str, bytes | Callable[[], bytes]]:
+    """Return what to add to a torch file; the provenance is to be called after the tensors are written."""
     texts = {name: text.encode() for name, text in text_records(checkpoint).items()}
-    return {**texts, PROVENANCE: lambda: json.dumps(dict(checkpoint.provenance), sort_keys=True).encode()}
+    return {**texts, PROVENANCE: lambda: json.dumps(provenance(), sort_keys=True).encode()}
 
 
-def open_configless(table: Table, tensors: dict[str, LazyTensor], path: Path, known: GPTConfig | None) -> Checkpoint:
+def open_configless(table: Table, state: StateDict, path: Path, known: Known, implied: Mapping[str, Any]) -> Checkpoint:
     """Make a checkpoint of a state dict: its config is the one zoo put beside it, or follows from the shapes.
 
+    Args:
+        table: of the format.
+        state: in the format's names.
+        path: of the file.
+        known: what the user says of it.
+        implied: what every model of the format has.
+
     Raises:
-        FormatError: the shapes are not those of a whole GPT-2 in this layout.
+        FormatError: the shapes are not those of a complete GPT-2 in this layout, or do not tell the number of heads.
     """
     own = read_records(path)
-    found, notes = (own.config, []) if own.config else config_from_shapes(table, tensors, known, path)
+    beside = fields_beside(state.beside, sizes_of(table, state.tensors))
+    fields = {**beside, **(known or {})}
+    found, notes = (own.config, []) if own.config else config_from_shapes(table, state.tensors, path, fields, implied)
     vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
     return Checkpoint(
         path,
         found,
-        tensors,
+        state.tensors,
+        prefix=state.prefix,
         vocabulary=vocabulary,
         files=(path,),
         provenance=own.provenance,
-        notes=(*notes, *guess),
+        notes=(*notes, *state.notes, *guess),
+        left_behind=state.left_behind,
     )
 
 
 def config_from_shapes(
-    table: Table, tensors: Tensors, known: GPTConfig | None, path: Path
+    table: Table, tensors: Tensors, path: Path, known: Known, implied: Mapping[str, Any]
 ) -> tuple[GPTConfig, list[str]]:
-    """Work the config out from shapes, and say what is assumed. A head that equals the embedding counts as tied.
+    """Work the config out from shapes; return it, and notes on what they do not tell.
 
-    Args:
-        table: of the format; it says what the parameters are called.
-        tensors: in the format's names.
-        known: what the user says it is; heads, dropout and padding, of which shapes do not tell, come from it.
-        path: of the file, for errors.
+    A head that equals the embedding counts as tied. Arguments are those of open_configless.
 
     Raises:
         FormatError: what tells a size is missing, or the sizes cannot be.
+        ConfigError: the user says other sizes.
     """
-    found = _first_layer(table, tensors)
-    embedding, positions, head = (found.get(name) for name in ("tok_emb.weight", "pos_emb.weight", "head.weight"))
-    if embedding is None or positions is None or len(embedding.shape) != 2 or not positions.shape:
+    known = known or {}
+    sizes, found = sizes_of(table, tensors), first_layer(table, tensors)
+    if not {"vocab_rows", "context_length"} <= set(sizes):
         raise FormatError(path, "has no embeddings of tokens and positions that tell its sizes")
-    rows, width = embedding.shape
-    if known is None and (width < _HEAD_SIZE or width % _HEAD_SIZE):
-        raise FormatError(path, "the number of heads cannot be told from the shapes; say it with --size")
-    inner = found.get("blocks.{i}.mlp.up.bias")
+    told = {name: value for name, value in sizes.items() if name in ("width", "n_layers", "context_length")}
+    if wrong := contradiction(known, told):
+        raise ConfigError(f"{path} is not the model of that size: {wrong}")
+    n_heads, notes = _heads(sizes, known, path)
+    head, rows = found.get("head.weight"), sizes["vocab_rows"]
+    fields = {
+        **{name: known[name] for name in ("dropout", "activation", "norm_eps") if name in known},
+        **{name: value for name, value in implied.items() if name != "vocab_rows" or value},
+        **sizes,
+        "n_heads": n_heads,
+        "vocab_size": min(rows, known.get("vocab_size", rows)),
+        "qkv_bias": "blocks.{i}.attn.qkv.bias" in found,
+        "bias": "blocks.{i}.norm1.bias" in found,
+        "tied": head is None or same_tensor(head, found["tok_emb.weight"]),
+    }
     try:
-        config = GPTConfig(
-            vocab_size=min(rows, known.vocab_size) if known else rows,
-            vocab_rows=rows,
-            context_length=positions.shape[0],
-            width=width,
-            n_heads=known.n_heads if known else width // _HEAD_SIZE,
-            n_layers=_count_layers(table, tensors),
-            inner_width=inner.shape[0] if inner is not None and inner.shape else 0,
-            dropout=known.dropout if known else GPTConfig.dropout,
-            qkv_bias="blocks.{i}.attn.qkv.bias" in found,
-            tied=head is None or same_tensor(head, embedding),
-        )
+        return GPTConfig.from_dict(fields), notes
     except ConfigError as error:
         raise FormatError(path, f"has impossible sizes: {error}") from error
-    assumed = f"the file does not say how many heads there are: {config.n_heads} = width / {_HEAD_SIZE} is assumed"
-    return config, [] if known else [assumed]
 
 
-def _names(table: Table, layer: int) -> dict[str, str]:
-    """Our parameters -> what one of its layer is called there, or the first of several that make one."""
-    first = {rule.ours: rule.theirs if isinstance(rule.theirs, str) else rule.theirs[0] for rule in table.rules}
-    return {ours: theirs.replace("{i}", str(layer)) for ours, theirs in first.items()}
+def _heads(sizes: Mapping[str, int], known: Mapping[str, Any], path: Path) -> tuple[int, list[str]]:
+    """Return the number of heads that the user says, or that the published model of these sizes has.
 
-
-def _first_layer(table: Table, tensors: Tensors) -> dict[str, LazyTensor]:
-    return {ours: tensors[theirs] for ours, theirs in _names(table, 0).items() if theirs in tensors}
-
-
-def _count_layers(table: Table, tensors: Tensors) -> int:
-    return next(i for i in count() if _names(table, i)["blocks.{i}.norm1.weight"] not in tensors)
+    Raises:
+        FormatError: there is no such model. A head of 64 channels would be a guess, and a wrong one computes nonsense.
+    """
+    if "n_heads" in known:
+        return int(known["n_heads"]), []
+    told = {name: value for name, value in sizes.items() if name != "vocab_rows"}
+    for name in list_models("*gpt2*"):
+        if not contradiction(get_config(name).to_dict(), told):
+            n_heads = get_config(name).n_heads
+            return n_heads, [f"the file does not say how many heads there are; it has the sizes of {name}: {n_heads}"]
+    advice = """say it with --size '{"n_heads": N}'"""
+    problem = f"does not say how many attention heads the model has (its width is {sizes['width']})"
+    raise FormatError(path, f"{problem}; {advice}")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zoo.containers.files import read_json, write_json
+from zoo.converters.shared.hf_config import TOKENS
 from zoo.core.paths import is_there
 from zoo.formats.base import Checkpoint
 from zoo.formats.config_map import ConfigMap
@@ -14,8 +14,6 @@ from zoo.models.gpt2.config import GPTConfig
 from zoo.text.gpt2 import END_OF_TEXT
 from zoo.text.special_tokens import SpecialTokens, first, ids
 from zoo.text.vocabulary import Vocabulary
-
-TOKENS = "number of tokens"  # which config.json does not say, put beside its keys as they are read
 
 
 def has_weights(path: Path, names: tuple[str, ...]) -> bool:
@@ -25,8 +23,8 @@ def has_weights(path: Path, names: tuple[str, ...]) -> bool:
     return found and (directory / "config.json").is_file()
 
 
-def read_config(directory: Path, config_map: ConfigMap) -> tuple[GPTConfig, Vocabulary, list[str], Path]:
-    """Read config.json and the tokenizer's files: the config, the vocabulary, notes, and the file.
+def read_config(directory: Path, config_map: ConfigMap, vocabulary: Vocabulary) -> tuple[GPTConfig, list[str], Path]:
+    """Read config.json: the config, notes on what zoo cannot keep, and the file.
 
     Its vocab_size counts rows. How many of them are tokens is what the vocabulary says.
 
@@ -35,17 +33,23 @@ def read_config(directory: Path, config_map: ConfigMap) -> tuple[GPTConfig, Voca
     """
     file = directory / "config.json"
     theirs = read_json(file)
-    vocabulary = Vocabulary.read(directory)
     rows, n_tokens = theirs.get("vocab_size"), vocabulary.n_tokens
-    theirs[TOKENS] = min(rows, n_tokens) if n_tokens and isinstance(rows, int) else rows
-    config, notes = config_map.read(theirs, file)
-    return config, _with_special(vocabulary, directory, theirs), notes, file
+    theirs.setdefault(TOKENS, min(rows, n_tokens) if n_tokens and isinstance(rows, int) else rows)
+    return *config_map.read(theirs, file), file
 
 
-def _with_special(vocabulary: Vocabulary, directory: Path, theirs: dict[str, Any]) -> Vocabulary:
-    """Add the special tokens: those of generation_config.json, else of config.json, else of the tokenizer."""
-    file = directory / "generation_config.json"
-    sources = [read_json(file) if is_there(file) else {}, theirs]
+def read_vocabulary(directory: Path) -> Vocabulary:
+    """Read the tokenizer's files and the special tokens, damaged or not.
+
+    Of special tokens, those of generation_config.json come first, then those of config.json, then the tokenizer's own:
+    so does transformers when it generates.
+
+    Raises:
+        FormatError: config.json or generation_config.json is not JSON.
+    """
+    vocabulary = Vocabulary.read(directory)
+    files = (directory / "generation_config.json", directory / "config.json")
+    sources = [read_json(file) for file in files if is_there(file)]
 
     def find(role: str, named: tuple[int, ...]) -> tuple[int, ...]:
         declared = (ids(source.get(f"{role}_token_id")) for source in sources)
@@ -60,12 +64,12 @@ def _with_special(vocabulary: Vocabulary, directory: Path, theirs: dict[str, Any
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:
     """Write config.json, and the tokenizer's files if there is a vocabulary, into an existing directory."""
     theirs = config_map.write(checkpoint.config)
-    theirs.pop(TOKENS, None)
+    del theirs[TOKENS]
     dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
     theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
     special = checkpoint.vocabulary.special
     eos = special.eos[0] if len(special.eos) == 1 else list(special.eos) or None
-    # Left out, bos and eos would be taken for GPT-2's.
+    # Left out, transformers would take GPT-2's.
     roles = {"bos_token_id": special.bos, "eos_token_id": eos}
     roles |= {} if special.pad is None else {"pad_token_id": special.pad}
     if special != SpecialTokens():

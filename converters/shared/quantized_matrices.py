@@ -43,7 +43,9 @@ def quantised(name: str, tensor: LazyTensor, kind: str) -> LazyTensor:
     def stored() -> Quantized:
         weight = tensor.load()
         if not all(np.isfinite(chunk).all() for chunk in chunks(weight)):
-            raise CannotHold(f"tensor {name} cannot be stored as {kind}: a value is not finite; see --dtype")
+            raise CannotHold(
+                f"tensor {name} cannot be stored as {kind}: a value is not finite; choose another with dtype=NAME"
+            )
         return quantize(weight, found)
 
     return QuantizedTensor.of_stored(tensor.shape, found, stored)

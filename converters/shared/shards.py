@@ -26,7 +26,7 @@ def find_weights(path: Path, names: tuple[str, ...]) -> Path:
     for name in names:
         if (path / name).exists():
             return path / name
-    raise FormatError(path, f"has no {names[0]}; say with --from what else it is")
+    raise FormatError(path, f"has no {names[0]}; name its format with format=NAME if it is another")
 
 
 def read_shards(file: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> tuple[dict[str, LazyTensor], list[Path]]:

@@ -9,27 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from disk import largest_file
 
 import zoo
-from zoo.cli.main import main
 
 SMALL = {"context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2, "dropout": 0.1}
 FEW = ["--steps", "6", "--batch-size", "4", "--context", "13", "--eval-every", "3", "--save-every", "2", "--lr", "0.01"]
-
-
-@pytest.fixture
-def run():
-    """Run the command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments, stdin=None):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +49,7 @@ def test_training_from_scratch_makes_a_model_that_speaks(run, files, tmp_path):
     assert (code, text[:5]) == (0, "Every")
     assert 0 == run("convert", "--source", out, "--to", "openai", "--out", tmp_path / "openai")[0]
     assert 0 == run("inspect", out)[0]
-    assert 0 == run("plot", out)[0]
+    assert 0 == run("plot", "losses", out)[0]
     assert (out / "loss.png").stat().st_size > 5000
 
 
@@ -80,8 +65,8 @@ def test_a_finished_run_says_so_and_json_is_for_scripts(run, begun):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--lr", "0.5"], "lr (was 0.01, now 0.5)"),
-        (["--steps", "9", "--seed", "3"], "steps (was 6, now 9), seed (was 0, now 3)"),
+        (["--lr", "0.5"], "--lr (was 0.01, now 0.5)"),
+        (["--clip", "9", "--seed", "3"], "--clip (was 1.0, now 9.0), --seed (was 0, now 3)"),
         (["other.txt", "--model", "x"], "--model, the text;"),
         (["--val-fraction", "0.2", "--field", "body", "--init", "book"], "--val-fraction, --field, --init;"),
         (["--lora-rank", "3", "--lora-dropout", "0.1"], "--lora-rank, --lora-dropout;"),
@@ -92,23 +77,23 @@ def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
     code, _, err = run("train", "--resume", begun, *more)
     assert code == 1
     assert words in err
-    assert f"begin another run with --model {begun}" in err
+    assert f"start another run with --model {begun}" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["TEXT", "--size", "SIZE"], 2, "Missing option '--out'"),
-        (["TEXT", "--out", "new"], 2, "Give either --model, to go on with, or --size"),
+        (["TEXT", "--out", "new"], 2, "Give either --model, to fine-tune it, or --size"),
         (["--size", "SIZE", "--out", "new"], 1, "there is no text to train on"),
         (["none.txt", "--size", "SIZE", "--out", "new"], 1, "none.txt: there is no such file"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "does not fit the model's 23"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "use at most 23"),
         (["TEXT", "--size", "SIZE", "--out", "."], 1, "exists already"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 1, "lr must be a number above 0"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 2, "Invalid value for '--lr'"),
         (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp goes without average"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--lora-rank", "2"], 1, "only_used_ids and LoRA; leave"),
-        (["--resume", "."], 1, "is no run of zoo train"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--fsdp", "--average", "0.2"], 1, "fsdp excludes average"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--lora-rank", "2"], 2, "--lora-rank needs --model"),
+        (["--resume", "."], 1, "is not a run of zoo train"),
     ],
 )
 def test_calls_that_cannot_be_are_answered(run, files, tmp_path, monkeypatch, arguments, code, words):
@@ -127,7 +112,7 @@ def test_short_text_gets_the_books_advice(run, files, tmp_path):
     size = files / "small.json"
     code, _, err = run("train", tmp_path / "short.txt", "--size", size, "--out", tmp_path / "run", *FEW)
     assert code == 1
-    assert "give more text, lower the context length, or change the fraction for validation" in err
+    assert "give more text, a shorter context or another validation fraction" in err
 
 
 def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):
@@ -135,7 +120,7 @@ def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):
     out = tmp_path / "text.bin"
     code, text, _ = run("data", "prepare", files / "text.txt", "--out", out, "--processes", 1)
     ids = zoo.Tokenizer().encode((files / "text.txt").read_text())
-    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 documents, llm.c's layout\n")
+    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 document, llm.c's layout\n")
     nano = tmp_path / "nano.bin"
     run("data", "prepare", files / "text.txt", "--out", nano, "--layout", "nanogpt", "--json")
     assert ids == np.fromfile(nano, np.uint16).tolist()

@@ -23,7 +23,7 @@ TENSORS = {
 def path(tmp_path):
     """A file of four tensors, one of them a scalar and one empty."""
     lazy = {name: LazyTensor.of(array) for name, array in TENSORS.items()}
-    write_safetensors(tmp_path / "x.safetensors", lazy, {"k": "v"}, {"from": "here"})
+    write_safetensors(tmp_path / "x.safetensors", lazy, {"k": "v"}, lambda: {"from": "here"})
     return tmp_path / "x.safetensors"
 
 
@@ -48,7 +48,7 @@ def test_zoo_reads_what_the_package_writes(tmp_path):
 
 def test_the_bytes_of_a_file_never_change(tmp_path):
     """The layout is pinned: a small file is these bytes."""
-    write_safetensors(tmp_path / "x", {"t": LazyTensor.of(np.array([1.5, -2.0], np.float16))}, {}, {})
+    write_safetensors(tmp_path / "x", {"t": LazyTensor.of(np.array([1.5, -2.0], np.float16))}, {})
     data = (tmp_path / "x").read_bytes()
     start = b'{"__metadata__":{"zoo.provenance":"{}"},"t":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}} '
 
@@ -60,7 +60,7 @@ def test_the_bytes_of_a_file_never_change(tmp_path):
 def test_bfloat16_goes_through(tmp_path):
     """Numpy has no bfloat16 of its own; files have."""
     values = np.array([1.5, -3.25, 1e30], np.float32).astype(DTYPES["bfloat16"])
-    write_safetensors(tmp_path / "x", {"t": LazyTensor.of(values)}, {}, {})
+    write_safetensors(tmp_path / "x", {"t": LazyTensor.of(values)}, {})
 
     assert same_bits(values, read_safetensors(tmp_path / "x")[0]["t"].load())
 
@@ -112,7 +112,7 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, data):
     """A file with changed or missing bytes gives a ZooError or tensors that can be read whole, never anything else."""
     path = tmp_path_factory.mktemp("fuzz") / "x"
     lazy = {name: LazyTensor.of(array) for name, array in TENSORS.items()}
-    write_safetensors(path, lazy, {"k": "v"}, {})
+    write_safetensors(path, lazy, {"k": "v"})
     content = bytearray(path.read_bytes())
     length = 8 + len(bytes(content[8:]).split(b"  ")[0])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -130,4 +130,4 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path_factory, data):
 def test_a_record_that_is_too_long_is_refused(tmp_path):
     """The provenance never runs over into the tensors behind the header."""
     with pytest.raises(CannotHold, match="provenance is longer than the 16,384 bytes"):
-        write_safetensors(tmp_path / "x", {"t": LazyTensor.of(TENSORS["c"])}, {}, {"long": "x" * 20_000})
+        write_safetensors(tmp_path / "x", {"t": LazyTensor.of(TENSORS["c"])}, {}, lambda: {"long": "x" * 20_000})

@@ -11,11 +11,11 @@ from contextlib import suppress
 import pytest
 from cases import counts
 from disk import largest_file
+from written import WRITTEN
 
 import zoo
 from zoo.core.output import atomic_output
 from zoo.errors import OutputError
-from zoo.formats.registry import list_formats
 
 CONFIG = zoo.GPTConfig(vocab_size=9973, context_length=131, width=140, n_heads=7, n_layers=5)
 OLD = b"what was there before"
@@ -36,20 +36,10 @@ def files(path):
     return path.read_bytes() if path.exists() else None
 
 
-NEEDS = {"keras-hub": "h5py", "onnx": "onnx"}
-FORMATS = [
-    pytest.param(each.name, marks=[pytest.mark.peers] if each.name in NEEDS else [])
-    for each in list_formats()
-    if each.writes
-]
-
-
 @pytest.mark.parametrize("existed", [True, False])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", WRITTEN)
 def test_a_disk_that_fills_at_any_byte_leaves_what_was_there(source, tmp_path, format, existed):
     """Every format, cut at the first byte, the last, and at random ones: one sentence, and nothing new on the disk."""
-    if format in NEEDS:
-        pytest.importorskip(NEEDS[format])
     whole, out = tmp_path / "whole", tmp_path / "out"
     zoo.convert(source, whole, to=format)
     largest = max(each.stat().st_size for each in [whole, *whole.rglob("*")] if each.is_file())

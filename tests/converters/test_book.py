@@ -1,3 +1,6 @@
+import json
+import re
+
 import pytest
 import torch
 from book_model import BookModel, book_config
@@ -57,21 +60,27 @@ def test_zoo_loads_what_the_books_model_saves(tmp_path, suffix, qkv_bias):
         torch.testing.assert_close(model.double()(IDS), peer.double()(IDS), rtol=0, atol=1e-12)
 
 
-def test_a_file_without_config_takes_heads_of_64(tmp_path):
-    """Every published GPT-2 has heads of 64, so that is assumed, and noted."""
-    config = CONFIG.replace(width=128, n_heads=2, tied=False)
+def test_a_file_without_config_asks_for_the_heads_and_the_advice_works(tmp_path):
+    """No shape tells the number of heads: zoo says what to give, and that gives the book's logits."""
+    peer = BookModel(book_config(CONFIG)).eval()
+    save_state(peer, tmp_path / "model.pth")
+    with pytest.raises(FormatError, match=r"""--size '\{"n_heads": N\}'""") as refusal:
+        zoo.load(tmp_path / "model.pth")
+    fields = json.loads(re.search(r"'(.*)'", str(refusal.value))[1].replace("N", str(CONFIG.n_heads)))
+    model = zoo.load(tmp_path / "model.pth", size=fields)
+
+    with torch.no_grad():
+        torch.testing.assert_close(model.double()(IDS), peer.double()(IDS), rtol=0, atol=1e-12)
+
+
+def test_the_heads_of_a_published_size_are_known_and_noted(tmp_path):
+    """A model of distilgpt2's sizes has its 12 heads, and a note says where the number comes from."""
+    config = GPTConfig(n_layers=6, vocab_size=59, tied=False)
     save_state(BookModel(book_config(config)), tmp_path / "model.pth")
     _, checkpoint = open_path(tmp_path / "model.pth")
 
-    assert checkpoint.config.n_heads == 2
-    assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)
-
-
-def test_a_width_that_tells_no_heads_asks_for_them(tmp_path):
-    """Where the width is no multiple of 64, the heads must be said."""
-    save_state(BookModel(book_config(CONFIG)), tmp_path / "model.pth")
-    with pytest.raises(FormatError, match="the number of heads cannot be told from the shapes; say it with --size"):
-        zoo.load(tmp_path / "model.pth")
+    assert checkpoint.config.n_heads == 12
+    assert "it has the sizes of distilgpt2: 12" in checkpoint.notes[0]
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -94,7 +94,10 @@ def test_large_arrays_are_cut_as_flax_cuts_them(tmp_path, monkeypatch):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-@given(config=configs(bias=True, qkv_bias=True, vocab_rows=0), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@given(
+    config=configs(bias=True, qkv_bias=True, vocab_rows=0),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
 def test_there_and_back_nothing_changes(tmp_path, config, dtype):
     """The way zoo -> Flax -> zoo keeps every bit and the whole config."""
     zoo.save(small_model(config, dtype=dtype), tmp_path / "a.safetensors", force=True)
@@ -122,7 +125,7 @@ def test_vocabulary_and_provenance_come_along(tmp_path):
 def test_a_model_without_biases_is_refused(tmp_path):
     """Transformers' GPT-2 always has biases."""
     with pytest.raises(CannotHold, match="no place for bias False"):
-        zoo.save(zoo.create(CONFIG.replace(bias=False)), tmp_path / "out", to="flax")
+        zoo.save(zoo.create(CONFIG.replace(bias=False)), tmp_path / "out", to="flax", strict=True)
 
 
 def test_beside_other_weights_flax_is_read_when_it_is_named(tmp_path, directory):
@@ -190,12 +193,12 @@ def packed(shape=b"\x92\x02\x03", name=b"\xa7float32", data=b"\xc4\x18" + bytes(
         (packed(shape=b"\x92\xff\x03"), "an impossible shape"),
         (packed(shape=b"\x92\xc0\x03"), "an impossible shape"),
         (packed(shape=b"\x92\xcf" + b"\x7f" * 8 + b"\x03"), "an impossible shape"),
-        (packed(shape=b"\x06"), "a is no array of numbers"),
-        (packed(name=b"\xa6object"), "a is no array of numbers"),
-        (packed(name=b"\x91\x01"), "a is no array of numbers"),
-        (packed(data=b"\xa1a"), "a is no array of numbers"),
-        (packed(kind=2), "a is no array of numbers"),
-        (packed()[4:], "key|cut short|byte"),
+        (packed(shape=b"\x06"), "a is not an array of numbers"),
+        (packed(name=b"\xa6object"), "a is not an array of numbers"),
+        (packed(name=b"\x91\x01"), "a is not an array of numbers"),
+        (packed(data=b"\xa1a"), "a is not an array of numbers"),
+        (packed(kind=2), "a is not an array of numbers"),
+        (packed()[4:], "key|truncated|byte"),
         (b"\x01", "has a int at its top"),
         (b"\x81\xa1a\x01", "has a int at a"),
         (b"\x81\xa3a/b\x80", "slash"),
@@ -214,7 +217,7 @@ def test_arrays_that_cannot_be_are_refused(tmp_path, content, words):
 
 
 def test_an_array_written_out_is_read(tmp_path):
-    """The bytes that the tests above damage are an array when they are whole."""
+    """The bytes that the tests above damage are an array when they are intact."""
     (tmp_path / "a.msgpack").write_bytes(packed())
 
     assert [(name, tensor.shape) for name, tensor in read_flax(tmp_path / "a.msgpack").items()] == [("a", (2, 3))]
@@ -244,25 +247,6 @@ def test_an_lfs_pointer_says_so(directory):
     (directory / "flax_model.msgpack").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     with pytest.raises(FormatError, match="Git LFS pointer"):
         zoo.load(directory)
-
-
-@pytest.mark.peers
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"activation": "gelu", "vocab_rows": 101}])
-def test_transformers_loads_what_zoo_writes(tmp_path, changes):
-    """Transformers 4 with Flax loads the directory, and its logits differ by less than 1e-6."""
-    pytest.importorskip("flax")
-    transformers = pytest.importorskip("transformers")
-    if not hasattr(transformers, "FlaxGPT2LMHeadModel"):
-        pytest.skip("transformers 5 has no Flax")
-    model = small_model(CONFIG.replace(**changes), dtype=torch.float32)
-    zoo.save(model, tmp_path / "out", to="flax")
-    peer = transformers.FlaxGPT2LMHeadModel.from_pretrained(tmp_path / "out")
-    expected = np.asarray(peer(IDS.numpy()).logits)
-    with torch.no_grad():
-        found = model(IDS).numpy()
-
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * abs(expected).max())
 
 
 def test_the_format_is_known_to_the_registry():

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -63,23 +65,50 @@ def test_zoo_loads_what_mingpt_saves(tmp_path, tied):
         torch.testing.assert_close(model.double()(ids), peer.double()(ids), rtol=0, atol=1e-11)
 
 
-def test_heads_of_64_are_assumed_and_said(tmp_path, path):
-    """Without a config a head has 64 channels; a width that does not fit is refused until the user says more."""
-    torch.save(new_peer(WIDE).state_dict(), tmp_path / "wide.pt")
-    _, checkpoint = open_path(tmp_path / "wide.pt")
+@pytest.mark.parametrize(
+    ("config", "beside"),
+    [
+        (CONFIG, {"model_type": None, "n_layer": 3, "n_head": 5, "n_embd": 30}),
+        (CONFIG.replace(width=128, n_heads=4, n_layers=4), {"model_type": "gpt-micro", "n_layer": None}),
+    ],
+)
+def test_the_heads_are_those_of_mingpts_own_config(tmp_path, config, beside):
+    """The config.json that minGPT's projects write beside the model gives the heads, and with them its logits."""
+    peer = new_peer(config).eval()
+    torch.save(peer.state_dict(), tmp_path / "model.pt")
+    (tmp_path / "config.json").write_text(json.dumps({"system": {"seed": 3407}, "model": beside}))
+    model = zoo.load(tmp_path / "model.pt")
+    ids = random_ids(2, 23)
 
-    assert checkpoint.config == WIDE
-    assert checkpoint.notes == ("the file does not say how many heads there are: 2 = width / 64 is assumed",)
-    with pytest.raises(FormatError, match="the number of heads cannot be told from the shapes; say it with --size"):
-        open_path(path)
-    assert open_path(path, size=CONFIG)[1].notes == ()
+    assert model.config.n_heads == config.n_heads
+    with torch.no_grad():
+        torch.testing.assert_close(model.double()(ids), peer.double()(ids), rtol=0, atol=1e-11)
+
+
+def test_heads_that_nothing_tells_are_asked_for(tmp_path, path):
+    """The number of heads is never guessed from the width, nor taken from the config of another model."""
+    torch.save(new_peer(WIDE).state_dict(), tmp_path / "wide.pt")
+    (tmp_path / "config.json").write_text('{"model": {"model_type": "gpt-nano"}}')
+    for file, config in ((tmp_path / "wide.pt", WIDE), (path, CONFIG)):
+        with pytest.raises(FormatError, match=r"does not say how many attention heads .* --size"):
+            open_path(file)
+        assert open_path(file, size={"n_heads": config.n_heads})[1].config == config
+
+
+def test_a_size_that_contradicts_is_one_line(path):
+    """A wrong size is answered with the sizes of both; any field that is given must agree."""
+    with pytest.raises(ConfigError, match="width 30 .not 768., .*n_layers 3 .not 12.") as refusal:
+        open_path(path, size="124M")
+    assert "\n" not in str(refusal.value)
+    with pytest.raises(ConfigError, match="it has activation gelu_tanh .not gelu"):
+        open_path(path, size={"n_heads": 5, "activation": "gelu"})
 
 
 def test_what_the_user_says_must_agree_with_the_shapes(path):
     """A size that the file does not have is refused; padding is believed where there are enough rows."""
-    with pytest.raises(ConfigError, match="context_length is 23, not 24"):
+    with pytest.raises(ConfigError, match="it has context_length 23 .not 24"):
         open_path(path, size=CONFIG.replace(context_length=24))
-    with pytest.raises(ConfigError, match="vocab_size is 97, not 98"):
+    with pytest.raises(ConfigError, match="it has vocab_size 97 .not 98"):
         open_path(path, size=CONFIG.replace(vocab_size=98))
     padded = CONFIG.replace(vocab_size=91, vocab_rows=97)
     assert open_path(path, size=padded)[1].config == padded
@@ -117,18 +146,17 @@ def test_what_mingpt_has_not_is_refused(tmp_path, change, reason):
     zoo.save(small_model(CONFIG.replace(**change), dtype=torch.float32), tmp_path / "a.safetensors")
 
     with pytest.raises(CannotHold, match=f"it has no place for {reason}"):
-        make_plan(tmp_path / "a.safetensors", "mingpt")
+        make_plan(tmp_path / "a.safetensors", "mingpt", strict=True)
 
 
-def test_a_hugging_face_state_dict_is_none(tmp_path, path):
+def test_a_hugging_face_state_dict_is_recognised_as_such(tmp_path, path):
     """The names are the same there, but c_attn is (C, 3C): orientation tells, and so do masks."""
     state = torch.load(path, weights_only=True)
     assert detect_format(path).name == "mingpt"
 
     state["transformer.h.0.attn.c_attn.weight"] = state["transformer.h.0.attn.c_attn.weight"].T.contiguous()
     torch.save(state, tmp_path / "hf.bin")
-    with pytest.raises(FormatError, match="no checkpoint that zoo knows"):
-        detect_format(tmp_path / "hf.bin")
+    assert detect_format(tmp_path / "hf.bin").name == "huggingface"
 
 
 def test_a_wrong_mask_is_refused(tmp_path, path):
@@ -144,20 +172,23 @@ def test_a_wrong_mask_is_refused(tmp_path, path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"transformer.wte.weight": None}, "has no embeddings of tokens and positions that tell its sizes"),
+        (
+            {"transformer.wte.weight": None, "lm_head.weight": None},
+            "has no embeddings of tokens and positions that tell its sizes",
+        ),
         ({"transformer.wte.weight": torch.ones(3)}, "has no embeddings of tokens and positions that tell its sizes"),
         (
             {"transformer.wpe.weight": torch.tensor(3.0)},
             "has no embeddings of tokens and positions that tell its sizes",
         ),
-        ({"transformer.wpe.weight": torch.ones(0, 30)}, "has impossible sizes: context_length must be at least 1"),
-        ({"transformer.h.1.ln_1.weight": None}, "n_layers is 1, not 3"),
+        ({"transformer.wpe.weight": torch.ones(0, 30)}, "it has context_length 0 .not 23"),
+        ({"transformer.h.1.ln_1.weight": None}, "n_layers 1 .not 3"),
         ({"transformer.h.1.ln_1.bias": None}, r"tensor transformer.h.1.ln_1.bias \(30,\) is missing"),
         ({"transformer.h.1.mlp.c_fc.weight": torch.ones(30, 120)}, "where the config asks for .120, 30."),
         ({"transformer.h.9.ln_1.weight": torch.ones(30)}, "h.9.ln_1.weight .30,. is unexpected"),
-        ({"transformer.h.3.ln_1.weight": torch.ones(30)}, "n_layers is 4, not 3"),
+        ({"transformer.h.3.ln_1.weight": torch.ones(30)}, "n_layers 4 .not 3"),
         ({"extra": torch.ones(2)}, "tensor extra .2,. is unexpected"),
-        ({"extra": 5}, "which is no tensor"),
+        ({"extra": 5}, "which is not a tensor"),
     ],
 )
 def test_what_is_no_state_dict_of_mingpt_is_refused(path, change, message):

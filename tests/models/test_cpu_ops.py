@@ -1,11 +1,15 @@
-"""The pieces of a training step against torch's own: values, gradients and random numbers."""
+"""The training operations against torch's own: values, gradients and random numbers."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 from small import SMALL, random_ids, small_model
 
-from zoo.models.gpt2 import cpu_ops as functions
+from zoo.models.gpt2 import cpu_ops, private_ops
 from zoo.models.gpt2.cpu_ops import causal_attention, draw_as_torch, draw_quickly, dropout, linear
 from zoo.train.step.loss import LanguageModelLoss
 
@@ -29,7 +33,7 @@ def _own_random_numbers():
 
 
 def test_dropout_is_torchs_to_the_bit():
-    """The same elements, factors and gradients, and the generator is left as torch leaves it."""
+    """Dropout has torch's mask, factors and gradients, and advances the generator as torch does."""
     found = []
     for function in (lambda x: dropout(x, 0.3, draw_as_torch), lambda x: F.dropout(x, 0.3)):
         torch.manual_seed(5)
@@ -41,7 +45,7 @@ def test_dropout_is_torchs_to_the_bit():
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99999, 1.0])
 def test_quick_draws_have_the_share_they_say(p):
-    """Of a million elements, those that stay are within five standard deviations, and no row is like another."""
+    """Of a million elements, the number kept is within five standard deviations, and no two rows are alike."""
     torch.manual_seed(5)
     kept, share = draw_quickly((1003, 997), p)
     deviation = (1003 * 997 * share * (1 - share)) ** 0.5
@@ -59,8 +63,8 @@ def test_quick_draws_have_the_share_they_say(p):
 
 @pytest.mark.parametrize("block", [1, 4, 17, 128])
 def test_attention_is_torchs(block, monkeypatch):
-    """With torch's draws it is scaled_dot_product_attention with dropout, whatever the size of the blocks."""
-    monkeypatch.setattr(functions, "_BLOCK", block)
+    """With torch's mask, attention is scaled_dot_product_attention with dropout, for all block sizes."""
+    monkeypatch.setattr(cpu_ops, "_BLOCK", block)
     qkv = normal(2, 17, 3 * 24)
     torch.manual_seed(5)
     y = causal_attention(qkv, 3, 0.3, draw_as_torch)
@@ -74,9 +78,27 @@ def test_attention_is_torchs(block, monkeypatch):
     assert torch.allclose(*(gradients(each, qkv)[0] for each in (expected, y)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+def test_attention_in_bfloat16_is_near_float64s(p, is_native, monkeypatch):
+    """Trained in bfloat16, values and gradients are attention's to bfloat16's precision, multiplied in either dtype."""
+    monkeypatch.setattr(cpu_ops, "has_fast_bfloat16", lambda: is_native)
+    monkeypatch.setattr(cpu_ops, "_BLOCK", 7)
+    narrow = normal(2, 17, 3 * 24, dtype=torch.bfloat16)
+    wide = narrow.detach().double().requires_grad_()
+    found = []
+    for qkv in (wide, narrow):
+        torch.manual_seed(5)
+        y = causal_attention(qkv, 3, p, draw_as_torch)
+        assert qkv.dtype == y.dtype
+        found.append([each.double() for each in (y, *gradients(y, qkv))])
+    for expected, actual in zip(*found, strict=True):
+        assert (expected - actual).norm() <= 2e-2 * expected.norm()
+
+
 def test_attention_with_quick_draws_is_attention_on_the_average(monkeypatch):
     """The mean of many draws comes to what attention without dropout gives."""
-    monkeypatch.setattr(functions, "_BLOCK", 3)
+    monkeypatch.setattr(cpu_ops, "_BLOCK", 3)
     qkv = normal(1, 7, 3 * 4).detach()
     torch.manual_seed(5)
     drawn = torch.stack([causal_attention(qkv, 2, 0.3, draw_quickly) for _ in range(4000)])
@@ -88,7 +110,7 @@ def test_attention_with_quick_draws_is_attention_on_the_average(monkeypatch):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_linear_layer_is_torchs(gelu, autocast, has_bias):
-    """Values, their dtypes and all gradients, in float32 and under autocast."""
+    """linear has torch's values, dtypes and gradients, in float32 and under autocast."""
     inputs = [normal(2, 5, 13, dtype=torch.float32), normal(7, 13, seed=2, dtype=torch.float32)]
     inputs += [normal(7, seed=3, dtype=torch.float32)] * has_bias
     bias = inputs[2] if has_bias else None
@@ -105,6 +127,50 @@ def test_a_linear_layer_is_torchs(gelu, autocast, has_bias):
         assert (a - b).norm() <= (2e-2 if autocast else 1e-5) * a.norm()
 
 
+@pytest.mark.parametrize("is_native", [True, False])
+@pytest.mark.parametrize("has_grad", [True, False])
+def test_a_bfloat16_product_is_rounded_once(has_grad, is_native, monkeypatch):
+    """Whether torch multiplies bfloat16 itself or not, the product is the exact one rounded to bfloat16."""
+    monkeypatch.setattr(cpu_ops, "has_fast_bfloat16", lambda: is_native)
+    x, weight, bias = (normal(*shape, dtype=torch.bfloat16) for shape in ((2, 5, 13), (7, 13), (7,)))
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    with torch.set_grad_enabled(has_grad):
+        y = linear(x, weight, bias)
+    assert torch.bfloat16 == y.dtype
+    assert torch.allclose(exact, y.double(), rtol=2**-7, atol=1e-2)
+
+
+def test_without_the_private_operators_the_public_ones_give_the_same(monkeypatch):
+    """Gradients of softmax and GELU agree with torch's where torch has dropped the operators behind them."""
+    scores, x = normal(3, 7), normal(5, 11)
+    probs, grad = torch.softmax(scores, -1), torch.randn(3, 7, dtype=torch.float64)
+    grad_x = torch.randn(5, 11, dtype=torch.float64)
+    for has_it in (True, False):
+        monkeypatch.setattr(private_ops, "_has_softmax_backward", lambda has_it=has_it: has_it)
+        monkeypatch.setattr(private_ops, "_has_gelu_backward", lambda has_it=has_it: has_it)
+        (expected,) = torch.autograd.grad(probs, scores, grad, retain_graph=True)
+        assert torch.allclose(expected, private_ops.softmax_backward(grad, probs), rtol=1e-12, atol=1e-14)
+        for approximate in ("none", "tanh"):
+            (expected,) = torch.autograd.grad(F.gelu(x, approximate=approximate), x, grad_x)
+            assert torch.allclose(expected, private_ops.gelu_backward(grad_x, x, approximate), rtol=1e-12, atol=1e-14)
+
+
+def test_a_private_operator_that_is_gone_or_refuses_is_not_used(monkeypatch):
+    """The probes return False for a torch without oneDNN's operators, and for an oneDNN that cannot multiply."""
+
+    class Refuses:
+        def _linear_pointwise(self, *arguments):
+            raise RuntimeError("could not create a primitive descriptor")
+
+        def _is_mkldnn_bf16_supported(self):
+            return False
+
+    for operators in (object(), Refuses()):
+        monkeypatch.setattr(private_ops, "_mkldnn", lambda operators=operators: operators)
+        assert not private_ops.has_onednn_linear.__wrapped__()
+        assert not private_ops.has_fast_bfloat16.__wrapped__()
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_model_in_float32_has_torchs_gradients(tied):
     """With dropout as torch draws it, every gradient is that of the same model computed by torch's own functions."""
@@ -118,7 +184,7 @@ def test_a_model_in_float32_has_torchs_gradients(tied):
     model.zero_grad()
     torch.manual_seed(5)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(functions, "_ours", lambda x: False)
+        patch.setattr(cpu_ops, "_ours", lambda x: False)
         expected = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
     expected.backward()
 
@@ -128,7 +194,9 @@ def test_a_model_in_float32_has_torchs_gradients(tied):
 
 
 def test_a_model_draws_as_it_is_told_everywhere():
-    """Embeddings, and in each block the attention and both shortcuts, in this order; and it can be set back."""
+    """Embeddings, and in each block the attention and both residual branches draw in this order; the draw can be
+    reset.
+    """
     model = small_model(SMALL).train()
     calls = []
 
@@ -143,3 +211,26 @@ def test_a_model_draws_as_it_is_told_everywhere():
     model.set_draw(draw_as_torch)
     model(random_ids(2, 7))
     assert 7 == len(calls)
+
+
+STEP = """
+import torch, zoo
+from zoo.train.step.loss import LanguageModelLoss
+torch.set_num_threads(1)
+model, ids = zoo.load("stories"), torch.arange(7, 7 + 5 * 19).view(5, 19)
+loss = LanguageModelLoss(model)(ids[:, :-1], ids[:, 1:])
+loss.backward()
+print(torch.backends.cpu.get_cpu_capability(), loss.item(), model.final_norm.weight.grad.norm().item())
+"""
+
+
+def test_bfloat16_weights_have_gradients_on_every_processor():
+    """Where oneDNN has no bfloat16 products, loss and gradient are torch's own, and near those of this processor."""
+    cut = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+    found = []
+    for variables in ({}, cut):
+        done = subprocess.run([sys.executable, "-c", STEP], env=os.environ | variables, capture_output=True, text=True)
+        assert 0 == done.returncode, done.stderr
+        found.append(done.stdout.split())
+    assert "AVX512" not in found[1][0]
+    assert [float(each) for each in found[1][1:]] == pytest.approx([float(each) for each in found[0][1:]], rel=1e-2)

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zoo.conversion.plan import Plan, plan_path
-from zoo.conversion.run import OnProgress, Report, convert_path
+from zoo.conversion.run import Report, convert_path
+from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
+from zoo.examine.arrangement import Check
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, Check, ignore, verify_path
+from zoo.examine.verify import PROMPTS, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
+
+if TYPE_CHECKING:
+    from zoo.hub.push import Pushed
 
 
 def open_checkpoint(
-    source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None
+    source: Path | str, *, format: str | None = None, size: Size | None = None
 ) -> tuple[Format, Checkpoint]:
     """Open a checkpoint of any format without reading its tensors.
 
@@ -40,9 +46,11 @@ def make_plan(
     to: str,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Work out a conversion without writing anything.
 
@@ -53,6 +61,8 @@ def make_plan(
         size: the model the source must be.
         dtype: to cast to, or one of the target's encodings; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most; None writes one file.
+        activation: as for zoo.convert.
+        strict: as for zoo.convert.
 
     Raises:
         OptionError: the target is not written by zoo, or does not shard.
@@ -60,7 +70,9 @@ def make_plan(
         CheckpointMismatch: names, shapes or dtypes are not those of the config; all differences are listed.
         CannotHold: the target has no place for this config or dtype.
     """
-    return plan_path(find_checkpoint(path), to, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
+    options |= {"activation": activation, "strict": strict}
+    return plan_path(find_checkpoint(path), to, format=format, size=size, **options)
 
 
 def convert(
@@ -69,11 +81,14 @@ def convert(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
     """Convert a checkpoint to another format, one tensor at a time.
@@ -86,9 +101,12 @@ def convert(
         size: the model the source must be, by name or config.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        activation: to write instead of the model's own, "gelu_tanh" or "gelu"; the report says how far logits differ.
+        strict: whether to refuse what would otherwise be left behind (a value head, say) or added (biases of zeros).
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
         on_progress: called as the bytes go by.
 
     Raises:
@@ -102,13 +120,16 @@ def convert(
         size=size,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        activation=activation,
+        strict=strict,
         verify=verify,
         force=force,
+        sync=sync,
         on_progress=on_progress,
     )
 
 
-def content_hash(source: Path | str, *, format: str | None = None, size: str | GPTConfig | None = None) -> str:
+def content_hash(source: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
     """Return the content hash of a checkpoint: the same for all its lossless conversions, in 64 hexadecimal digits.
 
     Args:
@@ -127,7 +148,7 @@ def diff(
     b: Path | str,
     *,
     formats: tuple[str | None, str | None] = (None, None),
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
@@ -157,11 +178,11 @@ def verify(
     against: Path | str | None = None,
     prompts: Sequence[str] = PROMPTS,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     run: bool = True,
-    on_check: Callable[[str], None] = ignore,
+    on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Look at a checkpoint from all sides.
+    """Check that a checkpoint is intact, finite and not rearranged.
 
     Args:
         source: file or directory of any format.
@@ -170,7 +191,7 @@ def verify(
         format: of source; None recognises it.
         size: the model it must be.
         run: whether to run the model; without, only the file and its values are looked at.
-        on_check: called with the name of each check before it is made.
+        on_progress: called as on_progress(check, done, total) while tensors are read and the model runs.
 
     Returns:
         all checks, those that failed among them. A checkpoint that cannot be opened is one failed check.
@@ -189,5 +210,51 @@ def verify(
         format=format,
         size=size,
         run=run,
-        on_check=on_check,
+        on_progress=on_progress,
+    )
+
+
+def push(
+    source: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    dtype: str | None = None,
+    update: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Pushed:
+    """Publish a checkpoint of any format on the Hub.
+
+    Args:
+        source: path or name of a checkpoint, an address, or a run.
+        repository: "org/name"; it is made if it does not exist.
+        private: whether a new repository is for its owner only.
+        revision: branch to commit to, made if need be; None is main.
+        message: of the commit.
+        license: for the card, as the Hub spells it ("mit").
+        dtype: to cast to.
+        update: whether a repository that has files already may be changed.
+        on_progress: called as the conversion's bytes go by.
+
+    Raises:
+        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
+        DownloadError: the Hub refuses, or cannot be reached.
+        MissingPackage: huggingface_hub is not installed.
+        ZooError: the source cannot be converted.
+    """
+    from zoo.hub.push import push_path  # imports requests, which conversions do not need
+
+    return push_path(
+        find_checkpoint(source, on_progress=on_progress),
+        repository,
+        private=private,
+        revision=revision,
+        message=message,
+        license=license,
+        dtype=dtype,
+        update=update,
+        on_progress=on_progress,
     )

@@ -8,17 +8,18 @@ import torch
 
 from zoo.formats.loading import load_path
 from zoo.hub.resolve import find_checkpoint
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
+from zoo.models.registry import Size
 
 
 def load(
     source: str | Path,
     *,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     device: torch.device | str = "cpu",
+    check: bool = False,
 ) -> GPTModel:
     """Load a model, in evaluation mode, with its tokenizer.
 
@@ -31,10 +32,12 @@ def load(
         size: the model it must be, by name or config.
         dtype: to cast to, such as "bfloat16"; None keeps the file's, float32 where it has several.
         device: to put the weights on.
+        check: whether to compare the values with the content hash that zoo records in its files; reads all of them.
 
     Raises:
         MissingWeights: source is a registered name whose weights are not on this machine.
         UnknownName: there is no such file, and no such model either.
-        ZooError: the checkpoint is damaged, or not what format and size say.
+        ZooError: the checkpoint is damaged, or not what format and size say; with check, its values are not
+            those that it was written with, or it records no hash.
     """
-    return load_path(find_checkpoint(source), format=format, size=size, dtype=dtype, device=device)
+    return load_path(find_checkpoint(source), format=format, size=size, dtype=dtype, device=device, check=check)

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.core.paths import check_file, check_json
+from zoo.core.paths import check_file, check_json, check_not_lfs
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
 _MAX_AXES = 8
-LFS_MAGIC = b"version https://git-lfs"
 MAX_JSON_BYTES = 100 << 20
 """No index or header of a GPT-2 comes near it; a damaged length must not become an allocation."""
 
@@ -33,8 +32,7 @@ def map_file(path: Path) -> mmap.mmap:
         raise CorruptFile(path, "is empty; copy or download it again") from error
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror})") from error
-    if data[: len(LFS_MAGIC)] == LFS_MAGIC:
-        raise FormatError(path, "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+    check_not_lfs(data[:64], path)
     return data
 
 
@@ -65,7 +63,7 @@ def parse_json(text: bytes, path: Path, what: str = "it") -> dict[str, Any]:
         if b"\\ud" in text.lower():
             json.dumps(parsed, ensure_ascii=False).encode()  # fails for half a surrogate pair, which no file can hold
     except (ValueError, RecursionError) as error:
-        raise CorruptFile(path, f"{what} is no valid JSON ({error}); copy or download it again") from error
+        raise CorruptFile(path, f"{what} is not valid JSON ({error}); copy or download it again") from error
     if not isinstance(parsed, dict):
         raise CorruptFile(path, f"{what} is JSON, but no object")
     return parsed
@@ -76,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FormatError: it cannot be read, is too large to be one, or is a Git LFS pointer.
-        CorruptFile: it is no JSON object.
+        CorruptFile: it is not a JSON object.
     """
     data = map_file(path)
     if len(data) > MAX_JSON_BYTES:
@@ -93,7 +91,7 @@ def inside(directory: Path, name: object, source: Path) -> Path:
     """Return the file of this name in a directory.
 
     Raises:
-        UnsafeFile: the name, which `source` gives, is no plain file name, so that it might lead elsewhere.
+        UnsafeFile: the name, which `source` gives, is not a plain file name, so that it might lead elsewhere.
     """
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
         raise UnsafeFile(source, f"names the file {name!r}, which is not inside its directory; it is not followed")

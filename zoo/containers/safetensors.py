@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     for name, dtype, shape, (begin, stop) in sorted(parsed, key=lambda entry: entry[3]):
         nbytes = math.prod(shape) * dtype.itemsize
         if begin != end or stop - begin != nbytes or start + stop > len(data):
-            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be cut short")
+            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be truncated")
         tensors[name] = LazyTensor(shape, dtype, _view(data, dtype, shape, start + begin))
         end = stop
     if start + end != len(data):
@@ -99,11 +99,11 @@ def _view(data: memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ...],
 def _read_header(path: Path, data: memoryview) -> tuple[dict[str, str], dict[str, Any], int]:
     length = int.from_bytes(data[:8], "little")
     if length > min(len(data) - 8, MAX_JSON_BYTES):
-        raise CorruptFile(path, "is no safetensors file, or cut short inside its header")
+        raise CorruptFile(path, "is not a safetensors file, or its header is truncated")
     header = parse_json(bytes(data[8 : 8 + length]), path, "its header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CorruptFile(path, "the metadata in its header is no map of strings")
+        raise CorruptFile(path, "the metadata in its header is not a map of strings")
     return metadata, header, 8 + length
 
 
@@ -123,7 +123,7 @@ def write_safetensors(
     path: Path,
     tensors: Tensors,
     metadata: Mapping[str, str],
-    provenance: Mapping[str, Any],
+    provenance: Callable[[], dict[str, Any]] = dict,
     on_bytes: Progress = ignore_progress,
 ) -> None:
     """Write a safetensors file, a few chunks in memory at a time. The same content gives the same bytes.
@@ -132,8 +132,8 @@ def write_safetensors(
         path: to write to.
         tensors: in the order in which they will lie in the file.
         metadata: of the header.
-        provenance: stored as JSON in the metadata, under PROVENANCE. It is read only after the tensors are written,
-            so that the source's files can be hashed meanwhile; the header has room kept for it.
+        provenance: returns what is stored as JSON in the metadata, under PROVENANCE. Called after the tensors
+            are written: it may wait until the source is hashed. The header has room kept for the record.
         on_bytes: told of bytes as they are written.
 
     Raises:
@@ -155,7 +155,7 @@ def write_safetensors(
     os.truncate(path, 8 + length + end)
     places = [8 + length + entry["data_offsets"][0] for entry in entries.values()]
     write_at(path, zip(places, tensors.values(), strict=True), on_bytes)
-    text = _encode(entries, {**metadata, PROVENANCE: json.dumps(dict(provenance), sort_keys=True)})
+    text = _encode(entries, {**metadata, PROVENANCE: json.dumps(provenance(), sort_keys=True)})
     if len(text) > length:
         raise CannotHold(f"the record of provenance is longer than the {_PROVENANCE_BYTES:,} bytes kept for it")
     with path.open("r+b") as file:

@@ -2,64 +2,55 @@
 
 from __future__ import annotations
 
-import json
-import mmap
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
-import zoo
 from zoo.conversion.plan import Plan, plan_path
+from zoo.conversion.provenance import hash_files, known_origin
+from zoo.conversion.target import check_shape, format_of_suffix
+from zoo.core.html import html_table
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
+from zoo.core.progress import OnProgress
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
-from zoo.errors import OptionError, VerificationFailed
-from zoo.formats.content_hash import PADDED, hash_tensors
+from zoo.errors import VerificationFailed
+from zoo.formats.content_hash import PADDED, RECORD, check_recorded, hash_tensors, recorded_hash
+from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
-from zoo.formats.registry import usable_formats
-from zoo.formats.rules import same_tensor, to_theirs
 from zoo.models.gpt2.config import GPTConfig
-
-MAX_FILES = 32
-MAX_HISTORY_BYTES = 8 << 10
-"""Of the record that a source brings along; a longer one, of very many conversions, is not carried on."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Called as on_progress(phase, bytes done, bytes in all), phase being "write" or "verify", from any thread."""
+from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        source: path of the source.
-        source_format: its format.
-        out: path of the output.
-        target_format: its format.
-        tensors: parameters carried over.
-        n_parameters: values in them.
-        bytes_written: of tensors.
-        dropped: source tensors that were not carried over -> why.
-        added: target tensors that follow from others.
-        tied: whether the head is the embedding.
-        prefix: that the source's names had.
-        cast: tensors cast, by "from -> to".
-        encoding: quantised way of storing, "" for none.
-        lossless: whether every value survived.
-        verified: whether the output was read back and compared.
-        notes: sentences about what was left behind or assumed.
-        seconds: wall-clock time.
-        peak_memory: anonymous memory in bytes above the start; None where the system does not tell.
-        provenance: what the output records of its origin.
+        source: Path of the source.
+        source_format: Format of the source.
+        out: Path of the output.
+        target_format: Format of the output.
+        tensors: Number of converted parameters.
+        n_parameters: Number of values in them.
+        bytes_written: Number of tensor bytes written.
+        dropped: Source tensors that were dropped -> why.
+        added: Derived tensors of the target.
+        tied: Whether the head is the embedding.
+        prefix: Prefix of the source's names.
+        cast: Number of cast tensors, by "from -> to".
+        encoding: Quantisation of the output; "" for none.
+        lossless: Whether all values were preserved.
+        verified: Whether the output was read back and compared.
+        notes: Sentences about what was left out or assumed.
+        seconds: Wall-clock time.
+        peak_memory: Anonymous memory in bytes above the start; None if the system does not report it.
+        provenance: Origin that the output records.
     """
 
     source: str
@@ -82,6 +73,9 @@ class Report:
     peak_memory: int | None
     provenance: dict[str, Any]
 
+    def _repr_html_(self) -> str:
+        return html_table(("field", "value"), self.to_dict().items())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         return asdict(self)
@@ -93,28 +87,56 @@ def convert_path(
     *,
     to: str | None = None,
     format: str | None = None,
-    size: str | GPTConfig | None = None,
+    size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
+    sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Convert the checkpoint at a path; zoo.convert describes arguments and errors."""
-    out, start = Path(out), time.perf_counter()
-    target_name = to or format_of_suffix(out)
+    """Convert the checkpoint at a path. Arguments and errors are those of zoo.convert."""
+    out = Path(out)
+
+    def make_plan() -> Plan:
+        target = to or format_of_suffix(out)
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_shard_bytes": max_shard_bytes,
+            "strict": strict,
+            "activation": activation,
+        }
+        return plan_path(source, target, format=format, size=size, **options)
+
+    return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
+
+
+def run_plan(
+    make_plan: Callable[[], Plan],
+    out: Path,
+    *,
+    verify: bool = True,
+    force: bool = False,
+    sync: bool = True,
+    on_progress: OnProgress | None = None,
+) -> Report:
+    """Plan a conversion, write the output and report on it. Arguments and errors are those of zoo.convert."""
+    start = time.perf_counter()
     check_output(out, force=force)
     with PeakMemory() as memory:
-        plan = plan_path(source, target_name, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+        plan = make_plan()
+        check_shape(plan.target_format, out)
         verify = verify and plan.target_format.reads
-        provenance = run_plan(plan, out, verify=verify, force=force, on_progress=on_progress)
+        provenance = _write(plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
     return Report(
-        source=str(source),
+        source=str(plan.source.path),
         source_format=plan.source_format.name,
         out=str(out),
-        target_format=target_name,
-        tensors=len(plan.ours),
-        n_parameters=plan.config.n_parameters,
+        target_format=plan.target_format.name,
+        tensors=len(plan.source.config.parameter_shapes()),
+        n_parameters=plan.source.config.n_parameters,
         bytes_written=plan.nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
         added=plan.added(),
@@ -131,88 +153,78 @@ def convert_path(
     )
 
 
-def run_plan(
-    plan: Plan, out: Path, *, verify: bool = True, force: bool = False, on_progress: OnProgress | None = None
+def _write(
+    plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
 ) -> dict[str, Any]:
-    """Write what a plan describes, and return the provenance that the output records.
-
-    Raises:
-        ZooError: as convert.
-    """
+    """Write the output of a plan, compare it, and return the provenance that it records."""
     check_redundant(plan.source, plan.drops)
-    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force) as temporary:
-        # Quantising makes other tensors than these, so that their hash would not be that of the output.
-        content = None if plan.options.encoding else pool.submit(hash_tensors, plan.ours, plan.config)
-        provenance = Provenance(plan, pool.submit(hash_files, plan.source.files), content)
-        target = replace(plan.target, provenance=provenance)
-        options = replace(plan.options, on_bytes=_counter("write", plan.nbytes, on_progress))
-        plan.target_format.write(temporary, target, options)
+    with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
+        hashes = pool.submit(hash_files, plan.source.files)
+        known = plan.target_format.reads or not plan.options.encoding  # what an encoding makes of values is read back
+        content = pool.submit(hash_tensors, _stored(plan), plan.target.config) if known else None
+        recorded = verify and recorded_hash(plan.source) is not None
+        changed = plan.casts() or plan.options.encoding or plan.target.config != plan.source.config
+        as_read = pool.submit(_hash_source, plan) if recorded and changed else content
+
+        def provenance() -> dict[str, Any]:
+            record = known_origin(plan)
+            if content:
+                record[RECORD] = content.result()
+            return {**record, "source_blake3": hashes.result()} if plan.source.files else record
+
+        on_bytes = _counter("write", plan.nbytes, on_progress)
+        plan.target_format.write(
+            temporary, plan.target, replace(plan.options, on_bytes=on_bytes, provenance=provenance)
+        )
         if verify:
             compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
-    return dict(provenance)
+        if recorded and as_read:
+            check_recorded(plan.source, as_read.result())
+        return provenance()
 
 
-class Provenance(Mapping[str, Any]):
-    """Where the weights came from; the same source gives the same record, whenever and wherever it is converted.
+def _hash_source(plan: Plan) -> str:
+    """Return the content hash of the source's tensors, before any cast."""
+    ours, _ = plan.source_format.to_ours(plan.source)
+    return hash_tensors(ours, plan.source.config)
 
-    It is a mapping that is whole only when the source's files and tensors are hashed: looking into it waits for that.
-    """
 
-    def __init__(self, plan: Plan, hashes: Future[dict[str, str]], content: Future[str] | None) -> None:
-        self._known: dict[str, Any] = {
-            "zoo_version": zoo.__version__,
-            "source_format": plan.source_format.name,
-        }
-        if casts := plan.casts():
-            self._known["cast"] = casts
-        if plan.options.encoding:
-            self._known["encoding"] = plan.options.encoding
-        earlier = dict(plan.source.provenance)
-        if earlier and len(json.dumps(earlier)) < MAX_HISTORY_BYTES:
-            self._known["source_provenance"] = earlier
-        self._hashes, self._content = hashes, content
-
-    @cached_property
-    def _whole(self) -> dict[str, Any]:
-        content = {"content_blake3": self._content.result()} if self._content else {}
-        return {**self._known, **content, "source_blake3": self._hashes.result()}
-
-    def __getitem__(self, key: str) -> Any:
-        return self._whole[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._whole)
-
-    def __len__(self) -> int:
-        return len(self._whole)
+def _stored(plan: Plan) -> Tensors:
+    """Return the tensors, in zoo's names, that reading the output will give."""
+    if not plan.options.encoding:
+        return plan.ours
+    target, encoding = plan.target, plan.options.encoding
+    stored = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.tensors.items()}
+    return plan.target_format.to_ours(replace(target, tensors=stored))[0]
 
 
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
-    """Read an output back and compare every source tensor with what the inverse rules make of it.
+    """Read an output back and compare every source tensor with what the inverse rules give.
 
-    A quantised output is compared, in its own names, with what quantising makes of the tensors.
+    A quantised output is compared, in its own names, with the quantised tensors.
 
     Raises:
-        VerificationFailed: a tensor differs; the message names it.
+        VerificationFailed: A tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.config)
+    again = plan.target_format.read(written, plan.target.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
         found: Tensors = again.tensors
     else:
         ours, _ = plan.target_format.to_ours(again)
-        table = plan.source_format.table
-        expected = {name: plan.source.tensors[name] for name in table.shapes(plan.config)}
+        table, config = plan.source_format.table, plan.source.config
+        expected = {name: plan.source.tensors[name] for name in table.shapes(config)}
         if plan.dtype is not None:
             expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
-        if plan.config != plan.source.config:
-            expected |= {name: tensor for name, tensor in _unpadded(plan).items() if name in expected}
-        found = to_theirs(table, ours, plan.config)
+        if (rows := plan.target.config.vocab_rows) != config.vocab_rows:
+            config = config.replace(vocab_rows=rows)
+            expected |= _unpadded(plan, config)
+        found = to_theirs(table, ours, config)
 
     def check(name: str) -> None:
         if name not in found or not same_tensor(expected[name], found[name]):
-            raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
+            raise VerificationFailed(f"{name} in the output differs from {plan.source.path}")
         on_bytes(expected[name].nbytes)
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -220,42 +232,15 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
             pass
 
 
-def _unpadded(plan: Plan) -> Tensors:
-    """Return the source's embedding and head, in its own names, without their rows of padding."""
-    theirs = to_theirs(plan.source_format.table, plan.ours, plan.config)
-    names = [name for row in plan.source_format.table.rows(plan.config) if row.ours in PADDED for name in row.theirs]
-    return {name: theirs[name] for name in names}
-
-
-def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
-    """Return the BLAKE3 hash of each file, as b3sum prints it, by the file's name.
-
-    Of more than MAX_FILES only the hash of all hashes is kept: the record must fit into a header.
-    """
-    hashes: dict[str, str] = {}
-    for path in files:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            # In one call, which leaves the interpreter to the other threads; reading block by block would not.
-            hashes[path.name] = blake3(data).hexdigest()
-    if len(hashes) > MAX_FILES:
-        return {f"{len(hashes)} files": blake3("".join(hashes.values()).encode()).hexdigest()}
-    return hashes
-
-
-def format_of_suffix(out: Path) -> str:
-    """Return the name of the format that an output's suffix means.
-
-    Raises:
-        OptionError: none does.
-    """
-    for each in usable_formats():
-        if out.suffix in each.suffixes:
-            return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with --to")
+def _unpadded(plan: Plan, config: GPTConfig) -> Tensors:
+    """Return the source's embedding and head, in its own names, without their padding rows."""
+    table = plan.source_format.table
+    theirs = to_theirs(table, plan.ours, config)
+    return {name: theirs[name] for row in table.rows(config) if row.ours in PADDED for name in row.theirs}
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
-    """Add up bytes from several threads and tell on_progress."""
+    """Return a callback that adds up bytes from several threads and passes the sum to on_progress."""
     done, lock = 0, threading.Lock()
 
     def count(nbytes: int) -> None:

@@ -1,129 +1,117 @@
-"""Outputs that appear whole or not at all."""
+"""Outputs that appear whole or not at all, and stay after a power failure."""
 
 from __future__ import annotations
 
 import errno
-import glob
 import os
-import platform
-import re
 import secrets
 import shutil
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from zoo.core.durable import publish, sync_tree
+from zoo.core.file_lock import lock_directory
 from zoo.errors import OutputError
 
-_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
-"""In the names of temporaries: a process's number means nothing on another machine that has the disk too."""
+_OLD = "replaced"
 
 
 @contextmanager
-def atomic_output(path: Path, *, needed: int = 0, force: bool = False) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write a file or directory to; it takes the name when the block ends well.
+def atomic_output(path: Path, *, needed: int = 0, force: bool = False, sync: bool = True) -> Iterator[Path]:
+    """Give a temporary path to write a file or directory to; it takes the name when the block ends well.
 
-    After any error, an interrupt too, the temporary is gone and what stood at `path` is untouched. What a process left
-    that was killed is removed by the next one that writes the same path. Nothing is synced to the disk, as cp does
-    not: after a power failure look at the output before the source is deleted.
+    It lies in a new directory of its own beside `path`, which only this user can enter and which this process keeps
+    locked. After any error, an interrupt too, that is gone and what stood at `path` is untouched; what a killed process
+    left is removed by the next one that writes beside it.
 
     Args:
-        path: the final name. Its suffix is kept on the temporary one.
-        needed: bytes that will be written; checked against the free space of the disk before anything is.
-        force: whether something that exists may be replaced.
+        path: the final name, which the temporary file has too.
+        needed: Bytes that will be written, which are compared with the free space first.
+        force: Whether to replace an existing output.
+        sync: whether the output is on the disk when the block has ended, and complete whenever the power fails.
 
     Raises:
-        OutputError: the path exists, its directory does not, or the disk is full or not writable.
+        OutputError: The path exists, its directory does not, or the disk is full or not writable.
     """
-    _tidy(path)
+    _tidy(path.parent)
     check_output(path, force=force)
-    temporary = path.with_name(f".{_HOST}-{os.getpid()}-{secrets.token_hex(4)}.tmp.{path.name}")
     try:
         check_room(path.parent, needed)
-        yield temporary
-        _replace(temporary, path)
+        with _own_directory(path.parent) as directory:
+            temporary = directory / path.name
+            yield temporary
+            if sync:
+                sync_tree(temporary)
+            publish(temporary, path, aside=directory / _OLD / path.name, force=force, sync=sync)
+    except FileExistsError as error:
+        raise _exists(path) from error
     except OSError as error:
         raise as_output_error(error, path) from error
-    finally:
-        _remove(temporary)
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse, before any work, a path that cannot become the output.
+    """Raise an error if a path cannot become an output, before any work is done.
 
     Raises:
-        OutputError: it exists (and force is not given), or its directory does not.
+        OutputError: The path exists and force is False, or its directory does not exist.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {path.parent}; create it first")
-    if path.exists() and not force:
-        raise OutputError(f"{path} exists already; choose another name, or replace it with --force")
+    if os.path.lexists(path) and not force:
+        raise _exists(path)
 
 
 def check_room(directory: Path, needed: int) -> None:
-    """Refuse, before the first byte, what the disk has no room for.
+    """Raise an error if a disk has too little free space, before the first byte is written.
 
     Raises:
-        OutputError: there is less free than needed, in bytes.
+        OutputError: The free space is less than needed, in bytes.
     """
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; make room")
+        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; free some space")
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
-    """Say in one sentence why writing failed."""
+    """Return an error with the reason why writing failed."""
     if isinstance(error, OutputError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} was not written: the disk is full; make room and try again")
+        return OutputError(f"{path} was not written: the disk is full; free some space and try again")
     return OutputError(f"{path} was not written: {error.strerror or error}")
 
 
-def _replace(new: Path, path: Path) -> None:
-    """Rename over a file in one step; a directory is moved aside first and put back if the rename fails."""
-    directories = new.is_dir() or (path.is_dir() and not path.is_symlink())
-    if not (directories and os.path.lexists(path)):
-        os.replace(new, path)
-        return
-    aside = path.with_name(f"{new.name}.old")
-    os.rename(path, aside)
-    try:
-        os.rename(new, path)
-    except BaseException:
-        os.rename(aside, path)
-        raise
-    _remove(aside)
+def _exists(path: Path) -> OutputError:
+    return OutputError(f"{path} exists already; choose another name, or replace it with force=True")
 
 
-def _tidy(path: Path) -> None:
-    """Remove what killed processes of this machine left; an output that one had just moved aside is put back."""
-    for left in path.parent.glob(f".{_HOST}-*.tmp.{glob.escape(path.name)}*"):
-        name = re.fullmatch(rf"\.{_HOST}-(\d+)-[0-9a-f]+\.tmp\.{re.escape(path.name)}(\.old)?", left.name)
-        if name and not _is_running(int(name[1])):
-            if name[2] and not path.exists():
-                with suppress(OSError):
-                    os.rename(left, path)
-            else:
+@contextmanager
+def _own_directory(parent: Path) -> Iterator[Path]:
+    """Make a directory for temporary files that this process holds the lock of; it is removed in the end."""
+    while True:
+        directory = parent / f".zoo-{secrets.token_hex(4)}.tmp"
+        directory.mkdir(mode=0o700)
+        with lock_directory(directory) as is_ours:
+            if is_ours is False:  # tidied by another process before it was locked
+                continue
+            try:
+                yield directory
+            finally:
+                _remove(directory)
+            return
+
+
+def _tidy(parent: Path) -> None:
+    """Remove what killed processes left; an output that one had just moved aside is put back."""
+    for left in parent.glob(".zoo-" + "[0-9a-f]" * 8 + ".tmp"):
+        with suppress(OSError), lock_directory(left) as is_ours:
+            if is_ours:
+                for old in (left / _OLD).glob("*"):
+                    if not os.path.lexists(parent / old.name):
+                        old.rename(parent / old.name)
                 _remove(left)
 
 
-def _is_running(pid: int) -> bool:
-    if os.name == "nt":  # where signal 0 is no question
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+    shutil.rmtree(path, ignore_errors=True)

@@ -1,12 +1,21 @@
-"""How long work inside the library is shown to whoever waits: the command line puts its bars here."""
+"""How long work reports its progress."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 OnProgress = Callable[[str, int, int], None]
-"""Called as on_progress(phase, bytes done, bytes in all), from any thread."""
+"""Called as on_progress(phase, done, total), in bytes or in items, from any thread."""
 
-show: Callable[[], AbstractContextManager[OnProgress | None]] = nullcontext
-"""Makes a context whose value is told of downloads and conversions that nobody asked for by that name."""
+
+def counted(items: Iterable[_T], phase: str, total: int, on_progress: OnProgress | None) -> Iterator[_T]:
+    """Yield items, and report how many are done."""
+    for i, item in enumerate(items):
+        if on_progress:
+            on_progress(phase, i, total)
+        yield item
+    if on_progress:
+        on_progress(phase, total, total)

@@ -23,6 +23,7 @@ from zoo.errors import OptionError, ZooError
 from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_parameters
 from zoo.models.gpt2.config import GPTConfig
+from zoo.models.registry import Size
 
 Floats = NDArray[np.float32]
 _MOST = 256  # tokens a pass; longer prompts are read in several
@@ -70,7 +71,7 @@ class Engine:
                 f"the engine cannot start with {threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
             )
         self._handle = ctypes.c_void_p(handle)
-        self._rounds = bool(library.zoo_rounds(self._handle))
+        self._rounds = bool(library.zoo_rounds(self._handle) & native.ROUND_BF16)
         self._close = weakref.finalize(self, library.zoo_close, self._handle)
 
     @classmethod
@@ -82,7 +83,7 @@ class Engine:
         quantize: str | None = None,
         threads: int | None = None,
         format: str | None = None,
-        size: str | GPTConfig | None = None,
+        size: Size | None = None,
     ) -> Engine:
         """Open a checkpoint of any format; a zoo file is mapped, and run as it is if it is quantised.
 

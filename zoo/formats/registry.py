@@ -1,4 +1,4 @@
-"""The formats there are: the built-in ones, and those of installed packages (entry-point group "zoo.converters").
+"""The registry of formats: the built-in ones and those of installed packages (entry-point group "zoo.converters").
 
 A package adds a format by an entry point whose name is the format's and whose value is a Format class:
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import zoo
-from zoo.core.paths import follow
+from zoo.core.paths import follow, missing
 from zoo.errors import FormatError, UnknownName, ZooError
 from zoo.formats.base import Format
 
@@ -47,7 +47,7 @@ _BUILTIN = {
 
 @dataclass(frozen=True)
 class FormatInfo:
-    """A line of `zoo formats`: name, summary, the package it comes from and that package's version."""
+    """A row of `zoo formats`: name, summary, package and version of the package."""
 
     name: str
     summary: str
@@ -82,8 +82,8 @@ def get_format(name: str) -> Format:
     """Return a format by its name.
 
     Raises:
-        UnknownName: there is none; the message offers the nearest.
-        ZooError: it belongs to a package that cannot be loaded.
+        UnknownName: There is no such format; the message suggests similar names.
+        ZooError: The format belongs to a package that cannot be loaded.
     """
     if name in _BUILTIN:
         module, attribute = _BUILTIN[name].split(":")
@@ -96,7 +96,7 @@ def get_format(name: str) -> Format:
     except Exception as error:  # a stranger's code: whatever goes wrong in it, say whose it is
         raise ZooError(f"the format {name!r} of package {_origin(point)[0]} cannot be loaded: {error}") from error
     if not isinstance(made, Format) or made.name != name:
-        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is no zoo.Format of this name")
+        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is not a zoo.Format of this name")
     return made
 
 
@@ -114,7 +114,7 @@ def list_formats() -> list[FormatInfo]:
 def usable_formats() -> Iterator[Format]:
     """Yield every format that can be loaded, the built-in ones first.
 
-    A package that is broken does not take the others along. Who stops early spares the look for packages.
+    A broken package does not affect other formats. Packages are searched only after the built-in formats.
     """
     yield from map(get_format, _BUILTIN)
     yield from (get_format(name) for name in _third_party() if name not in broken_formats())
@@ -122,7 +122,7 @@ def usable_formats() -> Iterator[Format]:
 
 @lru_cache(maxsize=1)
 def broken_formats() -> dict[str, str]:
-    """Say of each format that cannot be loaded why."""
+    """Return the reason for each format that cannot be loaded."""
     broken = {}
     for name in _third_party():
         try:
@@ -133,13 +133,13 @@ def broken_formats() -> dict[str, str]:
 
 
 def detect_format(path: Path) -> Format:
-    """Find the format of a checkpoint by its content.
+    """Return the format of a checkpoint, recognised by its content.
 
     Raises:
-        FormatError: there is nothing at the path, or no format, or more than one, knows it.
+        FormatError: The path does not exist, or not exactly one format recognises it.
     """
-    if not path.exists():
-        raise FormatError(path, "there is no such file or directory")
+    if not path.exists() and not path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name of such files
+        raise missing(path, "file or directory")
     path = follow(path)
     try:
         known = [each for each in usable_formats() if each.sniff(path)]
@@ -151,24 +151,10 @@ def detect_format(path: Path) -> Format:
         return found[0]
     if found:
         names = ", ".join(each.name for each in found)
-        raise FormatError(path, f"could be any of {names}; say which with --from")
-    raise FormatError(path, _why_unknown(path))
+        raise FormatError(path, f"could be any of {names}; choose one with format=NAME")
+    from zoo.formats.unknown import why_unknown
 
-
-def _why_unknown(path: Path) -> str:
-    if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir())
-        listing = ", ".join(inside[:6]) + (", ..." if len(inside) > 6 else "") if inside else "nothing"
-        return f"is a directory without a checkpoint that zoo knows (it has {listing}); `zoo formats` shows all formats"
-    if not path.is_file():
-        return "is no file, but a device or a pipe"
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
-    if not start:
-        return "is empty"
-    return "is no checkpoint that zoo knows; `zoo formats` shows all formats, --from names one"
+    raise FormatError(path, why_unknown(path, usable_formats()))
 
 
 def _origin(point: EntryPoint) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""From a registered name, or a URL, to a file on this machine: downloaded and converted once."""
+"""Download and convert a registered model or a URL once, and return the local file."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import zoo.core.progress
 from zoo.core.output import check_room
+from zoo.core.progress import OnProgress
 from zoo.errors import ConfigError, FormatError, MissingWeights, OutputError
-from zoo.hub.directory import check_sums, copy_files, fetch_files
+from zoo.hub.directory import check_published, check_sums, copy_files, fetch_files
 from zoo.hub.model_cache import Cache
-from zoo.hub.source_table import Source, find_source, source_of_url
+from zoo.hub.source_table import Source, find_source, read_table, redacted, source_of_url
 from zoo.models.registry import resolve_name
 
 logger = logging.getLogger("zoo")
 
 
 def is_offline() -> bool:
-    """Whether ZOO_OFFLINE forbids to use the network."""
+    """Return whether ZOO_OFFLINE disables the network."""
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
-def get_model(name: str) -> Path:
-    """Return the zoo file of a registered model; if it is not in the cache, it is downloaded and converted.
+def get_model(name: str, *, on_progress: OnProgress | None = None) -> Path:
+    """Return the zoo file of a registered model. If it is not in the cache, it is downloaded and converted.
 
     Raises:
-        UnknownName: there is no such model.
-        MissingWeights: no source is known for it, or it is not here and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded.
-        OutputError: the disk is full, or the cache cannot be written.
-        ZooError: what came is damaged.
+        UnknownName: There is no such model.
+        MissingWeights: The model has no known source, or it is not cached and ZOO_OFFLINE is set.
+        DownloadError: The download failed.
+        OutputError: The disk is full, or the cache cannot be written.
+        ZooError: The downloaded files are corrupt.
     """
     name, cache = resolve_name(name), Cache()
     if found := cache.find(name):
@@ -43,25 +43,31 @@ def get_model(name: str) -> Path:
     with cache.lock(name, f"downloads {name}"):
         if found := cache.find(name):
             return found.path
-        logger.warning("downloading %s to the cache, %s", name, cache.root)
-        with _fetched(source, beside=cache.root) as directory:
-            return _convert(name, directory, source.format)
+        logger.warning("downloading %s into the cache, %s", name, cache.root)
+        with _fetched(source, beside=cache.root, on_progress=on_progress) as directory:
+            return _convert(name, directory, source.format, on_progress)
 
 
 @contextmanager
 def published(
-    name: str, format: str | None = None, *, keep: bool = False, beside: Path | None = None
+    name: str,
+    format: str | None = None,
+    *,
+    keep: bool = False,
+    beside: Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Iterator[tuple[Path, str | None]]:
-    """Give a registered model's checkpoint, and its format, for the block: downloaded, if it is not in the cache.
+    """Yield the checkpoint of a registered model and its format; it is downloaded if it is not in the cache.
 
     Args:
-        name: of the model.
-        format: of the published checkpoint; None takes the usual one.
-        keep: whether the downloaded files stay in the cache behind the block, if it ends well.
-        beside: the directory in which the block will write as many bytes again, if it will.
+        name: Name of the model.
+        format: Format of the published checkpoint; None means the usual one.
+        keep: Whether the downloaded files stay in the cache after the block succeeds.
+        beside: Directory in which the block will write as many bytes again, if it will.
+        on_progress: called as bytes are downloaded.
 
     Raises:
-        ZooError: as get_model.
+        ZooError: As for get_model.
     """
     source, cache = find_source(name, format), Cache()
     found = cache.find(source.model)
@@ -71,20 +77,20 @@ def published(
     _check_online(source)
     with (
         cache.lock(source.model, f"downloads {source.model}"),
-        _fetched(source, keep=keep, beside=beside) as directory,
+        _fetched(source, keep=keep, beside=beside, on_progress=on_progress) as directory,
     ):
         yield directory, source.format
 
 
-def get_url(url: str) -> Path:
-    """Return the file of a URL; it is downloaded once.
+def get_url(url: str, *, on_progress: OnProgress | None = None) -> Path:
+    """Return the local file of a URL, which is downloaded once.
 
     Raises:
-        OptionError: the URL does not end in the name of a file, or has a login in it.
-        MissingWeights: it is not in the cache, and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded, or is another file than before.
-        FormatError: what came is no checkpoint.
-        OutputError: the disk is full, or the cache cannot be written.
+        OptionError: The URL does not end in a file name, or contains a login.
+        MissingWeights: The file is not in the cache, and ZOO_OFFLINE is set.
+        DownloadError: The download failed, or the file differs from the one downloaded before.
+        FormatError: The downloaded file is not a checkpoint.
+        OutputError: The disk is full, or the cache cannot be written.
     """
     from zoo.formats.registry import detect_format
 
@@ -93,41 +99,59 @@ def get_url(url: str) -> Path:
         return found.path
     source = source_of_url(url)
     _check_online(source)
-    with cache.lock(url, f"downloads {url}"):
+    with cache.lock(url, f"downloads {redacted(url)}"):
         if found := cache.find(url):
             return found.path
-        with _fetched(source) as directory:
+        with _fetched(source, on_progress=on_progress) as directory:
             path = directory / source.files[0].name
-            detect_format(path)  # the page of a captive portal, say, is none
-            return cache.add(url, path, {"format": "", "urls": [url]}).path
+            detect_format(path)  # fails for other content, such as the login page of a captive portal
+            return cache.add(url, path, {"format": "", "urls": [redacted(url)]}).path
 
 
-def add_model(name: str, checkpoint: Path, format: str | None = None) -> Path:
-    """Convert a checkpoint into the cache, as a registered model; returns the zoo file.
+def add_model(
+    name: str,
+    checkpoint: Path,
+    format: str | None = None,
+    *,
+    force: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
+    """Convert a checkpoint into the cache under the name of a registered model, and return the zoo file.
+
+    Args:
+        name: Name of the model.
+        checkpoint: its files.
+        format: their format; None recognises it.
+        force: whether files are accepted that are not the published ones, or cannot be compared with them.
+        on_progress: called as bytes are converted.
 
     Raises:
-        CheckpointMismatch: it is not this model.
-        CorruptFile: a file is not the one in SHA256SUMS, which `zoo download --to` wrote beside it.
-        ZooError: it cannot be read, or the cache cannot be written.
+        CheckpointMismatch: The checkpoint is of another model.
+        CorruptFile: a file is not the one in SHA256SUMS, which `zoo download --to` wrote beside it; or not the
+            published one, whose SHA-256 is known.
+        ZooError: The checkpoint cannot be read, or the cache cannot be written.
     """
     name = resolve_name(name)
     check_sums(checkpoint)
+    if not force:
+        check_published(read_table().get(name, {}).values(), checkpoint)
     with Cache().lock(name, f"fills the cache with {name}"):
-        return _convert(name, checkpoint, format)
+        return _convert(name, checkpoint, format, on_progress)
 
 
-def download(name: str, to: Path, format: str | None = None) -> None:
-    """Put the published files of a model into a directory, with their SHA256SUMS, to be brought elsewhere.
+def download(name: str, to: Path, format: str | None = None, *, on_progress: OnProgress | None = None) -> None:
+    """Download the published files of a model into a directory with SHA256SUMS, for a machine without a network.
 
     Args:
-        name: of a registered model, or hf:org/name@revision, or the https address of a file.
-        to: the directory, made if need be; files of an earlier call are kept and completed.
-        format: of a registered model's checkpoint; None takes the usual one.
+        name: Name of a registered model, hf:org/name@revision, or the https address of a file.
+        to: Directory, which is created if necessary. Files of an earlier call are kept and completed.
+        format: Format of a registered model's checkpoint; None means the usual one.
+        on_progress: called as bytes are downloaded.
 
     Raises:
         MissingWeights: ZOO_OFFLINE is set.
-        DownloadError: a file cannot be downloaded, or is another one than the first time.
-        OutputError: the disk is full, or the directory cannot be written.
+        DownloadError: A download failed, or a file differs from the one downloaded before.
+        OutputError: The disk is full, or the directory cannot be written.
     """
     if name.startswith("hf:"):
         source = Source("", "", hub=name.removeprefix("hf:"))
@@ -140,16 +164,18 @@ def download(name: str, to: Path, format: str | None = None) -> None:
         copy_files(source, files, to)
         return
     cache = Cache()
-    found = fetch_files(source, to, cache.known_hashes(source.model))
-    with suppress(OutputError):  # another user's cache
+    found = fetch_files(source, to, cache.known_hashes(source.model), on_progress=on_progress)
+    with suppress(OutputError):  # the cache may belong to another user
         cache.remember_hashes(source.model, found)
 
 
 @contextmanager
-def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) -> Iterator[Path]:
-    """Download a source into the cache for the block; what turns out damaged in the block is not kept.
+def _fetched(
+    source: Source, *, keep: bool = False, beside: Path | None = None, on_progress: OnProgress | None = None
+) -> Iterator[Path]:
+    """Download a source for the block and remove the files if the block finds them corrupt.
 
-    Only after the block the hashes are recorded: those of damaged files would refuse the right ones later.
+    Hashes are recorded only after the block: hashes of corrupt files would make zoo refuse the right ones later.
     """
     if source.hub:
         yield _fetch_hub(source)
@@ -160,11 +186,12 @@ def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) 
     same_disk = beside is not None and beside.stat().st_dev == directory.stat().st_dev
     if beside and not same_disk:
         check_room(beside, size)
-    found = fetch_files(source, directory, cache.known_hashes(source.model), beside=size * same_disk)
+    known = cache.known_hashes(source.model)
+    found = fetch_files(source, directory, known, beside=size * same_disk, on_progress=on_progress)
     try:
         yield directory
     except (FormatError, ConfigError):
-        logger.warning("what was downloaded of %s is damaged, and removed", source.model)
+        logger.warning("the downloaded files of %s are corrupt and were removed", redacted(source.model))
         _remove(directory)
         raise
     cache.remember_hashes(source.model, found)
@@ -172,16 +199,13 @@ def _fetched(source: Source, *, keep: bool = False, beside: Path | None = None) 
         _remove(directory)
 
 
-def _convert(name: str, checkpoint: Path, format: str | None) -> Path:
+def _convert(name: str, checkpoint: Path, format: str | None, on_progress: OnProgress | None) -> Path:
     from zoo.conversion.run import convert_path
 
     cache = Cache()
     out = cache.source(name, "converted") / f"{name}.safetensors"
     try:
-        with zoo.core.progress.show() as on_progress:
-            report = convert_path(
-                checkpoint, out, format=format, size=name, to="zoo", force=True, on_progress=on_progress
-            )
+        report = convert_path(checkpoint, out, format=format, size=name, to="zoo", force=True, on_progress=on_progress)
         origin = {"format": report.source_format, "files": report.provenance.get("source_blake3", {})}
         return cache.add(name, out, origin).path
     finally:
@@ -191,7 +215,7 @@ def _convert(name: str, checkpoint: Path, format: str | None) -> Path:
 def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
-        directory.parent.rmdir()  # unless there is something else
+        directory.parent.rmdir()  # keep the directory if it has other files
 
 
 def _fetch_hub(source: Source) -> Path:
@@ -201,14 +225,14 @@ def _fetch_hub(source: Source) -> Path:
 
 
 def _check_online(source: Source) -> None:
-    """Refuse to ask a server if ZOO_OFFLINE is set; the Hub has a cache of its own."""
+    """Raise an error if ZOO_OFFLINE is set. Not called for the Hub, which has its own cache."""
     if not is_offline() or source.hub:
         return
     if "://" in source.model:
-        name, use = source.model, "give the file's path"
+        name, use = redacted(source.model), "give the file's path"
     else:
         name, use = source.model, f"run `zoo cache add {source.model} DIR` (or give DIR's path)"
     raise MissingWeights(
-        f"the weights of {name} are not on this machine, and ZOO_OFFLINE is set; where there is a network, "
-        f"run `zoo download {name} --to DIR`, bring DIR here, and {use}"
+        f"the weights of {name} are not on this machine, and ZOO_OFFLINE is set; on a machine with a network, "
+        f"run `zoo download {name} --to DIR`, copy DIR here, and {use}"
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from operator import index
 
@@ -83,13 +84,22 @@ class Tokenizer:
             OptionError: an id is not in the vocabulary, or the model has no vocabulary that zoo can read.
         """
         codec, ids = self._codec, [index(i) for i in ids]
-        try:
+        with self._known_ids():
             if isinstance(codec, OtherCodec):
                 return codec.decode(ids)
             return b"".join(map(codec.token_bytes, ids)).decode("utf-8", "replace")
-        except KeyError as error:
-            limit = f"its ids are 0 to {self.n_vocab - 1}"
-            raise OptionError(f"token id {error.args[0]} is not in the vocabulary: {limit}") from None
+
+    def piece(self, token_id: int) -> str:
+        """Return the text of one token; bytes that are a part of a character appear as \\x followed by two digits.
+
+        Raises:
+            OptionError: as decode.
+        """
+        codec = self._codec
+        if isinstance(codec, OtherCodec):
+            return self.decode([token_id])
+        with self._known_ids():
+            return codec.token_bytes(index(token_id)).decode("utf-8", "backslashreplace")
 
     def stream(self) -> StreamDecoder:
         """Return a decoder for ids that come one at a time; of a model without text it gives no text."""
@@ -97,6 +107,14 @@ class Tokenizer:
             return StreamDecoder()
         codec = self._codec
         return WindowStream(codec.decode) if isinstance(codec, OtherCodec) else BytesStream(codec.token_bytes)
+
+    @contextmanager
+    def _known_ids(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyError as error:
+            limit = f"its ids are 0 to {self.n_vocab - 1}"
+            raise OptionError(f"token id {error.args[0]} is not in the vocabulary: {limit}") from None
 
     @cached_property
     def _codec(self) -> ByteLevelCodec | OtherCodec:

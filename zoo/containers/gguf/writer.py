@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def write_gguf(
     path: Path,
     metadata: Mapping[str, Value | np.float32],
     tensors: Mapping[str, tuple[str, LazyTensor]],
-    provenance: Mapping[str, Any],
+    provenance: Callable[[], dict[str, Any]],
     on_bytes: Progress = ignore_progress,
 ) -> None:
     """Write a GGUF file, a few tensors in memory at a time. The same content gives the same bytes.
@@ -37,8 +37,8 @@ def write_gguf(
         metadata: value by key, in the order of the file. An int becomes a uint32, a float a float64, a numpy number
             what it is.
         tensors: type and values by name, in the order of the file.
-        provenance: stored as JSON under PROVENANCE, as the last key. It is read only after the tensors are written,
-            so that the source's files can be hashed meanwhile; room is kept for it, and filled with spaces.
+        provenance: returns what is stored as JSON under PROVENANCE, as the last key. Called after the tensors
+            are written: it may wait until the source is hashed. The room kept for the record is filled with spaces.
         on_bytes: told of bytes as they are written.
 
     Raises:
@@ -61,7 +61,7 @@ def write_gguf(
     path.write_bytes(header)
     os.truncate(path, start + offset)
     write_at(path, [(start + offset, tensor) for offset, tensor in placed], on_bytes)
-    text = json.dumps(dict(provenance), sort_keys=True).encode()
+    text = json.dumps(provenance(), sort_keys=True).encode()
     if len(text) > _PROVENANCE_BYTES:
         raise CannotHold(f"the record of where the weights came from has {len(text):,} bytes, too many for a GGUF file")
     with path.open("r+b") as file:

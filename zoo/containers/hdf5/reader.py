@@ -1,19 +1,14 @@
 """HDF5 files of named arrays, through the package h5py: what Keras saves weights in.
 
-h5py finds the arrays, in a process of its own (_hdf5_worker.py); their bytes are then mapped, and written in pieces, at
+h5py finds the arrays, in a process of its own (worker.py); their bytes are then mapped, and written in pieces, at
 the places it tells. Links and storage that lead out of the file are refused before anything behind them is opened, as
 Keras itself refuses them (keras/src/saving/saving_lib.py: safe_get_h5_group, safe_get_h5_dataset).
 """
 
 from __future__ import annotations
 
-import atexit
-import json
 import math
 import os
-import subprocess
-import sys
-import threading
 from importlib import import_module
 from importlib.util import find_spec
 from mmap import mmap
@@ -23,15 +18,15 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.files import is_shape, map_file
+from zoo.containers.hdf5.worker_process import WorkerProcess
 from zoo.core.stream import Progress, ignore_progress, write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors
-from zoo.errors import CorruptFile, MissingPackage, UnsafeFile
+from zoo.errors import CorruptFile, MissingPackage
 
 _BFLOAT16 = DTYPES["bfloat16"]
 _ALIGNMENT = 64  # of the tensors that are written, so that mapped arrays suit vector instructions
 _ALIGNED_FROM = 512  # bytes; smaller ones follow each other
 _NEEDED = "HDF5 files need the package h5py; run `pip install 'gpt2-zoo[h5]'`"
-_ENDED = "is no whole HDF5 file (reading it takes too long or too much memory); copy or download it again"
 
 
 def read_hdf5(path: Path) -> dict[str, LazyTensor]:
@@ -39,7 +34,7 @@ def read_hdf5(path: Path) -> dict[str, LazyTensor]:
 
     Raises:
         MissingPackage: h5py is not installed.
-        CorruptFile: it is no HDF5 file, or a damaged one.
+        CorruptFile: it is not an intact HDF5 file.
         UnsafeFile: something in it leads out of the file.
     """
     if find_spec("h5py") is None:
@@ -78,7 +73,7 @@ def write_hdf5(path: Path, tensors: Tensors, on_bytes: Progress = ignore_progres
 
     Raises:
         MissingPackage: h5py is not installed.
-        OSError: the disk is full, or the path cannot be written.
+        OSError: The path cannot be written, for example because the disk is full.
         ZooError: whatever loading a tensor raises.
     """
     h5py = _h5py()
@@ -105,50 +100,4 @@ def _h5py() -> Any:
         raise MissingPackage(_NEEDED) from error
 
 
-class _Worker:
-    """The process that _hdf5_worker.py is, started when it is needed, and again when a file has killed it."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()
-
-    def ask(self, path: Path, request: dict[str, str], prefix: str = "") -> tuple[dict[str, Any], bytes]:
-        """Return an answer and the bytes behind it.
-
-        Raises:
-            CorruptFile, UnsafeFile: the answer is that, or there is none.
-        """
-        with self._lock:
-            process = self._process = self._process or self._start()
-            content = b""
-            try:
-                if process.stdin and process.stdout:
-                    process.stdin.write(json.dumps(request).encode() + b"\n")
-                    process.stdin.flush()
-                    answer = json.loads(process.stdout.readline())
-                    content = process.stdout.read(answer.get("nbytes", 0))
-            except (OSError, ValueError):  # it has ended, in the middle of a line perhaps
-                self.stop()
-                answer = {"error": "corrupt", "problem": _ENDED}
-        if "error" in answer:
-            kind = UnsafeFile if answer["error"] == "unsafe" else CorruptFile
-            raise kind(path, prefix + answer["problem"])
-        return answer, content
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        # -P: a file h5py.py in the working directory is not what shall be imported.
-        script = str(Path(__file__).with_name("worker.py"))
-        atexit.register(self.stop)
-        return subprocess.Popen(
-            [sys.executable, "-P", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-
-    def stop(self) -> None:
-        """End the process, if there is one."""
-        if process := self._process:
-            self._process = None
-            process.kill()
-            process.communicate()
-
-
-_worker = _Worker()
+_worker = WorkerProcess()

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from zoo.containers.torch.storage import DAMAGED, Part, Storage, is_count
-from zoo.containers.torch.tree import PLAIN_FUNCTIONS, Global, check_key, check_tree, find_dtype, find_storage_class
+from zoo.containers.torch.tree import (
+    PLAIN_FUNCTIONS,
+    Global,
+    Opaque,
+    check_key,
+    check_tree,
+    find_dtype,
+    find_storage_class,
+    is_foreign,
+)
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
@@ -24,6 +33,9 @@ MAX_PICKLE_BYTES = 16 << 20
 
 _MAX_STEPS = 80_000
 """Instructions. The largest GPT-2 with its optimizer has 68,000."""
+
+_MAX_INTEGER_BITS = 1024
+"""numpy's random generators have states of 128."""
 
 _ONLY_TENSORS = (
     "zoo runs nothing in a file and loads tensors and plain containers only, so save those alone, "
@@ -90,6 +102,8 @@ class _Machine:
             if name in _PUSH:
                 if isinstance(argument, str):
                     argument.encode()  # raises ValueError for half a surrogate pair, which no file can hold
+                if type(argument) is int and argument.bit_length() > _MAX_INTEGER_BITS:
+                    raise ValueError("it has an integer of very many digits")
                 self.push(argument)
             elif name in _NEW:
                 self.push(_NEW[name]())
@@ -123,13 +137,15 @@ class _Machine:
         self.stack[-length:] = [tuple(self.stack[-length:])]
 
     def extend(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is Opaque:
+            return
         if type(self.stack[-1]) is not list:
-            raise TypeError("appends to something that is no list")
+            raise TypeError("appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def update(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
-            raise TypeError("sets an item of something that is no dict")
+            raise TypeError("sets an item of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][check_key(key)] = value
 
@@ -139,7 +155,7 @@ class _Machine:
 
     def add(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not set:
-            raise TypeError("adds to something that is no set")
+            raise TypeError("adds to something that is not a set")
         self.stack[-1].update(map(check_key, items))
 
     def find(self, module: Any, name: Any) -> None:
@@ -147,7 +163,7 @@ class _Machine:
         full = f"{module}.{name}".replace("__builtin__.", "builtins.", 1)  # Python 2's name, which protocol 2 keeps
         if dtype := find_dtype(full):
             self.push(dtype)
-        elif full in self.functions or find_storage_class(full):
+        elif full in self.functions or find_storage_class(full) or is_foreign(full):
             self.push(Global(full))
         else:
             raise UnsafeFile(self.path, f"its pickle refers to {full[:200]!r}; {_ONLY_TENSORS}")
@@ -158,17 +174,34 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        if self.is_foreign(function):
+            self.push(Opaque())
+            return
         if type(function) is not Global or function.name not in self.functions or type(arguments) is not tuple:
-            raise UnsafeFile(self.path, f"its pickle calls something that is no function; {_ONLY_TENSORS}")
+            raise UnsafeFile(self.path, f"its pickle calls something that is not a function; {_ONLY_TENSORS}")
         # The functions copy, so a short pickle that calls them again and again on one long list could fill the memory.
         self.copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
         if self.copied > MAX_PICKLE_BYTES:
             raise ValueError("the same values are copied again and again")
         self.push(self.functions[function.name](*arguments))
 
+    def is_foreign(self, value: Any) -> bool:
+        return type(value) is Global and value.name not in self.functions and is_foreign(value.name)
+
+    def new_object(self) -> None:
+        """Push what stands for an object of a class that zoo does not know; the arguments are forgotten."""
+        _arguments, kind = self.stack.pop(), self.stack.pop()
+        if not self.is_foreign(kind):
+            raise UnsafeFile(self.path, f"its pickle makes an object (NEWOBJ); {_ONLY_TENSORS}")
+        self.push(Opaque())
+
     def build(self) -> None:
         # A state dict has an attribute _metadata, with the versions of the modules; nobody needs it.
         state = self.stack.pop()
+        if type(self.stack[-1]) is Opaque:
+            if type(state) is dict:
+                self.stack[-1].update(state)
+            return
         if type(self.stack[-1]) is not OrderedDict or type(state) is not dict:
             raise UnsafeFile(self.path, f"its pickle sets the attributes of an object; {_ONLY_TENSORS}")
 
@@ -221,7 +254,7 @@ _NEW: dict[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
 }
 
-_OBJECTS = {"INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+_OBJECTS = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -248,6 +281,7 @@ _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
     "ADDITEMS": lambda machine, _: machine.add(machine.items()),
     "GLOBAL": lambda machine, argument: machine.find(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.find_on_stack(),
+    "NEWOBJ": lambda machine, _: machine.new_object(),
     "REDUCE": lambda machine, _: machine.reduce(),
     "BUILD": lambda machine, _: machine.build(),
     "BINPERSID": lambda machine, _: machine.storage(),

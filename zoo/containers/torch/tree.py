@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from zoo.containers.torch.storage import DAMAGED, STORAGES
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError
 
+_MAX_KEY = 16  # items of a tuple that is a key: it is hashed each time
 _MAX_DEPTH = 100  # of containers in containers
 _MAX_NODES = 1 << 18  # counted along every way: containers that share parts can make a short pickle an endless tree
 
@@ -33,12 +35,33 @@ class Global:
     name: str
 
 
+class Opaque(dict[Any, Any]):
+    """An object of a class that zoo does not know, such as a script's settings: its attributes, and nothing else.
+
+    The class is not imported, and nothing of it is called.
+    """
+
+
+# Harmless classes of the standard library that scripts save beside weights; the rest of it is refused by name.
+_SETTINGS = {"argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "copyreg._reconstructor"}
+_SETTINGS |= {f"builtins.{name}" for name in ("object", "dict", "list", "int", "long", "float")}
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+
+
+def is_foreign(name: str) -> bool:
+    """Whether a global may stand for an opaque object: of no part of torch, nor of Python but for a few classes."""
+    module, _, short = name.rpartition(".")
+    if name in _SETTINGS or (module in ("pathlib", "pathlib._local") and short in _PATHS):
+        return True
+    return bool(module) and module.split(".")[0] not in {*sys.stdlib_module_names, "torch"}
+
+
 def check_tree(node: Any, path: Path) -> None:
     """Refuse a tree that would hang or overflow whoever walks through it.
 
     Raises:
         CorruptFile: it is nested too deeply, contains itself, or is too large.
-        FormatError: something in it is no plain value, such as a storage that belongs to no tensor.
+        FormatError: something in it is not a plain value, such as a storage that belongs to no tensor.
     """
     room = _MAX_NODES
 
@@ -88,13 +111,17 @@ def check_key(value: Any) -> Any:
     Raises:
         TypeError: it is not.
     """
-    if isinstance(value, _SCALARS) or (type(value) is tuple and all(isinstance(item, _SCALARS) for item in value)):
+    if isinstance(value, _SCALARS) or _is_short_tuple(value):
         return value
     raise TypeError(f"a {type(value).__name__} as a key")
 
 
+def _is_short_tuple(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= _MAX_KEY and all(isinstance(item, _SCALARS) for item in value)
+
+
 def find_dtype(name: str) -> str | None:
-    """Return "float32" for "torch.float32", None for what is no dtype."""
+    """Return "float32" for "torch.float32", None for what is not a dtype."""
     module, _, short = name.rpartition(".")
     return short if module == "torch" and short in _DTYPES else None
 

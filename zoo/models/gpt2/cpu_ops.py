@@ -1,7 +1,7 @@
-"""Pieces of a step of training on the CPU, each the same function as torch's but cheaper there.
+"""Training operations for the CPU that compute torch's functions at lower cost.
 
 Dropout draws 16 bits an element and keeps 8; attention with dropout goes through the queries in blocks, and keeps no
-scores; products go to oneDNN, whose kernels use AVX-512 on every processor that has it.
+scores; each product goes to the library that is fastest on this processor.
 """
 
 from __future__ import annotations
@@ -14,19 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from zoo.models.gpt2.private_ops import (
+    gelu_backward,
+    has_fast_bfloat16,
+    has_onednn_linear,
+    onednn_linear,
+    softmax_backward,
+)
+
 _BLOCK = 128  # queries whose scores exist at a time
 
 Draw = Callable[[tuple[int, ...], float], tuple[Tensor, float]]
-"""From a shape and a probability to which elements stay, uint8 0 or 1, and the share that does, in (0, 1]."""
+"""Maps a shape and a probability to the mask of kept elements, uint8 0 or 1, and the fraction that is kept, in (0,
+1].
+"""
 
 
 def draw_as_torch(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
-    """Draw what F.dropout would: 64 bits an element of torch's generator, slow and one element after the other."""
+    """Draw the mask that F.dropout draws: 64 bits per element from torch's generator, sequentially and slowly."""
     return torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - p), 1 - p
 
 
 def draw_quickly(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
-    """Draw 16 bits an element of torch's generator; p is rounded to a multiple of 2**-16."""
+    """Draw 16 bits per element from torch's generator; p is rounded to a multiple of 2**-16."""
     n, dropped = math.prod(shape), round(p * 2**16)
     words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[:n].ge_(dropped - 2**15) if dropped < 2**16 else torch.zeros(n)
@@ -34,25 +44,30 @@ def draw_quickly(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
 
 
 def dropout(x: Tensor, p: float, draw: Draw) -> Tensor:
-    """F.dropout in training, with the draws of `draw` where x is on the CPU; any shape, floating."""
+    """F.dropout in training mode, with masks from `draw` if x is on the CPU; any shape, floating point."""
     if p == 0 or not _ours(x):
         return F.dropout(x, p)
     return cast("Tensor", _Dropout.apply(x, p, draw))  # type: ignore[no-untyped-call]
 
 
 def causal_attention(qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
-    """Causal attention of all heads, with dropout of its probabilities.
+    """Causal attention of all heads, with dropout of the attention probabilities.
 
     Args:
-        qkv: queries, keys and values of all heads side by side, (B, T, 3C), floating.
-        n_heads: H; a head's width is D = C / H.
-        p: of dropout; 0 for none.
-        draw: of the dropout, on the CPU: for all (B, H, T, T) at once if it is draw_as_torch, block by block otherwise.
+        qkv: Queries, keys and values of all heads, concatenated, (B, T, 3C), floating point.
+        n_heads: H; the head size is D = C / H.
+        p: Dropout probability; 0 for none.
+        draw: Draws the dropout masks on the CPU: for all (B, H, T, T) at once if it is draw_as_torch, otherwise block
+            by block.
 
     Returns:
-        what the heads found, (B, T, C).
+        The outputs of the heads, (B, T, C).
     """
-    if p and _ours(qkv):
+    is_trained_bfloat16 = qkv.dtype == torch.bfloat16 and torch.is_grad_enabled()
+    if is_trained_bfloat16 and _ours(qkv) and not has_fast_bfloat16():
+        with torch.autocast("cpu", enabled=False):
+            return causal_attention(qkv.float(), n_heads, p, draw).to(qkv.dtype)
+    if (p or is_trained_bfloat16) and _ours(qkv):
         return cast("Tensor", _CausalAttention.apply(qkv, n_heads, p, draw))  # type: ignore[no-untyped-call]
     b, t, c = qkv.shape
     q, k, v = qkv.view(b, t, 3, n_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -63,39 +78,56 @@ def causal_attention(qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str = "") -> Tensor:
     """F.linear of x, or of F.gelu(x).
 
-    Where gradients are wanted on the CPU all three products are oneDNN's, and neither GELU's output nor a bfloat16 copy
-    of the weight is kept for the backward pass.
+    Where gradients are wanted on the CPU, all three products are those of `product`, and neither GELU's output nor a
+    bfloat16 copy of the weight is kept for the backward pass.
 
     Args:
         x: (..., in).
         weight: (out, in).
         bias: (out,) or None.
-        gelu: the `approximate` of F.gelu, "none" or "tanh"; "" for no GELU.
+        gelu: The `approximate` argument of F.gelu, "none" or "tanh"; "" for no GELU.
 
-    Returns:
-        (..., out), in autocast's dtype where that is on.
+        The model.
+        (..., out), in autocast's dtype if autocast is enabled.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-    if torch.is_grad_enabled() and _ours(x) and _is_onednns(x, dtype) and _is_onednns(weight, dtype):
+    if _ours(x) and _is_known(x, dtype) and _is_known(weight, dtype) and _gains(x, dtype):
         return cast("Tensor", _Linear.apply(x, weight, bias, gelu, dtype))  # type: ignore[no-untyped-call]
     return F.linear(F.gelu(x, approximate=gelu) if gelu else x, weight, bias)
 
 
+def _is_known(x: Tensor, dtype: torch.dtype) -> bool:
+    return dtype in (torch.float32, torch.bfloat16) and x.dtype in (torch.float32, dtype) and x.numel() > 0
+
+
+def _gains(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `product` has anything to gain: in training, and for several rows of bfloat16 on a CPU without it."""
+    if torch.is_grad_enabled():
+        return True
+    return dtype == torch.bfloat16 and not has_fast_bfloat16() and x.numel() >= 4 * x.shape[-1]
+
+
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A @ b.T + bias, by oneDNN where it is the faster: (..., K), (M, K) -> (..., M)."""
-    # It copies a transposed `a` first, which costs more than it gains in bfloat16, where torch's own products are fast.
-    if _is_onednns(a, a.dtype) and (a.dtype == torch.float32 or a.is_contiguous()):
-        return cast("Tensor", torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], ""))
+    """Return a @ b.T + bias, computed in the fastest way on this CPU: (..., K), (M, K), (M,) -> (..., M).
+
+    The choice depends on the instruction set alone, so that a resumed run repeats the same rounding.
+    """
+    if a.device.type == "cpu" and a.numel():
+        if a.dtype == torch.bfloat16 and not has_fast_bfloat16():
+            return product(a.float(), b.float(), None if bias is None else bias.float()).to(a.dtype)
+        if a.dtype == torch.float32 and _is_faster_in_onednn(b) and has_onednn_linear():
+            return onednn_linear(a, b, bias)
     return F.linear(a, b, bias)
+
+
+def _is_faster_in_onednn(b: Tensor) -> bool:
+    """Whether oneDNN beats torch's own float32 product with b.T; the measurements are in docs/decisions/010."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability == "AVX512" or (capability == "AVX2" and b.is_contiguous())
 
 
 def _ours(x: Tensor) -> bool:
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def _is_onednns(x: Tensor, dtype: torch.dtype) -> bool:
-    known = dtype in (torch.float32, torch.bfloat16) and x.dtype in (torch.float32, dtype)
-    return known and x.device.type == "cpu" and x.numel() > 0 and torch._C._has_mkldnn
 
 
 class _Linear(torch.autograd.Function):
@@ -122,7 +154,7 @@ class _Linear(torch.autograd.Function):
         if wants_x:
             grad_x = product(g, weight.to(ctx.dtype).T).view(x.shape)
             if ctx.gelu:
-                grad_x = torch.ops.aten.gelu_backward(grad_x, x, approximate=ctx.gelu)
+                grad_x = gelu_backward(grad_x, x, ctx.gelu)
             grad_x = grad_x.to(ctx.x_dtype)
         return grad_x, grad_weight, grad_bias, None, None
 
@@ -141,7 +173,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _factors(kept: Tensor, share: float, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies with: 0 or 1 / share."""
+    """Return the factors of dropout: 0 or 1 / share."""
     return kept.to(dtype).div_(share) if share else kept.to(dtype)
 
 
@@ -149,20 +181,22 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
         b, t, c = qkv.shape
-        # (3, G, T, D), G = B H; a copy, so that the queries can be scaled in it.
+        # (3, G, T, D), G = B H; a copy, so that the queries can be scaled in place.
         parts = torch.empty(3, b * n_heads, t, c // 3 // n_heads, dtype=qkv.dtype)
         parts.view(3, b, n_heads, t, -1).copy_(qkv.view(b, t, 3, n_heads, -1).permute(2, 0, 3, 1, 4))
         q, k, v = parts
         q.mul_(q.shape[-1] ** -0.5)
-        whole = draw((b * n_heads, t, t), p) if draw is draw_as_torch else None
+        whole = draw((b * n_heads, t, t), p) if p and draw is draw_as_torch else None
         kepts, y = [], torch.empty_like(q)
         with torch.autocast("cpu", enabled=False):
             for rows, end in _blocks(t):
-                kept, ctx.share = draw((len(q), end - rows.start, end), p) if whole is None else whole
-                kept = kept if whole is None else kept[:, rows, :end]
-                probs = _probabilities(q, k, rows).mul_(_factors(kept, ctx.share, q.dtype))
+                probs = _probabilities(q, k, rows)
+                if p:
+                    kept, ctx.share = draw((len(q), end - rows.start, end), p) if whole is None else whole
+                    kept = kept if whole is None else kept[:, rows, :end]
+                    probs.mul_(_factors(kept, ctx.share, q.dtype))
+                    kepts.append(kept)
                 y[:, rows] = probs @ v[:, :end]
-                kepts.append(kept)
         ctx.save_for_backward(parts, *kepts)
         ctx.n_heads = n_heads
         return y.view(b, n_heads, t, -1).transpose(1, 2).reshape(b, t, c // 3)
@@ -173,14 +207,18 @@ class _CausalAttention(torch.autograd.Function):
         q, k, v = parts
         b, t, c = grad_outputs[0].shape
         grad_y = grad_outputs[0].view(b, t, ctx.n_heads, -1).transpose(1, 2).reshape(q.shape)
-        # Keys and values add up over blocks, in float32 at least.
+        # Gradients of keys and values are summed over blocks, in at least float32.
         grads = torch.zeros(parts.shape, dtype=torch.promote_types(q.dtype, torch.float32))
         grad_q, grad_k, grad_v = grads
-        for (rows, end), kept in zip(_blocks(t), kepts, strict=True):
-            probs, factors, given = _probabilities(q, k, rows), _factors(kept, ctx.share, q.dtype), grad_y[:, rows]
-            grad_probs = (given @ v[:, :end].mT).mul_(factors)
-            grad_v[:, :end] += factors.mul_(probs).mT @ given
-            grad_scores = torch._softmax_backward_data(grad_probs, probs, -1, probs.dtype)
+        for i, (rows, end) in enumerate(_blocks(t)):
+            probs, given = _probabilities(q, k, rows), grad_y[:, rows]
+            grad_probs, dropped = given @ v[:, :end].mT, probs
+            if kepts:
+                factors = _factors(kepts[i], ctx.share, q.dtype)
+                grad_probs.mul_(factors)
+                dropped = factors.mul_(probs)
+            grad_v[:, :end] += dropped.mT @ given
+            grad_scores = softmax_backward(grad_probs, probs)
             grad_q[:, rows] = grad_scores @ k[:, :end]
             grad_k[:, :end] += grad_scores.mT @ q[:, rows]
         grad_q.mul_(q.shape[-1] ** -0.5)
@@ -191,12 +229,12 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def _blocks(t: int) -> list[tuple[slice, int]]:
-    """Rows of queries, and how many keys the last of them sees."""
+    """Return the query rows of each block and the number of keys that its last row attends to."""
     return [(slice(start, min(start + _BLOCK, t)), min(start + _BLOCK, t)) for start in range(0, t, _BLOCK)]
 
 
 def _probabilities(q: Tensor, k: Tensor, rows: slice) -> Tensor:
-    """Softmax of a block's scores, none for keys behind a query: (G, T, D) of scaled queries -> (G, rows, end)."""
+    """Softmax of a block's scores with a causal mask: (G, T, D) of scaled queries -> (G, rows, end)."""
     n = rows.stop - rows.start
     scores = q[:, rows] @ k[:, : rows.stop].mT
     scores[:, :, rows] += torch.full((n, n), -math.inf, dtype=q.dtype).triu_(1)

@@ -1,4 +1,4 @@
-"""A run: a directory with settings, tokens, metrics and checkpoints, that can be begun, resumed and loaded."""
+"""A run directory with settings, tokens, metrics and checkpoints: create, resume and load it."""
 
 from __future__ import annotations
 
@@ -13,66 +13,36 @@ import torch
 from zoo.api.models import load
 from zoo.containers.files import read_json
 from zoo.core.output import atomic_output
+from zoo.core.paths import missing
 from zoo.errors import FormatError, OptionError, TrainingError, ZooError
 from zoo.hub.resolve import find_checkpoint
 from zoo.hub.runs import DATA, SETTINGS, SHARDED, list_checkpoints
 from zoo.models.gpt2.config import GPTConfig
-from zoo.models.gpt2.init import create
 from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.corpus import Sources, check_ids, open_corpus, prepare
+from zoo.train.data.tokens import Tokens
+from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
+from zoo.train.run.first_model import Start, make_first_model
+from zoo.train.run.guards import alone
 from zoo.train.run.sharded_checkpoint import load_sharded
-from zoo.train.run.trainer import Trainer
+from zoo.train.run.trainer import Trainer, check_together
 from zoo.train.run.watcher import Watcher
 from zoo.train.settings import TrainConfig
 from zoo.train.step.distributed import World
-from zoo.train.step.lora import LoRA, add_lora
 from zoo.train.step.optimization import fast_dtype
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """The model that a run begins with.
-
-    Attributes:
-        model: a checkpoint that zoo.load takes; "" begins from scratch.
-        config: of the model to begin from scratch.
-        init: of its weights; see zoo.create.
-        lora: adapters to train instead of the model.
-        fsdp: whether processes share out the parameters.
-        compile: whether torch.compile makes the kernels.
-    """
-
-    model: str = ""
-    config: GPTConfig | None = None
-    init: str = "gpt2"
-    lora: LoRA | None = None
-    fsdp: bool = False
-    compile: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, all of them plain JSON values."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Start:
-        """Build it from to_dict's fields."""
-        config, lora = fields.get("config"), fields.get("lora")
-        if lora:
-            lora = LoRA(**{**lora, "targets": tuple(lora["targets"])})
-        return cls(**{**fields, "config": GPTConfig.from_dict(config) if config else None, "lora": lora})
 
 
 @dataclass
 class Run:
-    """What `zoo train` works with: everything that config.json of the directory says.
+    """A run of `zoo train`: everything that config.json in its directory records.
 
     Attributes:
-        path: of the directory.
-        config: that decides what is computed, without "auto" and 0.
-        sources: of text.
-        start: the model it began with.
-        notes: what a user should know, such as a damaged checkpoint that was passed over.
+        path: Path of the directory.
+        config: Settings that decide what is computed, with "auto" and 0 resolved.
+        sources: Texts.
+        start: Model that the run started from.
+        notes: Messages for the user, for example about a corrupt checkpoint that was skipped.
     """
 
     path: Path
@@ -82,71 +52,106 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, path: Path, config: TrainConfig, sources: Sources, start: Start, here: World) -> tuple[Run, Any]:
-        """Make the directory and its tokens. All processes must call it.
+    def begin(
+        cls, path: Path, config: TrainConfig, sources: Sources, start: Start, here: World, *, force: bool = False
+    ) -> tuple[Run, Any]:
+        """Make the directory and its tokens, once the text is known to do. All processes must call it.
 
-        Returns:
+            The model.
             the run, and the model with the generator that drew it: (GPTModel, torch.Generator | None).
 
         Raises:
-            OutputError: the path exists.
-            ZooError: the model or the text cannot be read.
+            OutputError: the path exists, and force is not given.
+            OptionError: the text is too short, or does not fit the model.
+            ZooError: The model or the text cannot be read.
         """
-        # Another run stands for its newest weights, which are others tomorrow.
+        # A run stands for its newest checkpoint, which changes while it trains, so the path of that checkpoint is
+        # stored.
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
         sources = sources.absolute()
-        model, generator = _first_model(start, config.seed)
+        model, generator = make_first_model(start, config.seed)
         run = cls(path, settle(config, model.config, here.device), sources, start)
-        content = {
-            "zoo_run": 1,
-            "config": run.config.to_dict(),
-            "sources": dataclasses.asdict(sources),
-            "start": start.to_dict(),
-        }
+        check_together(run.config, fsdp=start.fsdp, lora=start.lora is not None)
         if here.is_main:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_output(path) as temporary:
+            with atomic_output(path, force=force) as temporary:
                 (temporary / DATA).mkdir(parents=True)
                 prepare(sources, model.tokenizer, temporary / DATA)
-                (temporary / SETTINGS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                train, _ = run.open_corpus(model.config.vocab_size, temporary / DATA)
+                Windows(train, run.config.context, run.config.stride)  # refuses a text that is too short
+                run.write(temporary)
         here.barrier()
         return run, (model, generator)
+
+    def write(self, directory: Path | None = None) -> None:
+        """Write the settings into a directory, which is the run's own unless another is given."""
+        content = {
+            "zoo_run": 1,
+            "config": self.config.to_dict(),
+            "sources": dataclasses.asdict(self.sources),
+            "start": self.start.to_dict(),
+        }
+        with atomic_output((directory or self.path) / SETTINGS, force=True) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    def open_corpus(self, vocab_size: int, directory: Path) -> tuple[Tokens, Tokens | None]:
+        """Map the tokens for training and validation.
+
+        Raises:
+            OptionError: a token is not one of the model's.
+        """
+        train, val = open_corpus(self.sources, directory)
+        for tokens in (train, val):
+            if tokens is not None:
+                check_ids(tokens, vocab_size, "the text")
+        return train, val
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """Read the settings of a run.
 
         Raises:
-            FormatError: the directory is no run.
+            FormatError: The directory is not a run.
         """
+        if not path.exists():
+            raise missing(path, "run of zoo train")
         file = path / SETTINGS
         if not file.is_file():
-            raise FormatError(path, "is no run of zoo train: it has no config.json")
+            raise FormatError(path, "is not a run of zoo train: it has no config.json")
         content = read_json(file)
         try:
             config = TrainConfig.from_dict(content["config"])
             return cls(path, config, Sources.from_dict(content["sources"]), Start.from_dict(content["start"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(file, f"is no config of a run ({error}); use another directory") from error
+            raise FormatError(file, f"is not the config of a run ({error}); use another directory") from error
 
-    def trainer(self, here: World, watcher: Watcher, *, first: Any = None) -> Trainer:
-        """Make what trains: from the beginning with `first` of begin(), or from the newest whole checkpoint.
+    def trainer(self, here: World, watcher: Watcher, *, first: Any = None, steps: int | None = None) -> Trainer:
+        """Make what trains: from the beginning with `first` of begin(), or from the newest intact checkpoint.
+
+        Args:
+            here: The group of training processes.
+            watcher: Callbacks.
+            first: what begin() returned beside the run.
+            steps: new number of steps of a resumed run; its schedule is stretched to that, and warmup does not repeat.
 
         Raises:
-            TrainingError: no checkpoint is whole.
-            OptionError: the text does not fit the model.
+            TrainingError: There is no intact checkpoint.
+            OptionError: the text does not fit the model, or the run has more steps already.
         """
         path, state = (None, None) if first else self._newest()
         if path is None:
-            model, generator = first or _first_model(self.start, self.config.seed)
+            model, generator = first or make_first_model(self.start, self.config.seed)
         else:
             generator = None
             model = self._model_of(path)
-        train, val = open_corpus(self.sources, self.path / DATA)
-        for tokens in (train, val):
-            if tokens is not None:
-                check_ids(tokens, model.config.vocab_size, "the text")
+        if steps is not None:
+            if state is not None and steps < state.step:
+                raise OptionError(
+                    f"must be at least the {state.step:,} that the run has done, not {steps}", option="steps"
+                )
+            self.config = self.config.replace(steps=steps)
+        train, val = self.open_corpus(model.config.vocab_size, self.path / DATA)
         trainer = Trainer(
             model,
             train,
@@ -181,43 +186,32 @@ class Run:
             trainer.average.n_averaged.fill_(state.n_averaged)
 
     def _newest(self) -> tuple[Path | None, Any]:
-        sweep(self.path)
+        with alone(self.path):
+            sweep(self.path)
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)
             except ZooError as error:
-                self.notes.append(f"{error}; going on from the checkpoint before it")
+                self.notes.append(f"{error}; resuming from the checkpoint before it")
         if self.notes:
-            raise TrainingError(f"no checkpoint of {self.path} is whole; begin a new run")
+            raise TrainingError(f"no intact checkpoint in {self.path}; start a new run")
         return None, None
 
 
 def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "cpu") -> TrainConfig:
-    """Replace what is left to zoo, "auto" and 0, by what it means for a model on a machine.
+    """Replace the defaults "auto" and 0 by their values for a model on a device.
 
     Raises:
-        OptionError: the model's context is shorter than the config's.
+        OptionError: The model's context is shorter than the config's.
     """
     context = config.context or min(512, model.context_length)
     if context > model.context_length:
-        raise OptionError(f"a context of {context} does not fit the model's {model.context_length}; give at most that")
+        raise OptionError(
+            f"the context {context} is longer than the model's context length; use at most {model.context_length}"
+        )
     return config.replace(
         context=context,
         stride=config.stride or context,
         micro_batch_size=config.micro_batch_size or max(1, 4096 // context),
         dtype=fast_dtype(device) if config.dtype == "auto" else config.dtype,
     )
-
-
-def _first_model(start: Start, seed: int) -> tuple[GPTModel, torch.Generator | None]:
-    if start.model:
-        # Steps are too small for the eight bits of a bfloat16; files in half precision are trained in float32.
-        model, generator = load(start.model, dtype="float32"), None
-    elif start.config is not None:
-        generator = torch.Generator().manual_seed(seed)
-        model = create(start.config, seed=generator, init=start.init)  # type: ignore[arg-type]
-    else:
-        raise OptionError("there is no model to train; give one to go on with, or a config to begin from scratch")
-    if start.lora is not None:
-        add_lora(model, start.lora)
-    return model, generator
