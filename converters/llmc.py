@@ -29,7 +29,7 @@ from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
-from zoo.formats.vocabulary import assume_vocabulary, describe, unheld_special
+from zoo.formats.vocabulary_notes import assume_vocabulary, describe, unheld_special
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
 

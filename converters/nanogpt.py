@@ -27,7 +27,7 @@ from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
-from zoo.formats.vocabulary import assume_vocabulary
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
 

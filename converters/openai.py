@@ -19,7 +19,7 @@ from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Rule, Table, weight_and_bias
-from zoo.formats.vocabulary import unheld_vocabulary
+from zoo.formats.vocabulary_notes import unheld_vocabulary
 from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"

@@ -24,7 +24,7 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
-from zoo.formats.vocabulary import assume_vocabulary
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 

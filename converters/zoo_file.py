@@ -25,7 +25,7 @@ from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Rule, Table
-from zoo.formats.vocabulary import assume_vocabulary
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 

@@ -22,7 +22,7 @@ from zoo.formats.base import Checkpoint, Known
 from zoo.formats.mapping import same_tensor
 from zoo.formats.rules import Table
 from zoo.formats.shapes import contradiction, first_layer, sizes_of
-from zoo.formats.vocabulary import assume_vocabulary
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config, list_models
 from zoo.text.vocabulary import Vocabulary

@@ -13,7 +13,7 @@ import numpy as np
 
 from zoo.containers.gguf.reader import Value
 from zoo.errors import CorruptFile
-from zoo.formats.vocabulary import describe
+from zoo.formats.vocabulary_notes import describe
 from zoo.text.gpt2 import END_OF_TEXT
 from zoo.text.parsing import parse_json
 from zoo.text.special_tokens import SpecialTokens, first, ids

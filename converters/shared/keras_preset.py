@@ -12,7 +12,7 @@ from typing import Any
 from zoo.containers.files import read_json, write_json
 from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint
-from zoo.formats.vocabulary import unheld_vocabulary
+from zoo.formats.vocabulary_notes import unheld_vocabulary
 from zoo.text.gpt2 import END_OF_TEXT
 from zoo.text.vocabulary import KERAS_NAMES, Vocabulary
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from zoo.text.gpt2 import ALPHABET
 from zoo.text.stop import TextStream
-from zoo.text.stream import BytesStream
+from zoo.text.stream_decoder import BytesStream
 from zoo.text.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer()

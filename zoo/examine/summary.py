@@ -13,7 +13,7 @@ from zoo.core.tensors import LazyTensor
 from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.opening import open_path
-from zoo.formats.vocabulary import describe
+from zoo.formats.vocabulary_notes import describe
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 

@@ -12,7 +12,7 @@ from zoo.formats.base import Checkpoint, Format
 from zoo.formats.registry import detect_format, get_format
 from zoo.formats.rules import Drop
 from zoo.formats.shapes import contradiction
-from zoo.formats.vocabulary import check_vocabulary
+from zoo.formats.vocabulary_notes import check_vocabulary
 from zoo.models.registry import Size, fixed_fields, known_fields
 
 

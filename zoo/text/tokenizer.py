@@ -11,7 +11,7 @@ from zoo.errors import OptionError
 from zoo.text.byte_level import ByteLevelCodec, gpt2_codec, make_codec
 from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS
 from zoo.text.other_kinds import OtherCodec
-from zoo.text.stream import BytesStream, StreamDecoder, WindowStream
+from zoo.text.stream_decoder import BytesStream, StreamDecoder, WindowStream
 from zoo.text.vocabulary import GPT2_SPECIAL, Vocabulary
 
 
