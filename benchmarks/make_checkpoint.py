@@ -18,7 +18,8 @@ import numpy as np
 from zoo.converters.openai import OpenAI
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config
-from zoo.text.vocabulary import GPT2_N_TOKENS, OPENAI_NAMES, Vocabulary
+from zoo.text.gpt2 import GPT2_N_TOKENS
+from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
 
 def values(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
@@ -56,7 +57,7 @@ def write(config: GPTConfig, directory: Path, seed: int = 0) -> None:
     }
     (directory / "hparams.json").write_text(json.dumps(hparams, indent=2) + "\n")
     if config.vocab_size == GPT2_N_TOKENS:
-        for name, content in Vocabulary.gpt2().files(OPENAI_NAMES).items():
+        for name, content in Vocabulary.gpt2().pair(OPENAI_NAMES).items():
             (directory / name).write_bytes(content)
 
 

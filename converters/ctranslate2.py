@@ -20,12 +20,12 @@ import numpy as np
 
 from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import CHUNK_BYTES, Array, LazyTensor, contiguous
-from zoo.errors import CannotHold, MissingPackage
+from zoo.errors import MissingPackage
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
+from zoo.text.gpt2 import END_OF_TEXT
+from zoo.text.vocabulary import Vocabulary
 
 _EMBEDDING, _HEAD = "decoder/embeddings/weight", "decoder/projection/weight"
 _LAYER = "decoder/layer_{i}"
@@ -73,8 +73,9 @@ class CTranslate2(Format):
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the directory, and the tokenizer's files, which CTranslate2 itself does not need."""
         specs = _specs()
-        spec = _empty_spec(specs, checkpoint.config)
-        spec.register_vocabulary(_tokens(checkpoint.vocabulary, checkpoint.config.vocab_rows))
+        tokens = _tokens(checkpoint.vocabulary, checkpoint.config.vocab_rows)
+        spec = _empty_spec(specs, checkpoint, tokens)
+        spec.register_vocabulary(tokens)
         tensors = dict(checkpoint.tensors)
         tensors.setdefault(_HEAD, tensors[_EMBEDDING])  # the same tensor: CTranslate2 makes an alias of it
         for name, tensor in tensors.items():
@@ -88,9 +89,8 @@ class CTranslate2(Format):
             _quantise(spec, options.on_bytes)
         path.mkdir()
         spec.save(str(path))
-        if checkpoint.vocabulary:
-            for name, content in checkpoint.vocabulary.files(HF_NAMES).items():
-                (path / name).write_bytes(content)
+        for name, content in checkpoint.vocabulary.content.items():
+            (path / name).write_bytes(content)
         # Keys that CTranslate2 does not know are passed over.
         spec.config.add_attribute("zoo_config", checkpoint.config.to_dict())
         spec.config.add_attribute("zoo_provenance", options.provenance())
@@ -102,15 +102,18 @@ class CTranslate2(Format):
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell of tokens that CTranslate2 takes otherwise than zoo."""
-        config, vocabulary = checkpoint.config, checkpoint.vocabulary
+        vocabulary = checkpoint.vocabulary
         notes = []
-        if vocabulary is None:
+        if not vocabulary.tokens:
             notes.append("there is no vocabulary, so CTranslate2's tokens are called [PAD0], [PAD1] and so on")
-        if config.vocab_rows > config.vocab_size:
-            notes.append(f"CTranslate2 may generate the {config.vocab_rows - config.vocab_size} rows of padding")
-        if vocabulary is None or END_OF_TEXT not in vocabulary.tokens:
-            notes.append(f"there is no token {END_OF_TEXT}, so CTranslate2 goes on to its max_length")
+        if not vocabulary.special.eos:
+            notes.append("no token ends a text, so CTranslate2 continues to its max_length")
         return notes
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say which ends of a text are left out: CTranslate2 knows one."""
+        others = checkpoint.vocabulary.special.eos[1:]
+        return [f"CTranslate2 does not store the eos ids {', '.join(map(str, others))}"] if others else []
 
 
 @dataclass(frozen=True)
@@ -150,14 +153,18 @@ def _specs() -> Any:
         raise MissingPackage(f"this format needs the package ctranslate2; {hint}") from error
 
 
-def _empty_spec(specs: Any, config: GPTConfig) -> Any:
+def _empty_spec(specs: Any, checkpoint: Checkpoint, tokens: list[str]) -> Any:
     """Return the spec of a GPT-2 without its tensors, as CTranslate2's GPT2Loader makes it."""
+    config, special = checkpoint.config, checkpoint.vocabulary.special
     activation = specs.Activation[_ACTIVATIONS[config.activation]]
     model = specs.TransformerDecoderModelSpec
     spec = model.from_config(config.n_layers, config.n_heads, pre_norm=True, activation=activation)
     spec.decoder.scale_embeddings = False
-    for role in ("bos_token", "eos_token", "unk_token"):
-        spec.config.add_attribute(role, END_OF_TEXT)
+    eos = tokens[special.eos[0]] if special.eos else None
+    bos = eos if special.bos is None else tokens[special.bos]
+    # CTranslate2 wants names for all three; one that is not a token is never generated.
+    for role, token in (("bos_token", bos), ("eos_token", eos), ("unk_token", eos)):
+        spec.config.add_attribute(role, token or END_OF_TEXT)
     spec.config.add_attribute("layer_norm_epsilon", config.norm_eps)
     return spec
 
@@ -193,17 +200,10 @@ def _quantised(tensor: LazyTensor, part: str) -> Array:
     return np.concatenate(pieces)
 
 
-def _tokens(vocabulary: Vocabulary | None, rows: int) -> list[str]:
-    """Return a token for each row of the embedding, as CTranslate2 wants.
-
-    Raises:
-        CannotHold: the vocabulary has more tokens than that.
-    """
+def _tokens(vocabulary: Vocabulary, rows: int) -> list[str]:
+    """Return a token for each row of the embedding, as CTranslate2 wants; tokens without a row are left out."""
     tokens = [f"[PAD{i}]" for i in range(rows)]
-    if vocabulary is None:
-        return tokens
-    if vocabulary.n_tokens > rows:
-        raise CannotHold(f"CTranslate2 wants as many tokens as rows; there are {vocabulary.n_tokens:,} and {rows:,}")
     for text, i in vocabulary.tokens.items():
-        tokens[i] = text
+        if i < rows:
+            tokens[i] = text
     return tokens

@@ -21,7 +21,7 @@ from zoo.containers.files import parse_json
 from zoo.containers.gguf.quants import PLAIN, QUANTS, decoded, encoded, nbytes
 from zoo.containers.gguf.reader import GgufFile, Value, read_architecture, read_gguf
 from zoo.containers.gguf.writer import PROVENANCE, write_gguf
-from zoo.converters.shared.gguf_vocabulary import read_vocabulary, write_vocabulary
+from zoo.converters.shared.gguf_vocabulary import read_vocabulary, unheld, write_vocabulary
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors, same_bits
 from zoo.errors import CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
@@ -29,7 +29,6 @@ from zoo.formats.config_map import ConfigMap, Constant, Field
 from zoo.formats.content_hash import RECORD
 from zoo.formats.mapping import same_tensor
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
-from zoo.text.vocabulary import END_OF_TEXT
 
 _EMBEDDING, _POSITIONS, _HEAD = "token_embd.weight", "position_embd.weight", "output.weight"
 _ROWS, _EPS, _TOKENS, _TIED = "gpt2.vocab_size", "gpt2.attention.layer_norm_epsilon", "zoo.vocab_size", "zoo.tied"
@@ -145,9 +144,13 @@ class GGUF(Format):
         """Tell of matrices that cannot be quantised, whatever is asked for, and of a text that has no end."""
         odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
         notes = [f"rows of {n} values are not a multiple of 32, so such matrices are never quantised" for n in odd]
-        if checkpoint.vocabulary and END_OF_TEXT not in checkpoint.vocabulary.tokens:
-            notes.append(f"the tokenizer has no {END_OF_TEXT}; llama.cpp then takes the token 11 for it")
+        if checkpoint.vocabulary.is_plain and not checkpoint.vocabulary.special.eos:
+            notes.append("no token ends a text; llama.cpp then takes the token 11 for it")
         return notes
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say what of the vocabulary has no place."""
+        return unheld(checkpoint.vocabulary)
 
 
 def _type(name: str, tensor: LazyTensor, encoding: str) -> str:

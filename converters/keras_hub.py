@@ -104,7 +104,7 @@ class KerasHub(Format):
             path,
             found,
             _numbered(weights, tensors),
-            vocabulary=Vocabulary.read(directory / preset.ASSETS, [preset.VOCABULARY_NAMES], directory),
+            vocabulary=Vocabulary.read(directory / preset.ASSETS, directory),
             files=(config_file, *files),
             provenance=provenance,
             notes=tuple(notes),
@@ -123,9 +123,9 @@ class KerasHub(Format):
         metadata = {"parameter_count": config.n_parameters, "tasks": ["CausalLM"], **tokens}
         write_json(path / "metadata.json", {**metadata, _PROVENANCE: options.provenance()})
 
-    def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell of a tokenizer that Keras Hub's class cannot be."""
-        return super().notes(checkpoint) + preset.notes(checkpoint.vocabulary)
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say what of the tokenizer Keras Hub's class cannot be."""
+        return preset.unheld(checkpoint.vocabulary)
 
 
 def _numbered(path: Path, tensors: Tensors) -> dict[str, LazyTensor]:

@@ -6,8 +6,9 @@ gpt2_build_from_checkpoint). Weights lie kind by kind, each kind for all layers,
 are only read. (In April 2024 version 2 had its layer norms at the end, in float32, says llm.c's pull request 265. Such
 a file is longer than its header asks for here, so it is refused.)
 
-llm.c reads eight numbers of the header. In the rest of it zoo keeps its own config, so that what comes back has as many
-rows as it had. A file of llm.c itself does not say which rows are padding: all of them are kept.
+llm.c reads eight numbers of the header, which say how many rows are tokens and how many there are with padding. In the
+rest of it zoo keeps its own config, so that what comes back has as many rows as it had. The padding can never win:
+train_gpt2.c samples from the first vocab_size logits only.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from zoo.errors import CannotHold, ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Derived, Rule, Table, weight_and_bias
+from zoo.formats.vocabulary_notes import assume_vocabulary, describe, unheld_special
 from zoo.models.gpt2.config import GPTConfig
+from zoo.text.gpt2 import GPT2_N_TOKENS
 
 MAGIC = 20240326
 _HEADER_BYTES = 1024
@@ -58,6 +61,7 @@ class LlmC(Format):
     summary = "llm.c: one .bin file, float32 or bfloat16, the vocabulary padded to a multiple of 128"
     suffixes = (".bin",)
     dtypes = ("float32", "bfloat16")
+    pads = True
     # The order of the rules is the order in the file. The names are those of train_gpt2.c's ParameterTensors.
     table = Table(
         (
@@ -111,7 +115,8 @@ class LlmC(Format):
             offset += tensors[name].nbytes
         if offset != len(data):
             raise CorruptFile(path, f"has {len(data):,} bytes where its header asks for {offset:,}; copy it again")
-        return Checkpoint(path, found, tensors, files=(path,))
+        vocabulary, guess = assume_vocabulary(found)
+        return Checkpoint(path, found, tensors, vocabulary=vocabulary, files=(path,), notes=tuple(guess))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, in version 3 or 5; there is no room in it for the provenance."""
@@ -133,14 +138,19 @@ class LlmC(Format):
         write_at(path, placed, options.on_bytes)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell of the rows that are added, and of a tokenizer that has no place."""
+        """Say how many rows are added."""
         notes = super().notes(checkpoint)
         rows, added = checkpoint.config.vocab_rows, -checkpoint.config.vocab_rows % _ROWS
         if added:
             notes.append(f"{added} rows of zeros follow the embedding's {rows:,}: llm.c wants a multiple of {_ROWS}")
-        if checkpoint.vocabulary and not checkpoint.vocabulary.is_gpt2:
-            notes.append("the format does not store the tokenizer, and this model's is not GPT-2's")
         return notes
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say that there is no place for a vocabulary: GPT-2's is what llm.c assumes."""
+        vocabulary = checkpoint.vocabulary
+        if not vocabulary.content or vocabulary.is_gpt2:
+            return unheld_special(vocabulary, GPT2_N_TOKENS - 1 if vocabulary.content else None, "llm.c")
+        return [f"llm.c does not store a vocabulary, and this one ({describe(vocabulary)}) is not GPT-2's"]
 
     def _places(self, config: GPTConfig, padding: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of everything behind the header, in order."""

@@ -27,8 +27,9 @@ from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
-from zoo.text.vocabulary import GPT2_N_TOKENS
+from zoo.text.gpt2 import GPT2_N_TOKENS
 
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
 
@@ -90,15 +91,17 @@ class NanoGPT(Format):
             return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
         state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
+        found = self._read_config(args, own.config, path)
+        vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
         return Checkpoint(
             path,
-            self._read_config(args, own.config, path),
+            found,
             state.tensors,
             prefix=state.prefix,
-            vocabulary=own.vocabulary,
+            vocabulary=vocabulary,
             files=(path,),
             provenance=own.provenance,
-            notes=(*_training_state(beside), *state.notes),
+            notes=(*_training_state(beside), *state.notes, *guess),
             left_behind=state.left_behind,
         )
 

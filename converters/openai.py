@@ -19,6 +19,7 @@ from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Rule, Table, weight_and_bias
+from zoo.formats.vocabulary_notes import unheld_vocabulary
 from zoo.text.vocabulary import OPENAI_NAMES, Vocabulary
 
 PROVENANCE_FILE = "zoo_provenance.json"
@@ -107,11 +108,15 @@ class OpenAI(Format):
         """Write the directory, as TensorFlow's tf.train.load_checkpoint and OpenAI's code read it."""
         path.mkdir()
         write_json(path / "hparams.json", self.config_map.write(checkpoint.config))
-        if checkpoint.vocabulary:
-            for name, content in checkpoint.vocabulary.files(OPENAI_NAMES).items():
-                (path / name).write_bytes(content)
+        files = checkpoint.vocabulary.pair(OPENAI_NAMES) if checkpoint.vocabulary.is_plain else {}
+        for name, content in files.items():
+            (path / name).write_bytes(content)
         write_bundle(path / "model.ckpt", checkpoint.tensors, options.on_bytes)
         write_json(path / PROVENANCE_FILE, options.provenance())
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Say what of the vocabulary has no place."""
+        return unheld_vocabulary(checkpoint.vocabulary, "OpenAI's code")
 
 
 def _split(tensors: dict[str, LazyTensor], path: Path) -> tuple[dict[str, LazyTensor], list[str]]:

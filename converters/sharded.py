@@ -24,6 +24,7 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
@@ -60,6 +61,7 @@ class Sharded(Format):
     is_directory = True
     dtypes = ZooFile.dtypes
     writes = False
+    pads = True
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with both indexes."""
@@ -80,6 +82,7 @@ class Sharded(Format):
                 for name, entry in index["tensors"].items()
             }
             own = index.get("vocabulary")
+            vocabulary, guess = (Vocabulary.from_json(own, file), []) if own else assume_vocabulary(found)
         except FormatError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -90,8 +93,9 @@ class Sharded(Format):
             path,
             found,
             tensors,
-            vocabulary=Vocabulary.from_json(own, file) if isinstance(own, str) else None,
+            vocabulary=vocabulary,
             files=(file, *(path / name for name in files)),
+            notes=tuple(guess),
         )
 
 

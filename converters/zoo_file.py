@@ -25,6 +25,7 @@ from zoo.errors import ConfigError, CorruptFile, FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Rule, Table
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
@@ -53,6 +54,7 @@ class ZooFile(Format):
     suffixes = (".safetensors",)
     dtypes = ("float32", "float16", "bfloat16", "float64")
     encodings = KINDS
+    pads = True
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a safetensors file with zoo's metadata."""
@@ -79,14 +81,15 @@ class ZooFile(Format):
             tensors = unpacked(tensors, kind, found, path)
             notes.append(f"its matrices are {kind}: the engine runs them so, everything else reads them as float32")
         own = metadata.get("zoo.vocabulary")
+        vocabulary, guess = (Vocabulary.from_json(own, path), []) if own else assume_vocabulary(found)
         return Checkpoint(
             path,
             found,
             tensors,
-            vocabulary=Vocabulary.from_json(own, path) if own else None,
+            vocabulary=vocabulary,
             files=(path,),
             provenance=read_provenance(path, metadata),
-            notes=tuple(notes),
+            notes=(*notes, *guess),
         )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
@@ -115,9 +118,8 @@ class ZooFile(Format):
         metadata = {
             "format": "zoo",
             "zoo.config": json.dumps(checkpoint.config.to_dict()),
+            "zoo.vocabulary": checkpoint.vocabulary.to_json(),
         }
-        if checkpoint.vocabulary:
-            metadata["zoo.vocabulary"] = checkpoint.vocabulary.to_json()
         if options.encoding:
             metadata[ENCODING] = options.encoding
             tensors = packed(tensors, options.encoding)

@@ -15,11 +15,12 @@ import struct
 import sys
 from pathlib import Path
 
-from zoo.text.vocabulary import GPT2_MERGES, GPT2_SHA256, Vocabulary
+from zoo.text.gpt2 import GPT2_MERGES, GPT2_SHA256
+from zoo.text.vocabulary import Vocabulary
 
 
 def packed_merges(vocabulary: Vocabulary) -> bytes:
-    """Pack the ids of every merge's two tokens, as zoo.text.vocabulary reads them."""
+    """Pack the ids of every merge's two tokens, as zoo.text.gpt2 reads them."""
     ids = vocabulary.tokens
     return b"".join(struct.pack("<HH", ids[left], ids[right]) for left, right in vocabulary.merges)
 
@@ -32,9 +33,10 @@ def main() -> str | None:
     options = parser.parse_args()
 
     original = Vocabulary.read(options.directory)
-    if original is None:
+    files = original.pair()
+    if len(files) != 2:
         return f"{options.directory} has no encoder.json and vocab.bpe"
-    digests = tuple(hashlib.sha256(data).hexdigest() for data in (original.encoder_json, original.vocab_bpe))
+    digests = tuple(hashlib.sha256(data).hexdigest() for data in files.values())
     if digests != GPT2_SHA256:
         return f"the files in {options.directory} are not GPT-2's: SHA-256 {digests}, not {GPT2_SHA256}"
     packed = packed_merges(original)
@@ -43,8 +45,8 @@ def main() -> str | None:
         GPT2_MERGES.write_bytes(packed)
     if GPT2_MERGES.read_bytes() != packed:
         return f"{GPT2_MERGES} is not what this script makes: run it without --check"
-    if Vocabulary.gpt2().files() != original.files():
-        return f"{GPT2_MERGES} does not give the two files back: zoo/text/vocabulary.py is wrong"
+    if Vocabulary.gpt2().pair() != files:
+        return f"{GPT2_MERGES} does not give the two files back: zoo/text/gpt2.py is wrong"
     print(f"{GPT2_MERGES}: {len(packed):,} bytes, gives both files back byte for byte")
     return None
 

@@ -16,6 +16,7 @@ import zoo
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES
 from zoo.formats.mapping import to_theirs
+from zoo.text.vocabulary import Vocabulary
 
 OUT = Path(__file__).resolve().parents[1] / "zoo" / "data" / "stories.safetensors"
 
@@ -38,9 +39,8 @@ def main() -> None:
         "val_loss": last["val_loss"],
         "settings": {key: settings["config"][key] for key in ("lr", "batch_size", "context", "seed", "weight_decay")},
     }
-    packed = replace(
-        checkpoint, tensors=to_theirs(ZooFile.table, half, checkpoint.config), vocabulary=None, provenance=provenance
-    )
+    tensors, vocabulary = to_theirs(ZooFile.table, half, checkpoint.config), Vocabulary.gpt2()
+    packed = replace(checkpoint, tensors=tensors, vocabulary=vocabulary, provenance=provenance)
     OUT.unlink(missing_ok=True)
     ZooFile().write_compact(OUT, packed)
     n_rows = len(np.flatnonzero(np.any(half["tok_emb.weight"].load() != 0, axis=1)))

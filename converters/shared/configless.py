@@ -22,6 +22,7 @@ from zoo.formats.base import Checkpoint, Known
 from zoo.formats.mapping import same_tensor
 from zoo.formats.rules import Table
 from zoo.formats.shapes import contradiction, first_layer, sizes_of
+from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config, list_models
 from zoo.text.vocabulary import Vocabulary
@@ -63,8 +64,7 @@ def read_records(path: Path) -> Records:
 
 def text_records(checkpoint: Checkpoint) -> dict[str, str]:
     """Return what to add to the metadata of a safetensors file, beside the provenance, which its writer adds."""
-    config = {CONFIG: json.dumps(checkpoint.config.to_dict())}
-    return {**config, VOCABULARY: checkpoint.vocabulary.to_json()} if checkpoint.vocabulary else config
+    return {CONFIG: json.dumps(checkpoint.config.to_dict()), VOCABULARY: checkpoint.vocabulary.to_json()}
 
 
 def torch_records(
@@ -92,15 +92,16 @@ def open_configless(table: Table, state: StateDict, path: Path, known: Known, im
     beside = fields_beside(state.beside, sizes_of(table, state.tensors))
     fields = {**beside, **(known or {})}
     found, notes = (own.config, []) if own.config else config_from_shapes(table, state.tensors, path, fields, implied)
+    vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
     return Checkpoint(
         path,
         found,
         state.tensors,
         prefix=state.prefix,
-        vocabulary=own.vocabulary,
+        vocabulary=vocabulary,
         files=(path,),
         provenance=own.provenance,
-        notes=(*notes, *state.notes),
+        notes=(*notes, *state.notes, *guess),
         left_behind=state.left_behind,
     )
 

@@ -3,54 +3,70 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from zoo.containers.gguf.reader import Value
-from zoo.errors import CannotHold, CorruptFile
-from zoo.text.tokenizer import LOOKS_SPECIAL
-from zoo.text.vocabulary import END_OF_TEXT, Vocabulary
+from zoo.errors import CorruptFile
+from zoo.formats.vocabulary_notes import describe
+from zoo.text.gpt2 import END_OF_TEXT
+from zoo.text.parsing import parse_json
+from zoo.text.special_tokens import SpecialTokens, first, ids
+from zoo.text.vocabulary import Vocabulary
 
 _PREFIX = "tokenizer.ggml."
 # How text is split into words: GPT-2's way. Files older than this key, and those that say "default", are GPT-2's too.
 _PRE = "gpt-2"
 _KNOWN_PRE = (_PRE, "default", "")
+_ALL_EOS = "zoo.eos_token_ids"  # llama.cpp has one key for an eos, and one for the end of a turn
 # enum llama_token_type of llama.cpp's include/llama.h
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_LOOKS_SPECIAL = re.compile(r"<.+>|\[[A-Z_]+\]")
+"""How special tokens are spelled, for llama.cpp does not print them; one that no merge makes is special."""
 
 
-def write_vocabulary(vocabulary: Vocabulary | None, rows: int) -> dict[str, Value]:
-    """Return the keys that tell llama.cpp of a tokenizer; it wants as many tokens as the embedding has rows.
+def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
+    """Return the keys that describe the tokenizer; llama.cpp wants as many tokens as the embedding has rows.
 
-    Raises:
-        CannotHold: the vocabulary has more tokens than that.
+    A vocabulary of another kind than GPT-2's is left out, and so are tokens without a row.
     """
-    if vocabulary is None:
-        return {f"{_PREFIX}model": "none"}
-    if vocabulary.n_tokens > rows:
-        raise CannotHold(f"GGUF wants as many tokens as rows; there are {vocabulary.n_tokens:,} and {rows:,}")
+    keys = _write_special(vocabulary.special)
+    if not vocabulary.is_plain:
+        return {f"{_PREFIX}model": "none", **keys}
     texts, kinds = [_pad(i) for i in range(rows)], np.full(rows, _UNUSED, np.int32)
     made = {left + right for left, right in vocabulary.merges}
     for text, i in vocabulary.tokens.items():
-        special = text in vocabulary.added_tokens or text == END_OF_TEXT
-        special |= text not in made and LOOKS_SPECIAL.fullmatch(text) is not None
-        texts[i], kinds[i] = text, _CONTROL if special else _NORMAL
-    keys: dict[str, Value] = {
+        if i < rows:
+            special = text in vocabulary.contents.added
+            special |= text not in made and _LOOKS_SPECIAL.fullmatch(text) is not None
+            texts[i], kinds[i] = text, _CONTROL if special else _NORMAL
+    if vocabulary.named.eos and not vocabulary.special.eos:
+        keys[_ALL_EOS] = "[]"  # without the key, the vocabulary's own would count
+    if (end := vocabulary.tokens.get(END_OF_TEXT, rows)) < rows:
+        keys[f"{_PREFIX}unknown_token_id"] = end
+    return {
         f"{_PREFIX}model": "gpt2",
         f"{_PREFIX}pre": _PRE,
         f"{_PREFIX}tokens": texts,
         f"{_PREFIX}token_type": kinds,
         f"{_PREFIX}merges": [f"{left} {right}" for left, right in vocabulary.merges],
+        **keys,
     }
-    end = vocabulary.tokens.get(END_OF_TEXT)
-    if end is not None:
-        keys |= {f"{_PREFIX}{role}_token_id": end for role in ("bos", "eos", "unknown")}
-    return keys
 
 
-def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabulary | None, int | None, list[str]]:
+def unheld(vocabulary: Vocabulary) -> list[str]:
+    """Say what of a vocabulary a GGUF file leaves out."""
+    if not vocabulary.content or vocabulary.is_plain:
+        return []
+    return [f"a GGUF file by zoo cannot hold this vocabulary ({describe(vocabulary)}): llama.cpp has no text for it"]
+
+
+def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabulary, int | None, list[str]]:
     """Return the vocabulary, how many tokens there are without padding, and what cannot be kept.
 
     Raises:
@@ -59,33 +75,52 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     model, pre = (metadata.get(_PREFIX + key, default) for key, default in (("model", "none"), ("pre", "")))
     if not isinstance(model, str) or not isinstance(pre, str):
         raise CorruptFile(path, "does not say in text of which kind its tokenizer is")
+    special = _read_special(metadata, SpecialTokens())
     if model == "none":
-        return None, None, []
+        return Vocabulary(declared=special), None, []
     texts = _strings(metadata, "tokens", path)
-    ids = {text: i for i, text in enumerate(texts) if text != _pad(i)}
-    if len(ids) + sum(text == _pad(i) for i, text in enumerate(texts)) != len(texts):
+    tokens = {text: i for i, text in enumerate(texts) if text != _pad(i)}
+    if len(tokens) + sum(text == _pad(i) for i, text in enumerate(texts)) != len(texts):
         raise CorruptFile(path, "has the same token twice in its vocabulary")
-    n_tokens = max(ids.values(), default=-1) + 1
+    n_tokens = max(tokens.values(), default=-1) + 1
     if model != "gpt2" or pre not in _KNOWN_PRE:
-        return None, n_tokens, [f"its tokenizer ({model}, {pre}) is not of GPT-2's kind and is left out"]
+        note = f"its tokenizer ({model}, {pre}) is not of GPT-2's kind and is left out"
+        return Vocabulary(declared=special), n_tokens, [note]
     kinds = metadata.get(f"{_PREFIX}token_type", np.full(len(texts), _NORMAL))
     if not isinstance(kinds, np.ndarray) or len(kinds) != len(texts):
         raise CorruptFile(path, "does not have one token_type for each token")
-    added = {text: i for text, i in ids.items() if kinds[i] in (_CONTROL, _USER_DEFINED) and text != END_OF_TEXT}
-    return _vocabulary(ids, _strings(metadata, "merges", path), added, path), n_tokens, []
+    added = {text: i for text, i in tokens.items() if kinds[i] in (_CONTROL, _USER_DEFINED) and text != END_OF_TEXT}
+    found = _vocabulary(tokens, _strings(metadata, "merges", path), added, path)
+    special = _read_special(metadata, found.named)
+    return found if special == found.named else replace(found, declared=special), n_tokens, []
 
 
-def _vocabulary(ids: dict[str, int], merges: list[str], added: dict[str, int], path: Path) -> Vocabulary:
+def _write_special(special: SpecialTokens) -> dict[str, Value]:
+    found: dict[str, Any] = {"bos": special.bos, "padding": special.pad}
+    found |= dict(zip(("eos", "eot"), special.eos, strict=False))
+    keys: dict[str, Value] = {f"{_PREFIX}{role}_token_id": i for role, i in found.items() if i is not None}
+    return keys | {_ALL_EOS: json.dumps(special.eos)} if len(special.eos) > 1 else keys
+
+
+def _read_special(metadata: Mapping[str, Value], named: SpecialTokens) -> SpecialTokens:
+    """Return the special tokens of the keys; where there is no key, those that the vocabulary itself names."""
+    eos, eot, bos, pad = (metadata.get(f"{_PREFIX}{role}_token_id") for role in ("eos", "eot", "bos", "padding"))
+    if _ALL_EOS in metadata:
+        ends = ids(parse_json(str(metadata[_ALL_EOS]).encode(), Path(_ALL_EOS)))
+        return SpecialTokens(ends, first(bos), first(pad))
+    ends = tuple(dict.fromkeys(ids([eos, eot]))) or named.eos
+    return SpecialTokens(ends, named.bos if bos is None else first(bos), named.pad if pad is None else first(pad))
+
+
+def _vocabulary(tokens: dict[str, int], merges: list[str], added: dict[str, int], path: Path) -> Vocabulary:
     """Return the files that say this; GPT-2's own where they mean the same."""
     gpt2 = Vocabulary.gpt2()
-    if ids == gpt2.tokens and merges == [f"{left} {right}" for left, right in gpt2.merges]:
+    if tokens == gpt2.tokens and merges == [f"{left} {right}" for left, right in gpt2.merges]:
         return gpt2
-    plain = {text: i for text, i in ids.items() if text not in added}
-    encoder, added_tokens = json.dumps(plain).encode(), json.dumps(added).encode() if added else b""
-    bpe = "".join(f"{line}\n" for line in ["#version: 0.2", *merges]).encode("utf-8", "replace")
-    found = Vocabulary(encoder, bpe, added_tokens, (path, path, path))
-    _ = found.tokens, found.merges  # parses them: what is damaged is reported now
-    return found
+    plain = {text: i for text, i in tokens.items() if text not in added}
+    lines = "".join(f"{line}\n" for line in ["#version: 0.2", *merges]).encode("utf-8", "replace")
+    found = Vocabulary.byte_level(json.dumps(plain).encode(), lines, json.dumps(added).encode() if added else b"")
+    return replace(found, paths=dict.fromkeys(found.content, path))
 
 
 def _strings(metadata: Mapping[str, Value], key: str, path: Path) -> list[str]:
@@ -96,5 +131,5 @@ def _strings(metadata: Mapping[str, Value], key: str, path: Path) -> list[str]:
 
 
 def _pad(i: int) -> str:
-    """The token of a row that is only padding."""
+    """Return the token of a row that is only padding."""
     return f"[PAD{i}]"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from zoo.containers.files import read_json, write_json
 from zoo.converters.shared.hf_config import TOKENS
 from zoo.core.paths import is_there
-from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint
 from zoo.formats.config_map import ConfigMap
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import END_OF_TEXT, HF_NAMES, Vocabulary
-
-_SPECIAL_IDS = ("bos_token_id", "eos_token_id")
+from zoo.text.gpt2 import END_OF_TEXT
+from zoo.text.special_tokens import SpecialTokens, first, ids
+from zoo.text.vocabulary import Vocabulary
 
 
 def has_weights(path: Path, names: tuple[str, ...]) -> bool:
@@ -25,78 +23,74 @@ def has_weights(path: Path, names: tuple[str, ...]) -> bool:
     return found and (directory / "config.json").is_file()
 
 
-def read_config(
-    directory: Path, config_map: ConfigMap, vocabulary: Vocabulary | None
-) -> tuple[GPTConfig, list[str], Path]:
+def read_config(directory: Path, config_map: ConfigMap, vocabulary: Vocabulary) -> tuple[GPTConfig, list[str], Path]:
     """Read config.json: the config, notes on what zoo cannot keep, and the file.
 
-    Its vocab_size counts rows. Where zoo has not noted how many of them are tokens, the vocabulary knows.
+    Its vocab_size counts rows. How many of them are tokens is what the vocabulary says.
 
     Raises:
         FormatError: there is none, or it is not that of a GPT-2.
     """
     file = directory / "config.json"
     theirs = read_json(file)
-    rows = theirs.get("vocab_size")
-    tokens = min(rows, vocabulary.n_tokens) if vocabulary and isinstance(rows, int) else rows
-    theirs.setdefault(TOKENS, tokens)
+    rows, n_tokens = theirs.get("vocab_size"), vocabulary.n_tokens
+    theirs.setdefault(TOKENS, min(rows, n_tokens) if n_tokens and isinstance(rows, int) else rows)
     return *config_map.read(theirs, file), file
 
 
-def read_vocabulary(directory: Path) -> Vocabulary | None:
-    """Read vocab.json and merges.txt or, as transformers 5 saves it, tokenizer.json; None where neither is BPE.
+def read_vocabulary(directory: Path) -> Vocabulary:
+    """Read the tokenizer's files and the special tokens, damaged or not.
+
+    Of special tokens, those of generation_config.json come first, then those of config.json, then the tokenizer's own:
+    so does transformers when it generates.
 
     Raises:
-        FormatError: one of the files is damaged.
+        FormatError: config.json or generation_config.json is not JSON.
     """
-    file = directory / "tokenizer.json"
-    found = Vocabulary.read(directory)
-    if found or not is_there(file):
-        return found
-    theirs = read_json(file)
-    model, splitting = theirs.get("model"), theirs.get("pre_tokenizer")
-    if not isinstance(model, dict) or not isinstance(splitting, dict) or splitting.get("type") != "ByteLevel":
-        return None
-    try:
-        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
-        added = {token["content"]: token["id"] for token in theirs.get("added_tokens", [])}
-        extra = {name: i for name, i in added.items() if name not in model["vocab"]}
-        fields = {
-            "encoder.json": json.dumps(model["vocab"]),
-            "vocab.bpe": "\n".join(["#version: 0.2", *merges, ""]),
-            "added_tokens.json": json.dumps(extra) if extra else "",
-        }
-    except (KeyError, TypeError) as error:
-        raise FormatError(file, f"is not a tokenizer of transformers ({error!r}); copy it again") from error
-    return Vocabulary.from_json(json.dumps(fields), file)
+    vocabulary = Vocabulary.read(directory)
+    files = (directory / "generation_config.json", directory / "config.json")
+    sources = [read_json(file) for file in files if is_there(file)]
+
+    def find(role: str, named: tuple[int, ...]) -> tuple[int, ...]:
+        declared = (ids(source.get(f"{role}_token_id")) for source in sources)
+        return next((found for found in declared if found), named)
+
+    named = vocabulary.named
+    bos, pad = find("bos", ids(named.bos)), find("pad", ids(named.pad))
+    found = SpecialTokens(find("eos", named.eos), first(bos), first(pad))
+    return vocabulary if found == named else replace(vocabulary, declared=found)
 
 
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:
     """Write config.json, and the tokenizer's files if there is a vocabulary, into an existing directory."""
-    config = checkpoint.config
-    theirs = config_map.write(config)
-    if config.vocab_size == config.vocab_rows:
-        del theirs[TOKENS]
+    theirs = config_map.write(checkpoint.config)
+    del theirs[TOKENS]
     dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
     theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
-    # Without a vocabulary nobody knows these ids; left out, transformers would take GPT-2's.
-    theirs |= dict.fromkeys(_SPECIAL_IDS)
-    write_json(path / "config.json", theirs | _write_tokenizer(path, checkpoint))
+    special = checkpoint.vocabulary.special
+    eos = special.eos[0] if len(special.eos) == 1 else list(special.eos) or None
+    # Left out, transformers would take GPT-2's.
+    roles = {"bos_token_id": special.bos, "eos_token_id": eos}
+    roles |= {} if special.pad is None else {"pad_token_id": special.pad}
+    if special != SpecialTokens():
+        write_json(path / "generation_config.json", roles)
+    write_json(path / "config.json", theirs | roles)
+    _write_tokenizer(path, checkpoint)
 
 
-def _write_tokenizer(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Write the tokenizer's files, and return what config.json says of it."""
-    if not checkpoint.vocabulary:
-        return {}
-    for name, content in checkpoint.vocabulary.files(HF_NAMES).items():
+def _write_tokenizer(path: Path, checkpoint: Checkpoint) -> None:
+    """Write the tokenizer's files as they are; tokenizer_config.json, where the source has none, says what they are."""
+    vocabulary = checkpoint.vocabulary
+    for name, content in vocabulary.content.items():
         (path / name).write_bytes(content)
-    end = checkpoint.vocabulary.tokens.get(END_OF_TEXT)
-    special = {} if end is None else dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    length = checkpoint.config.context_length
-    write_json(
-        path / "tokenizer_config.json",
-        {"tokenizer_class": "GPT2Tokenizer", "model_max_length": length, **special},
-    )
-    ids = dict.fromkeys(_SPECIAL_IDS, end)
-    write_json(path / "generation_config.json", ids)
-    return ids
+    if vocabulary.content.keys() & {"tokenizer_config.json", "tokenizer.json"} or not vocabulary.is_plain:
+        return
+    text_of = {i: text for text, i in vocabulary.tokens.items()}
+    special = vocabulary.special
+    # Left out, they would be taken for <|endoftext|>, and added to a vocabulary that has not got it.
+    roles = {"bos_token": special.bos, "eos_token": next(iter(special.eos), None), "pad_token": special.pad}
+    named = {role: None if i is None else text_of.get(i) for role, i in roles.items()}
+    unknown = END_OF_TEXT if END_OF_TEXT in vocabulary.tokens else None
+    length = {"model_max_length": checkpoint.config.context_length}
+    tokenizer_config = {"tokenizer_class": "GPT2Tokenizer", **length, **named, "unk_token": unknown}
+    write_json(path / "tokenizer_config.json", tokenizer_config)

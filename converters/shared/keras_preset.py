@@ -12,11 +12,12 @@ from typing import Any
 from zoo.containers.files import read_json, write_json
 from zoo.errors import FormatError
 from zoo.formats.base import Checkpoint
-from zoo.text.vocabulary import END_OF_TEXT, Vocabulary
+from zoo.formats.vocabulary_notes import unheld_vocabulary
+from zoo.text.gpt2 import END_OF_TEXT
+from zoo.text.vocabulary import KERAS_NAMES, Vocabulary
 
 BACKBONE = "GPT2Backbone"
 ASSETS = "assets/tokenizer"
-VOCABULARY_NAMES = ("vocabulary.json", "merges.txt")  # keras_hub/src/tokenizers/byte_pair_tokenizer.py
 
 # Class -> module in keras_hub/src/models/gpt2, and the name of an object of it.
 _MODULES = {
@@ -50,7 +51,7 @@ def write_preset(path: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> 
     """
     dtypes = {str(tensor.dtype) for tensor in checkpoint.tensors.values()}
     backbone = _layer(BACKBONE, dtypes.pop() if len(dtypes) == 1 else "float32", config)
-    tokenizer = _write_tokenizer(path, checkpoint.vocabulary) if checkpoint.vocabulary else None
+    tokenizer = _write_tokenizer(path, checkpoint.vocabulary) if checkpoint.vocabulary.is_plain else None
     preprocessor = None
     if tokenizer:
         length = {"sequence_length": checkpoint.config.context_length, "add_start_token": True, "add_end_token": True}
@@ -63,24 +64,27 @@ def write_preset(path: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> 
     write_json(path / "task.json", _object("GPT2CausalLM", task))
 
 
-def notes(vocabulary: Vocabulary | None) -> list[str]:
-    """Say why a preset is written without a tokenizer though there is a vocabulary."""
-    if vocabulary is None or END_OF_TEXT in vocabulary.tokens:
-        return []
-    return [f"Keras Hub will find no tokenizer: its GPT2Tokenizer needs the token {END_OF_TEXT}, which is not there"]
+def unheld(vocabulary: Vocabulary) -> list[str]:
+    """Say what of a vocabulary has no place, and why a preset is written without a tokenizer though there is one."""
+    notes = unheld_vocabulary(vocabulary, "Keras Hub")
+    if vocabulary.is_plain and END_OF_TEXT not in vocabulary.tokens:
+        notes.append(
+            f"Keras Hub finds no tokenizer: its GPT2Tokenizer needs the token {END_OF_TEXT}, which is not there"
+        )
+    return notes
 
 
 def _write_tokenizer(path: Path, vocabulary: Vocabulary) -> dict[str, Any] | None:
     """Write the assets, and return the tokenizer's object, None if Keras Hub's class cannot be this one."""
-    files = vocabulary.files(VOCABULARY_NAMES)
-    if vocabulary.added_tokens:  # which Keras Hub knows only as words of the vocabulary that are never split
-        files[VOCABULARY_NAMES[0]] = json.dumps(vocabulary.tokens).encode()
+    files, added = vocabulary.pair(KERAS_NAMES), vocabulary.contents.added
+    if added.keys() - {END_OF_TEXT}:  # which Keras Hub knows only as words of the vocabulary that are never split
+        files[KERAS_NAMES[0]] = json.dumps(vocabulary.tokens).encode()
     (path / ASSETS).mkdir(parents=True)
     for name, content in files.items():
         (path / ASSETS / name).write_bytes(content)
     if END_OF_TEXT not in vocabulary.tokens:
         return None
-    whole = list(dict.fromkeys([END_OF_TEXT, *vocabulary.added_tokens]))
+    whole = list(dict.fromkeys([END_OF_TEXT, *added]))
     splitting = {"sequence_length": None, "add_prefix_space": False, "unsplittable_tokens": whole}
     return _layer("GPT2Tokenizer", "int32", {"config_file": "tokenizer.json", **splitting})
 

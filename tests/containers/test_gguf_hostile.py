@@ -17,7 +17,8 @@ from zoo.errors import CorruptFile, FormatError, ZooError
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import ALPHABET, Vocabulary
+from zoo.text.gpt2 import ALPHABET
+from zoo.text.vocabulary import Vocabulary
 
 CONFIG = GPTConfig(vocab_size=260, vocab_rows=263, context_length=5, width=32, n_heads=2, n_layers=1, inner_width=64)
 HUGE = struct.pack("<Q", 1 << 62)
@@ -38,7 +39,7 @@ def described(name, shape, kind, offset=0):
 def path(tmp_path):
     """A quantised file with a tokenizer."""
     encoder = {char: i for i, (_, char) in enumerate(ALPHABET)} | {"ab": 256, "<|endoftext|>": 257, "<|x|>": 259}
-    vocabulary = Vocabulary(json.dumps(encoder).encode(), b"#version: 0.2\na b\n")
+    vocabulary = Vocabulary.byte_level(json.dumps(encoder).encode(), b"#version: 0.2\na b\n")
     model = small_model(CONFIG, dtype=torch.float32, tokenizer=zoo.Tokenizer(vocabulary))
     zoo.save(model, tmp_path / "a.safetensors")
     zoo.convert(tmp_path / "a.safetensors", tmp_path / "m.gguf", dtype="q5_0")

@@ -94,7 +94,10 @@ def test_large_arrays_are_cut_as_flax_cuts_them(tmp_path, monkeypatch):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-@given(config=configs(bias=True, qkv_bias=True), dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+@given(
+    config=configs(bias=True, qkv_bias=True, vocab_rows=0),
+    dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
+)
 def test_there_and_back_nothing_changes(tmp_path, config, dtype):
     """The way zoo -> Flax -> zoo keeps every bit and the whole config."""
     zoo.save(small_model(config, dtype=dtype), tmp_path / "a.safetensors", force=True)

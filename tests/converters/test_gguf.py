@@ -15,6 +15,7 @@ from strategies import configs
 import zoo
 from zoo import make_plan
 from zoo.containers.gguf.reader import read_gguf
+from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, WriteOptions
@@ -22,11 +23,11 @@ from zoo.formats.mapping import same_tensor, to_ours, to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.vocabulary import ALPHABET, Vocabulary
+from zoo.text.gpt2 import ALPHABET
+from zoo.text.vocabulary import Vocabulary
 
 ODD = GPTConfig(
     vocab_size=97,
-    vocab_rows=101,
     context_length=23,
     width=30,
     n_heads=5,
@@ -36,7 +37,7 @@ ODD = GPTConfig(
     norm_eps=3e-6,
 )
 WIDE = GPTConfig(vocab_size=97, context_length=23, width=64, n_heads=4, n_layers=2, inner_width=96, tied=False)
-HELD = {"bias": True, "qkv_bias": True, "activation": "gelu_tanh"}
+HELD = {"vocab_rows": 0, "bias": True, "qkv_bias": True, "activation": "gelu_tanh"}
 NAMES = {
     "token_embd": "tok_emb",
     "position_embd": "pos_emb",
@@ -60,7 +61,7 @@ def zoo_name(name):
 def write(path, config, tensors, vocabulary=None, provenance=dict):
     """Write tensors, which have zoo's names, as they are."""
     theirs = to_theirs(get_format("gguf").table, tensors, config)
-    checkpoint = Checkpoint(path, config, theirs, vocabulary=vocabulary)
+    checkpoint = Checkpoint(path, config, theirs, vocabulary=vocabulary or Vocabulary())
     get_format("gguf").write(path, checkpoint, WriteOptions(provenance=provenance))
 
 
@@ -116,7 +117,7 @@ def test_an_independent_parser_finds_every_parameter(path, model):
         "gpt2.block_count": 3,
         "gpt2.attention.head_count": 5,
         "gpt2.attention.layer_norm_epsilon": float(np.float32(3e-6)),
-        "gpt2.vocab_size": 101,
+        "gpt2.vocab_size": 97,
         "tokenizer.ggml.model": "none",
     }
     assert expected == {key: value for key, value in keys.items() if not key.startswith("zoo.")}
@@ -302,11 +303,11 @@ def test_files_of_llama_cpp_itself_are_read(tmp_path, tied):
     found, checkpoint = open_path(tmp_path / "m")
 
     assert found.name == "gguf"
-    assert (model.config, (), {}, None) == (
+    assert (model.config, (), {}, {}) == (
         checkpoint.config,
         checkpoint.notes,
         checkpoint.provenance,
-        checkpoint.vocabulary,
+        checkpoint.vocabulary.content,
     )
     for name, (kind, shape, data) in tensors.items():
         assert checkpoint.tensors[name].dtype == {"F32": np.float32, "F16": np.float16}[kind]
@@ -395,18 +396,20 @@ def custom_vocabulary():
     texts = [char for _, char in ALPHABET] + ["he", "ll", "hell", "hello", "<|endoftext|>"]
     encoder = {text: i for i, text in enumerate(texts)} | {"[MASK]": 262}
     merges = b"#version: 0.2\nh e\nl l\nhe ll\nhell o\n"
-    return Vocabulary(json.dumps(encoder).encode(), merges, json.dumps({"<|user|>": 263, "jolly": 264}).encode())
+    return Vocabulary.byte_level(
+        json.dumps(encoder).encode(), merges, json.dumps({"<|user|>": 263, "jolly": 264}).encode()
+    )
 
 
 def test_gpt2s_own_vocabulary_is_recognised(tmp_path):
-    """All tokens are there, padding is [PAD...] and unused, and reading gives GPT-2's own vocabulary."""
-    config = GPTConfig(vocab_rows=50304, context_length=4, width=2, n_heads=1, n_layers=1)
+    """All tokens are there, and reading gives GPT-2's own vocabulary."""
+    config = GPTConfig(context_length=4, width=2, n_heads=1, n_layers=1)
     zoo.save(small_model(config, dtype=torch.float32), tmp_path / "m.gguf")
     keys = {key: value for key, value in parse((tmp_path / "m.gguf").read_bytes())[1].items() if "tokenizer" in key}
     gpt2 = Vocabulary.gpt2()
 
-    assert keys.pop("tokenizer.ggml.tokens") == [*gpt2.tokens, *(f"[PAD{i}]" for i in range(50257, 50304))]
-    assert keys.pop("tokenizer.ggml.token_type") == [1] * 50256 + [3] + [5] * 47
+    assert keys.pop("tokenizer.ggml.tokens") == [*gpt2.tokens]
+    assert keys.pop("tokenizer.ggml.token_type") == [1] * 50256 + [3]
     assert keys.pop("tokenizer.ggml.merges") == [" ".join(pair) for pair in gpt2.merges]
     ids = {f"tokenizer.ggml.{role}_token_id": 50256 for role in ("bos", "eos", "unknown")}
     assert keys == {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", **ids}
@@ -425,9 +428,9 @@ def test_another_vocabulary_comes_back_with_its_meaning(tmp_path):
     after = open_path(tmp_path / "m.gguf")[1].vocabulary
 
     assert (before.tokens, before.merges) == (after.tokens, after.merges)
-    text = "hello world<|endoftext|>[MASK] <|user|>jolly é"
+    text = "hello world<|endoftext|> <|user|>jolly é"
     ours, again = zoo.Tokenizer(before), zoo.Tokenizer(after)
-    assert ours.special == again.special
+    assert {**ours.special, "[MASK]": 262} == again.special  # llama.cpp would print it otherwise
     assert ours.encode(text) == again.encode(text)
     assert keys["tokenizer.ggml.tokens"][259:] == [
         "hello",
@@ -443,20 +446,23 @@ def test_another_vocabulary_comes_back_with_its_meaning(tmp_path):
 
 def test_a_tokenizer_without_an_end_is_noted(tmp_path):
     """Where no token is <|endoftext|>, llama.cpp takes its default, which is some other token."""
-    vocabulary = Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
+    vocabulary = Vocabulary.byte_level(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
     checkpoint = Checkpoint(tmp_path, WIDE, {}, vocabulary=vocabulary)
 
-    assert get_format("gguf").notes(checkpoint) == [
-        "the tokenizer has no <|endoftext|>; llama.cpp then takes the token 11 for it"
-    ]
+    assert get_format("gguf").notes(checkpoint) == ["no token ends a text; llama.cpp then takes the token 11 for it"]
 
 
-def test_more_tokens_than_rows_are_refused(tmp_path, model):
-    """llama.cpp wants as many tokens as rows."""
+def test_tokens_without_a_row_are_left_out_and_named(tmp_path, model):
+    """llama.cpp wants as many tokens as rows: what the embedding has no row for is not written."""
     tensors = {name: LazyTensor.of(t.numpy()) for name, t in model.state_dict().items()}
 
-    with pytest.raises(CannotHold, match="as many tokens as rows; there are 265 and 101"):
-        write(tmp_path / "m.gguf", ODD, tensors, vocabulary=custom_vocabulary())
+    write(tmp_path / "m.gguf", ODD, tensors, vocabulary=custom_vocabulary())
+    assert len(parse((tmp_path / "m.gguf").read_bytes())[1]["tokenizer.ggml.tokens"]) == 97
+    zoo_file = Checkpoint(tmp_path, ODD, to_theirs(ZooFile.table, tensors, ODD), vocabulary=custom_vocabulary())
+    get_format("zoo").write(tmp_path / "m.safetensors", zoo_file, WriteOptions())
+    report = zoo.convert(tmp_path / "m.safetensors", tmp_path / "n.gguf")
+    assert report.verified
+    assert "the token '¤' (97) has no row in the embedding; nor have 166 others" in report.notes
 
 
 @pytest.mark.parametrize("kind", [{"tokenizer__ggml__model": "llama"}, {"tokenizer__ggml__pre": "llama-bpe"}])
@@ -464,14 +470,14 @@ def test_a_tokenizer_of_another_kind_is_left_out_and_named(tmp_path, kind):
     """A gpt2 with llama's tokenizer, say: its tokens are counted, and a note tells that they are left."""
     tokens = [*map(str, range(97)), *(f"[PAD{i}]" for i in range(97, 101))]
     keys, tensors = foreign(
-        small_model(ODD, dtype=torch.float32),
+        small_model(ODD.replace(vocab_rows=101), dtype=torch.float32),
         **{"tokenizer__ggml__model": "gpt2", "tokenizer__ggml__tokens": tokens, "tokenizer__ggml__merges": [], **kind},
     )
     (tmp_path / "m").write_bytes(build(keys, tensors))
     checkpoint = open_path(tmp_path / "m")[1]
 
     assert (97, 101) == (checkpoint.config.vocab_size, checkpoint.config.vocab_rows)
-    assert checkpoint.vocabulary is None
+    assert not checkpoint.vocabulary.content
     assert "is not of GPT-2's kind and is left out" in checkpoint.notes[0]
 
 

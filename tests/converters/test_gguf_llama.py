@@ -14,10 +14,10 @@ from zoo.text.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.peers
 
-SMALL = GPTConfig(vocab_size=97, vocab_rows=101, context_length=24, width=64, n_heads=4, n_layers=3, inner_width=160)
+SMALL = GPTConfig(vocab_size=97, context_length=24, width=64, n_heads=4, n_layers=3, inner_width=160)
 WIDE = SMALL.replace(tied=False, width=256, inner_width=96, n_heads=8, n_layers=2)  # 256: a whole block of Q6_K
 ODD = SMALL.replace(width=30, n_heads=5, inner_width=70)
-WORDS = GPTConfig(vocab_rows=50304, context_length=24, width=32, n_heads=4, n_layers=1)  # with GPT-2's tokenizer
+WORDS = GPTConfig(context_length=24, width=32, n_heads=4, n_layers=1)  # with GPT-2's tokenizer
 
 # The largest difference of a logit, in parts of the largest logit. ggml's CPU code looks its GELU up in a table of
 # float16, rounds what it multiplies with matrices of float16 and bfloat16 to these, and to blocks of 8 bits where the
@@ -62,7 +62,7 @@ def test_llama_cpp_has_our_logits(folder, name, dtype):
     found = llama_peer.logits(context, ids.tolist())
     expected = zoo.load(path, dtype="float32")(ids[None])[0].detach().numpy()
 
-    assert expected.shape == found.shape == (20, 101)
+    assert expected.shape == found.shape == (20, 97)
     assert np.abs(found - expected).max() < BOUNDS[dtype] * np.abs(expected).max()
 
 
@@ -94,8 +94,7 @@ def test_llama_cpp_has_our_tokenizer(folder):
     assert vocabulary.tokenize(TEXT, True, True) == ours.encode(TEXT)
     assert vocabulary.tokenize(TEXT, True, False) == ours.encode(TEXT, special=False)
     assert vocabulary.detokenize(ours.encode(TEXT), len(TEXT) * 4, False, True) == TEXT
-    assert (vocabulary.n_vocab, vocabulary.token_bos(), vocabulary.token_eos()) == (50304, 50256, 50256)
-    assert vocabulary.get_text(50303) == "[PAD50303]"
+    assert (vocabulary.n_vocab, vocabulary.token_bos(), vocabulary.token_eos()) == (50257, 50256, 50256)
 
 
 @pytest.mark.parametrize(("dtype", "file_type"), [("q8_0", 7), ("q5_0", 8), ("q4_0", 2)])
@@ -180,8 +179,8 @@ def test_files_that_the_gguf_package_writes_are_read(tmp_path):
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list([*gpt2.tokens, *(f"[PAD{i}]" for i in range(50257, 50304))])
-    writer.add_token_types([1] * 50256 + [3] + [5] * 47)
+    writer.add_token_list([*gpt2.tokens])
+    writer.add_token_types([1] * 50256 + [3])
     writer.add_token_merges([" ".join(pair) for pair in gpt2.merges])
     writer.add_bos_token_id(50256)
     writer.add_quantization_version(2)

@@ -7,10 +7,15 @@ import torch
 
 import zoo
 from zoo.containers.safetensors import read_safetensors, write_safetensors
+from zoo.converters.huggingface import HuggingFace
 from zoo.core.tensors import LazyTensor, same_bits
 from zoo.errors import CannotHold, CheckpointMismatch, CorruptFile, FormatError, UnsafeFile
+from zoo.formats.base import Checkpoint, WriteOptions
+from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
+from zoo.models.arrays import to_numpy
 from zoo.models.gpt2.config import GPTConfig
+from zoo.text.vocabulary import Vocabulary
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70, dropout=0.25)
 
@@ -104,15 +109,6 @@ def test_an_untied_head_stays_untied(tmp_path):
     model = zoo.create(CONFIG.replace(tied=False), seed=5)
     zoo.save(model, tmp_path / "hf", to="huggingface")
 
-    assert equal(model, zoo.load(tmp_path / "hf"))
-
-
-def test_a_padded_vocabulary_keeps_its_rows_and_its_size(tmp_path):
-    """Rows beyond the tokens stay, and config.json tells both numbers."""
-    model = zoo.create(CONFIG.replace(vocab_rows=101), seed=5)
-    zoo.save(model, tmp_path / "hf", to="huggingface")
-
-    assert json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"] == 101
     assert equal(model, zoo.load(tmp_path / "hf"))
 
 
@@ -229,14 +225,15 @@ def test_a_limit_of_size_spreads_the_weights(tmp_path, model):
 
 
 def test_a_padded_vocabulary_is_seen_by_the_tokenizer(tmp_path):
-    """A config.json that knows only rows is read with as many tokens as the vocabulary has."""
-    model = zoo.create(CONFIG.replace(vocab_size=50257, vocab_rows=50304), seed=5)
-    zoo.save(model, tmp_path / "hf", to="huggingface")
-    file = tmp_path / "hf" / "config.json"
-    config = json.loads(file.read_text())
-    del config["zoo_vocab_size"]
-    file.write_text(json.dumps(config))
+    """A config.json knows only rows; of them as many are tokens as the vocabulary has."""
+    config = CONFIG.replace(vocab_size=50257, vocab_rows=50304)
+    model = zoo.create(config, seed=5)
+    ours = {name: LazyTensor.of(to_numpy(tensor)) for name, tensor in model.state_dict().items()}
+    theirs = to_theirs(HuggingFace.table, ours, config)
+    checkpoint = Checkpoint(tmp_path, config, theirs, vocabulary=Vocabulary.gpt2())
+    HuggingFace().write(tmp_path / "hf", checkpoint, WriteOptions())
 
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["vocab_size"] == 50304
     assert equal(model, zoo.load(tmp_path / "hf"))
 
 
@@ -286,9 +283,7 @@ def test_pytorch_model_bin_is_read(directory, model, kind):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(
-    "changes", [{}, {"tied": False}, {"activation": "gelu", "norm_eps": 1e-6}, {"vocab_rows": 101}]
-)
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"activation": "gelu", "norm_eps": 1e-6}])
 def test_transformers_loads_what_zoo_writes(tmp_path, changes, caplog):
     """Transformers loads the directory without a warning, and its logits in float64 differ by less than 1e-12."""
     transformers = pytest.importorskip("transformers")
@@ -352,7 +347,7 @@ def test_zoo_reads_the_tokenizer_that_transformers_saves(tmp_path):
     peer.save_pretrained(tmp_path / "hf")
 
     vocabulary = open_path(tmp_path / "hf")[1].vocabulary
-    assert {"<|pad|>": 50257} == vocabulary.added_tokens
+    assert vocabulary.contents.added["<|pad|>"].id == 50257
 
 
 @pytest.mark.peers

@@ -22,15 +22,16 @@ from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_path
 from zoo.formats.registry import detect_format, get_format
 from zoo.models.gpt2.config import GPTConfig
+from zoo.text.gpt2 import ALPHABET
 from zoo.text.tokenizer import Tokenizer
-from zoo.text.vocabulary import ALPHABET, Vocabulary
+from zoo.text.vocabulary import Vocabulary
 
 TESTS = Path(__file__).parents[1]
 GOLDEN = TESTS / "golden" / "keras-hub"
 IDS = torch.tensor([[5, 90, 33, 2, 71, 8, 96]])
 TEXT = "Every effort moves you — naïvely, 12345 times!\n\n  <|endoftext|>\tÀ bientôt 🙂"
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70, dropout=0.25)
-HELD = {"tied": True, "bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
+HELD = {"vocab_rows": 0, "tied": True, "bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
 ATTENTION = "_self_attention_layer"
 
 
@@ -132,7 +133,9 @@ def test_vocabulary_and_provenance_come_along(tmp_path):
 
     assert checkpoint.vocabulary.is_gpt2
     assert report.provenance == checkpoint.provenance
-    assert (tmp_path / "b" / "assets" / "tokenizer" / "merges.txt").read_bytes() == Vocabulary.gpt2().vocab_bpe
+    assert (tmp_path / "b" / "assets" / "tokenizer" / "merges.txt").read_bytes() == Vocabulary.gpt2().content[
+        "merges.txt"
+    ]
 
 
 def test_without_a_vocabulary_there_is_no_preprocessor(directory):
@@ -141,16 +144,16 @@ def test_without_a_vocabulary_there_is_no_preprocessor(directory):
 
     assert task["config"]["preprocessor"] is None
     assert not (directory / "tokenizer.json").exists()
-    assert open_path(directory)[1].vocabulary is None
+    assert open_path(directory)[1].vocabulary == Vocabulary()
 
 
 def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
     """Its tokenizer needs <|endoftext|>; without it the files are there for zoo, and a note says so."""
     words = {char: i for i, (_, char) in enumerate(ALPHABET)}
-    vocabulary = Vocabulary(json.dumps(words).encode(), b"#version: 0.2\n")
+    vocabulary = Vocabulary.byte_level(json.dumps(words).encode(), b"#version: 0.2\n")
     config = CONFIG.replace(vocab_size=256)
     zoo.save(small_model(config, dtype=torch.float32, tokenizer=Tokenizer(vocabulary)), tmp_path / "a", to="keras-hub")
-    (note,) = get_format("keras-hub").notes(Checkpoint(tmp_path, config, {}, vocabulary=vocabulary))
+    (note,) = get_format("keras-hub").unheld(Checkpoint(tmp_path, config, {}, vocabulary=vocabulary))
 
     assert "needs the token <|endoftext|>" in note
     assert json.loads((tmp_path / "a" / "task.json").read_text())["config"]["preprocessor"] is None
@@ -159,7 +162,7 @@ def test_a_vocabulary_that_keras_hub_cannot_have_is_kept_and_noted(tmp_path):
 
 def test_added_tokens_are_words_that_are_not_split(tmp_path):
     """Keras Hub has no list of added tokens; they go into the vocabulary, and zoo finds them again."""
-    vocabulary = Vocabulary(b'{"<|endoftext|>": 0, "a": 1}', b"", b'{"<user>": 2}')
+    vocabulary = Vocabulary.byte_level(b'{"<|endoftext|>": 0, "a": 1}', b"", b'{"<user>": 2}')
     config = CONFIG.replace(vocab_size=3)
     zoo.save(small_model(config, dtype=torch.float32, tokenizer=Tokenizer(vocabulary)), tmp_path / "a", to="keras-hub")
     tokenizer = json.loads((tmp_path / "a" / "tokenizer.json").read_text())
@@ -168,16 +171,7 @@ def test_added_tokens_are_words_that_are_not_split(tmp_path):
     assert tokenizer["config"]["unsplittable_tokens"] == ["<|endoftext|>", "<user>"]
     assert words == {"<|endoftext|>": 0, "a": 1, "<user>": 2}
     found = open_path(tmp_path / "a")[1].vocabulary
-    assert (found.tokens, found.added_tokens) == (vocabulary.tokens, {"<user>": 2})
-
-
-def test_a_padded_vocabulary_keeps_its_rows_and_its_size(tmp_path):
-    """config.json has the rows; metadata.json, which Keras Hub only writes, has the tokens."""
-    model = small_model(CONFIG.replace(vocab_rows=101), dtype=torch.float32)
-    zoo.save(model, tmp_path / "kh", to="keras-hub")
-
-    assert json.loads((tmp_path / "kh" / "config.json").read_text())["config"]["vocabulary_size"] == 101
-    assert equal(model, zoo.load(tmp_path / "kh"))
+    assert found.tokens == vocabulary.tokens
 
 
 @pytest.mark.parametrize(

@@ -291,11 +291,11 @@ def test_casting_to_bfloat16_writes_version_5(tmp_path, path, model):
 
 def test_a_foreign_tokenizer_is_not_forgotten_silently(tmp_path):
     """llm.c keeps the tokenizer elsewhere: a vocabulary that is not GPT-2's is named in the notes."""
-    vocabulary = zoo.text.vocabulary.Vocabulary(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
+    vocabulary = zoo.text.vocabulary.Vocabulary.byte_level(b'{"a": 0, "b": 1}', b"#version: 0.2\n")
     checkpoint = zoo.Checkpoint(tmp_path, PADDED.replace(vocab_rows=128), {}, vocabulary=vocabulary)
 
-    assert get_format("llm.c").notes(checkpoint) == [
-        "the format does not store the tokenizer, and this model's is not GPT-2's"
+    assert get_format("llm.c").unheld(checkpoint) == [
+        "llm.c does not store a vocabulary, and this one (byte-level BPE) is not GPT-2's"
     ]
 
 

@@ -15,7 +15,7 @@ from zoo.formats.registry import detect_format
 from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=97, context_length=23, width=30, n_heads=5, n_layers=3, inner_width=70)
-HELD = {"bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
+HELD = {"vocab_rows": 0, "bias": True, "qkv_bias": True, "activation": "gelu_tanh", "norm_eps": 1e-5}
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.peers
 
 VARIANTS = {
     "gpt2": {},
-    "untied, padded": {"tied": False, "vocab_rows": 101},
+    "untied": {"tied": False},
     "without biases": {"bias": False, "qkv_bias": False},
     "exact gelu, other width": {"activation": "gelu", "inner_width": 70, "norm_eps": 1e-3},
 }

@@ -227,7 +227,7 @@ def test_a_draft_of_another_vocabulary_is_refused(target):
 
     same_size = engine_of(small_model(dtype=torch.float32))
     tokens = {chr(256 + i): i for i in range(97)}
-    same_size.vocabulary = zoo.text.vocabulary.Vocabulary(json.dumps(tokens).encode(), b"#version: 0.2\n")
+    same_size.vocabulary = zoo.text.vocabulary.Vocabulary.byte_level(json.dumps(tokens).encode(), b"#version: 0.2\n")
     with pytest.raises(OptionError, match="the draft model's tokens are not those of the model"):
         generate_batch(target, [[1]], Request(), draft=same_size)
 

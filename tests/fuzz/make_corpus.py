@@ -26,7 +26,7 @@ from .cases import CORPUS, SIZE
 
 WIDE = zoo.GPTConfig(vocab_size=6, vocab_rows=7, context_length=3, width=32, n_heads=2, n_layers=1, inner_width=32)
 ENCODER = {"a": 0, "b": 1, "ab": 2, "Ġ": 3, "<|endoftext|>": 4, "<pad>": 5}
-VOCABULARY = Vocabulary(json.dumps(ENCODER).encode(), b"#version: 0.2\na b\n", b'{"<pad>": 5}')
+VOCABULARY = Vocabulary.byte_level(json.dumps(ENCODER).encode(), b"#version: 0.2\na b\n", b'{"<pad>": 5}')
 
 
 def seed(reader, name):

@@ -148,7 +148,7 @@ class TestPrompt:
     def test_empty_prompt_starts_from_eos(self, empty):
         """An empty prompt is <|endoftext|>."""
         tokenizer = Tokenizer()
-        tokenizer.eos_id = 41
+        tokenizer.start_id = 41
         model = small_model(tokenizer=tokenizer)
 
         assert ids_of(generate(model, [41], seed=2)) == ids_of(generate(model, empty, seed=2))
@@ -157,7 +157,7 @@ class TestPrompt:
     def test_empty_prompt_without_eos(self, eos_id):
         """Without <|endoftext|> in the model's vocabulary there is nothing to start from."""
         tokenizer = Tokenizer()
-        tokenizer.eos_id = eos_id
+        tokenizer.start_id = eos_id
         with pytest.raises(OptionError, match=r"the prompt is empty and the model has no <\|endoftext\|>"):
             generate(small_model(tokenizer=tokenizer), "")
 

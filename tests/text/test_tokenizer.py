@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import unicodedata
@@ -18,8 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zoo.errors import FormatError, OptionError
-from zoo.text.tokenizer import Tokenizer, _merged, _merged_long
+from zoo.errors import OptionError
+from zoo.text.byte_level import _merged, _merged_long
+from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import Vocabulary
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +87,7 @@ def ranks_of(vocabulary: Vocabulary) -> dict[tuple[str, str], int]:
 
 
 def make(tokens: dict[str, int], merges: list[str], added: dict[str, int] | None = None) -> Vocabulary:
-    return Vocabulary(
+    return Vocabulary.byte_level(
         json.dumps(tokens).encode(), "\n".join(merges).encode(), json.dumps(added).encode() if added else b""
     )
 
@@ -150,7 +152,6 @@ def test_stream_gives_what_decode_gives(ids: list[int]) -> None:
     tokenizer = Tokenizer()
     stream = tokenizer.stream()
     assert "".join([stream.feed(i) for i in ids]) + stream.flush() == tokenizer.decode(ids)
-    assert tokenizer.decode(ids) == tokenizer.decode_bytes(ids).decode(errors="replace")
 
 
 def test_stream_holds_back_half_a_character() -> None:
@@ -165,12 +166,11 @@ def test_stream_holds_back_half_a_character() -> None:
 
 @pytest.mark.parametrize("wrong", [50257, -1, 10**30])
 def test_unknown_ids_are_named(wrong: int) -> None:
-    """An id outside the vocabulary is an OptionError that names it."""
+    """An id outside the vocabulary is an OptionError that names it; in a stream it reads as U+FFFD."""
     tokenizer = Tokenizer()
     with pytest.raises(OptionError, match=f"{wrong} .*0 to 50256"):
         tokenizer.decode([64, wrong])
-    with pytest.raises(OptionError, match=str(wrong)):
-        tokenizer.stream().feed(wrong)
+    assert tokenizer.stream().feed(wrong) == "\ufffd"
 
 
 def test_surrogates() -> None:
@@ -202,7 +202,7 @@ def test_cutting_long_blanks_changes_no_token(monkeypatch: pytest.MonkeyPatch, b
     tokenizer = Tokenizer()
     text = f"x{blank * 30}{end} y {blank * 9}"
     whole = tokenizer.encode(text)
-    monkeypatch.setattr("zoo.text.tokenizer.MAX_BLANKS", 4)
+    monkeypatch.setattr("zoo.text.byte_level.MAX_BLANKS", 4)
     assert tokenizer.encode(text) == whole
 
 
@@ -238,11 +238,14 @@ if {"torch", "requests", "transformers"} & set(sys.modules): raise SystemExit("i
     [(["ab c", "a b"], "no earlier line"), (["a b", "b c"], "lacks 'bc'"), (["a €"], "no earlier line")],
 )
 def test_merges_that_do_not_fit_the_tokens(merges: list[str], problem: str) -> None:
-    """Merges of tokens that do not exist are refused, not guessed at."""
+    """Merges of tokens that do not exist are not guessed at: text is refused, with the file and what is wrong in it."""
     vocabulary = small(["a b", "ab c"])
-    vocabulary = Vocabulary(vocabulary.encoder_json, "\n".join(merges).encode())
-    with pytest.raises(FormatError, match=problem):
-        Tokenizer(vocabulary)
+    vocabulary = Vocabulary.byte_level(vocabulary.content["vocab.json"], "\n".join(merges).encode())
+    tokenizer = Tokenizer(vocabulary)
+    assert re.search(problem, vocabulary.problem)
+    with pytest.raises(OptionError, match=f"text cannot be used: .*{problem}.*give token ids"):
+        tokenizer.encode("ab")
+    assert tokenizer.stream().feed(0) == ""
 
 
 LETTERS = st.text("abc", min_size=1, max_size=3)
@@ -273,23 +276,22 @@ def test_any_merges_encode_as_the_algorithm_says(merges: list[str], text: str) -
 def test_long_words_are_merged_as_short_ones(merges: list[str], word: str) -> None:
     """The quick way for long words, which a file could fill minutes with, gives what the plain one gives."""
     ranks = {(left, right): rank for rank, (left, right) in enumerate(map(str.split, merges))}
-    with mock.patch("zoo.text.tokenizer._LONG_WORD", 1000):
+    with mock.patch("zoo.text.byte_level._LONG_WORD", 1000):
         assert _merged_long(word, ranks) == _merged(word, ranks)
 
 
 def test_special_and_missing_tokens_of_other_vocabularies() -> None:
-    """Added and <...> tokens are special, a byte without token is <|endoftext|>, unused ids are refused."""
-    base = {"a": 7, "b": 3, "ab": 0, "<|endoftext|>": 9, "<|pad|>": 1, "Ġa": 2}
-    tokenizer = Tokenizer(make(base, ["#version: 0.2", "a b"], {"<é>": 20, "<é>b": 21, "new word": 22}))
-    assert tokenizer.encode("ab<|pad|><é>b<é>a new worda") == [0, 1, 21, 20, 7, 9, 22, 7]
-    assert tokenizer.encode("abzb a") == [0, 9, 3, 9, 7]
+    """Added tokens are special, a byte without token is refused, and so are unused ids."""
+    base = {"a": 7, "b": 3, "ab": 0, "<|endoftext|>": 9, "Ġa": 2}
+    tokenizer = Tokenizer(make(base, ["#version: 0.2", "a b"], {"<|pad|>": 1, "<é>": 20, "<é>b": 21, "new word": 22}))
+    assert tokenizer.encode("ab<|pad|><é>b<é>a<|endoftext|>new worda") == [0, 1, 21, 20, 7, 9, 22, 7]
+    with pytest.raises(OptionError, match="no token for the byte 0x7a"):
+        tokenizer.encode("abzb")
     assert tokenizer.decode([0, 20, 22, 2]) == "ab<é>new word a"
     assert (tokenizer.n_vocab, tokenizer.eos_id) == (23, 9)
     with pytest.raises(OptionError, match="token id 4 "):
         tokenizer.decode([4])
     assert Tokenizer(small([], extra=())).eos_id is None
-    with pytest.raises(FormatError, match="no token for some byte"):
-        Tokenizer(make({"a": 0}, []))
 
 
 @pytest.mark.peers

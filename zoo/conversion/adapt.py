@@ -1,4 +1,4 @@
-"""Fit a model to a format that has no place for it as it is: biases of zeros, another activation."""
+"""Fit a model to a format that has no place for it as it is: padding rows, biases of zeros, another activation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.base import Checkpoint, Format
-from zoo.formats.content_hash import RECORD
+from zoo.formats.content_hash import RECORD, unpadded
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, ACTIVATIONS, GPTConfig
 
 
@@ -27,6 +27,23 @@ def fill_biases(target: Format, config: GPTConfig, ours: Tensors) -> tuple[GPTCo
     zeros = {name: _zeros(shape, dtype) for name, shape in shapes.items() if name not in ours}
     note = f"{len(zeros)} biases of exact zeros are added: {target.name} has no models without"
     return filled, {name: zeros[name] if name in zeros else ours[name] for name in shapes}, [note]
+
+
+def drop_padding(
+    target: Format, config: GPTConfig, ours: Tensors
+) -> tuple[GPTConfig, dict[str, LazyTensor], list[str]]:
+    """Leave out padding rows, unless the target's programs keep them apart from tokens.
+
+    Others would take the rows for tokens: rows of zeros give logits of 0, which win where all others are negative.
+
+    Returns:
+        The config and the tensors to write, and a note if rows were left out.
+    """
+    n = config.vocab_rows - config.vocab_size
+    if target.pads or n == 0:
+        return config, dict(ours), []
+    tensors = {name: unpadded(name, tensor, config) for name, tensor in ours.items()}
+    return config.replace(vocab_rows=0), tensors, [f"{n} rows of padding, which are not tokens, are left out"]
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> LazyTensor:

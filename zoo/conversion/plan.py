@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from zoo.conversion.adapt import change_activation, fill_biases
+from zoo.conversion.adapt import change_activation, drop_padding, fill_biases
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
 from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.formats.content_hash import PADDED
 from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.formats.rules import Drop
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
-from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Plan:
         target: The checkpoint that it will write.
         options: Options for writing; on_bytes is set when the plan runs.
         notes: Sentences about what is left out or assumed.
+        unheld: Those notes that are about the vocabulary and the special tokens.
         dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     target: Checkpoint
     options: WriteOptions
     notes: list[str]
+    unheld: list[str]
     dtype: np.dtype[np.generic] | None
 
     def __repr__(self) -> str:
@@ -92,12 +94,25 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether all values are preserved: nothing is quantised or cast to a narrower dtype."""
+        """Whether all values, tokens and special tokens are preserved, in the same or a wider dtype.
+
+        Padding rows that are left out count as values unless they are all zero.
+        """
         return (
             self.source.exact
             and not self.options.encoding
+            and not self.unheld
             and all(_widens(*cast.split(" -> ")) for cast in self.casts())
+            and not self._loses_padding()
         )
+
+    def _loses_padding(self) -> bool:
+        """Whether padding rows that are left out hold anything but zeros."""
+        n = self.target.config.vocab_rows
+        if n == self.source.config.vocab_rows:
+            return False
+        source, _ = self.source_format.to_ours(self.source)
+        return any(bool(np.any(source[name].load()[n:] != 0)) for name in PADDED if name in source)
 
     def steps(self) -> Iterator[Step]:
         """Yield the steps of all parameters, in the order of the model."""
@@ -183,15 +198,13 @@ def plan_checkpoint(
     config, filled = source.config, list[str]()
     if not strict:
         config, ours, filled = fill_biases(target_format, config, ours)
+    config, ours, dropped = drop_padding(target_format, config, ours)
     _check_target(target_format, config, ours)
-    target = Checkpoint(
-        path=Path(),
-        config=config,
-        tensors=to_theirs(target_format.table, ours, config),
-        vocabulary=source.vocabulary or usual_vocabulary(config),
-    )
-    notes = [*source.notes, *filled, *target_format.notes(target)]
-    return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
+    theirs = to_theirs(target_format.table, ours, config)
+    target = Checkpoint(path=Path(), config=config, tensors=theirs, vocabulary=source.vocabulary)
+    unheld = target_format.unheld(target)
+    notes = [*source.notes, *filled, *dropped, *target_format.notes(target), *unheld]
+    return Plan(source_format, source, ours, drops, target_format, target, options, notes, unheld, cast)
 
 
 def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> WriteOptions:
@@ -203,11 +216,6 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
     return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
-
-
-def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
-    """Return GPT-2's vocabulary if the model has as many tokens, otherwise None."""
-    return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 
 def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:

@@ -20,9 +20,10 @@ from zoo.core.progress import OnProgress
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
 from zoo.errors import VerificationFailed
-from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
+from zoo.formats.content_hash import PADDED, RECORD, check_recorded, hash_tensors, recorded_hash
 from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
+from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
 
@@ -212,11 +213,14 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
         found: Tensors = again.tensors
     else:
         ours, _ = plan.target_format.to_ours(again)
-        names = plan.source_format.table.shapes(plan.source.config)
-        expected = {name: plan.source.tensors[name] for name in names}
+        table, config = plan.source_format.table, plan.source.config
+        expected = {name: plan.source.tensors[name] for name in table.shapes(config)}
         if plan.dtype is not None:
             expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
-        found = to_theirs(plan.source_format.table, ours, plan.source.config)
+        if (rows := plan.target.config.vocab_rows) != config.vocab_rows:
+            config = config.replace(vocab_rows=rows)
+            expected |= _unpadded(plan, config)
+        found = to_theirs(table, ours, config)
 
     def check(name: str) -> None:
         if name not in found or not same_tensor(expected[name], found[name]):
@@ -226,6 +230,13 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(check, expected):
             pass
+
+
+def _unpadded(plan: Plan, config: GPTConfig) -> Tensors:
+    """Return the source's embedding and head, in its own names, without their padding rows."""
+    table = plan.source_format.table
+    theirs = to_theirs(table, plan.ours, config)
+    return {name: theirs[name] for row in table.rows(config) if row.ours in PADDED for name in row.theirs}
 
 
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:

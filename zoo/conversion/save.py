@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.conversion.plan import Plan, plan_checkpoint, usual_vocabulary
+from zoo.conversion.plan import Plan, plan_checkpoint
 from zoo.conversion.run import Report, run_plan
 from zoo.conversion.target import format_of_suffix
 from zoo.core.progress import OnProgress
@@ -15,6 +15,7 @@ from zoo.formats.base import Checkpoint
 from zoo.formats.registry import get_format
 from zoo.models.arrays import to_numpy
 from zoo.models.gpt2.model import GPTModel
+from zoo.text.vocabulary import Vocabulary
 
 
 def save(
@@ -68,9 +69,10 @@ def _in_memory(model: GPTModel) -> Checkpoint:
             "the model has LoRA adapters; merge them with zoo.train.merge_lora, or save them alone with "
             "zoo.train.save_adapter"
         )
+    vocabulary = model.tokenizer.vocabulary  # a model made from scratch has GPT-2's, whatever its size
     return Checkpoint(
         Path("the model in memory"),
         model.config,
         {name: LazyTensor.of(to_numpy(state[name])) for name in model.config.parameter_shapes()},
-        vocabulary=model.tokenizer.vocabulary or usual_vocabulary(model.config),
+        vocabulary=vocabulary if vocabulary.n_tokens <= model.config.vocab_rows else Vocabulary(),
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.core.progress import OnProgress, counted
+from zoo.errors import OptionError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,10 @@ def check_arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnPr
     """
     import torch
 
-    ids = [model.tokenizer.encode(prompt)[: model.config.context_length + 1] for prompt in prompts]
+    try:
+        ids = [model.tokenizer.encode(prompt)[: model.config.context_length + 1] for prompt in prompts]
+    except OptionError as error:  # the vocabulary is missing, damaged, or has no tokens for English
+        return Check("arrangement", "skipped", str(error))
     ids = [text for text in ids if len(text) > 1]
     if not ids:
         return Check("arrangement", "skipped", "the text has no two tokens, so nothing is predicted")

@@ -13,6 +13,7 @@ from zoo.core.tensors import LazyTensor
 from zoo.errors import ZooError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.opening import open_path
+from zoo.formats.vocabulary_notes import describe
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
@@ -110,7 +111,7 @@ def facts(opened: Checkpoint) -> dict[str, Any]:
     """Return what is known of a checkpoint in addition to config and tensors, as plain JSON values."""
     return {
         "prefix": opened.prefix,
-        "vocabulary": "none" if not opened.vocabulary else "GPT-2's" if opened.vocabulary.is_gpt2 else "its own",
+        "vocabulary": "GPT-2's" if opened.vocabulary.is_gpt2 else describe(opened.vocabulary),
         "provenance": dict(opened.provenance),
         "notes": list(opened.notes),
     }

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from zoo.core.html import html_table
 from zoo.core.stream import Progress, ignore_progress
@@ -16,10 +16,7 @@ from zoo.formats.config_map import ConfigMap
 from zoo.formats.mapping import to_ours
 from zoo.formats.rules import Drop, Table
 from zoo.models.gpt2.config import GPTConfig
-
-if TYPE_CHECKING:
-    from zoo.text.vocabulary import Vocabulary
-
+from zoo.text.vocabulary import Vocabulary
 
 Known = Mapping[str, Any] | None
 """Fields of GPTConfig that the user says a checkpoint has."""
@@ -34,7 +31,7 @@ class Checkpoint:
         config: The architecture.
         tensors: Tensors by the format's names, without `prefix`, in the order of the files.
         prefix: Prefix of all names in the file, such as "transformer.".
-        vocabulary: Vocabulary of the checkpoint's own tokenizer, if it has one.
+        vocabulary: The files and the special tokens of its tokenizer.
         files: Files with the weights and the config, for hashing.
         provenance: Origin of the weights, as the zoo that wrote them recorded it.
         notes: Sentences about parts of the files that are not converted.
@@ -46,7 +43,7 @@ class Checkpoint:
     config: GPTConfig
     tensors: Tensors
     prefix: str = ""
-    vocabulary: Vocabulary | None = None
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
     files: tuple[Path, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -94,6 +91,8 @@ class Format(ABC):
         reads: Whether it implements read(). Every format implements sniff(), so that its files are recognised.
         writes: Whether it implements write().
         shards: Whether it can shard the weights into several files.
+        pads: Whether its programs keep padding rows of the embedding apart from tokens; other formats are written with
+            exactly vocab_size rows.
     """
 
     name: ClassVar[str]
@@ -107,6 +106,7 @@ class Format(ABC):
     reads: ClassVar[bool] = True
     writes: ClassVar[bool] = True
     shards: ClassVar[bool] = False
+    pads: ClassVar[bool] = False
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
@@ -168,6 +168,14 @@ class Format(ABC):
             checkpoint: Checkpoint to be written.
         """
         return self.config_map.forgets(checkpoint.config)
+
+    def unheld(self, checkpoint: Checkpoint) -> list[str]:
+        """Return notes on what of the vocabulary and the special tokens has no place in this format.
+
+        Args:
+            checkpoint: Checkpoint to be written.
+        """
+        return []
 
     def to_ours(self, checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], list[Drop]]:
         """Map a checkpoint's tensors to zoo's names and return the tensors that are dropped.

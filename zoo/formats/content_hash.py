@@ -29,7 +29,7 @@ RECORD = "content_blake3"
 """The hash's key in the record of origin (provenance) of a file that zoo wrote."""
 
 CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
-_PADDED = ("tok_emb.weight", "head.weight")
+PADDED = ("tok_emb.weight", "head.weight")
 
 
 def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
@@ -76,7 +76,7 @@ def combine(hashes: Mapping[str, list[Any]], config: GPTConfig) -> str:
 
 def unpadded(name: str, tensor: LazyTensor, config: GPTConfig) -> LazyTensor:
     """Drop the padding rows, which are not tokens."""
-    if name not in _PADDED or tensor.shape[0] == config.vocab_size:
+    if name not in PADDED or tensor.shape[0] == config.vocab_size:
         return tensor
     return LazyTensor((config.vocab_size, *tensor.shape[1:]), tensor.dtype, lambda: tensor.load()[: config.vocab_size])
 

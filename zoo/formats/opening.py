@@ -12,6 +12,7 @@ from zoo.formats.base import Checkpoint, Format
 from zoo.formats.registry import detect_format, get_format
 from zoo.formats.rules import Drop
 from zoo.formats.shapes import contradiction
+from zoo.formats.vocabulary_notes import check_vocabulary
 from zoo.models.registry import Size, fixed_fields, known_fields
 
 
@@ -56,7 +57,7 @@ def open_path(path: Path | str, *, format: str | None = None, size: Size | None 
         if wrong:
             name = size if isinstance(size, str) else "the model of that size"
             raise ConfigError(f"{path} is not {name}: {wrong}")
-    return found, checkpoint
+    return found, check_vocabulary(checkpoint)
 
 
 def open_parameters(path: Path | str, *, format: str | None = None, size: Size | None = None) -> Opened:

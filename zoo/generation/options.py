@@ -162,7 +162,7 @@ class Row:
         self.finished = False
         self.n_wanted = len(prompt) + request.max_new_tokens
         self._n_longest = config.context_length if request.past_context == "stop" else self.n_wanted
-        self._eos_id = None if request.ignore_eos else tokenizer.eos_id
+        self._eos_ids = () if request.ignore_eos else tokenizer.eos_ids
         self._stop_ids = frozenset(request.stop_ids)
         self._stream = TextStream(tokenizer, request.stop_strings)
 
@@ -171,7 +171,7 @@ class Row:
         self.ids.append(token_id)
         reason: FinishReason | None = None
         text = ""
-        if token_id == self._eos_id:
+        if token_id in self._eos_ids:
             reason = "eos"
         elif token_id in self._stop_ids:
             reason = "stop"
@@ -195,11 +195,10 @@ def prompt_ids(config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, request:
     """Return the ids of a prompt that this model can continue."""
     n_known, longest = config.vocab_size, config.context_length
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]
-    eos_id = tokenizer.eos_id
     if not ids:
-        if eos_id is None or eos_id >= n_known:
+        if tokenizer.start_id is None or tokenizer.start_id >= n_known:
             raise OptionError("the prompt is empty and the model has no <|endoftext|> to start from; give a prompt")
-        ids = [eos_id]
+        ids = [tokenizer.start_id]
     for i in ids:
         if not 0 <= i < n_known:
             raise OptionError(f"the prompt has token id {i}, but the model's ids are 0 to {n_known - 1}")

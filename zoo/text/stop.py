@@ -1,4 +1,4 @@
-"""Ids to text as they come: whole characters only, and nothing of a stop string."""
+"""Decode ids as they come, up to a stop string: whole characters only, and nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        if stop and tokenizer.problem:
+            raise OptionError(f"stop strings need text, and {tokenizer.problem}")
         self._decoder = tokenizer.stream()
         self._stop = stop
         self._held = ""
@@ -26,10 +28,7 @@ class TextStream:
 
     def feed(self, token_id: int) -> str:
         """Return the text that this token settles. An id that the tokenizer does not know reads as U+FFFD."""
-        try:
-            return self._release(self._decoder.feed(token_id))
-        except OptionError:
-            return self._release(self._decoder.flush() + "\N{REPLACEMENT CHARACTER}")
+        return self._release(self._decoder.feed(token_id))
 
     def finish(self) -> str:
         """Return what was held back and, as no token follows, is text."""

@@ -90,10 +90,9 @@ def _index(directory: Path, model: GPTModel) -> dict[str, Any]:
             place, crc32 = _find_values(directory / stored.relative_path, stored.offset, stored.length)
             starts = tuple(piece.offset)
             tensors[name]["pieces"].append([stored.relative_path, place, crc32, list(starts), sizes[name, starts]])
-    vocabulary = model.tokenizer.vocabulary
     return {
         "config": model.config.to_dict(),
-        "vocabulary": vocabulary.to_json() if vocabulary else None,
+        "vocabulary": model.tokenizer.vocabulary.to_json(),
         "tensors": tensors,
     }
 
