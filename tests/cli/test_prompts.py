@@ -68,9 +68,9 @@ def made_alone(model, line, engine):
     else:
         from zoo.engine import Engine
         from zoo.engine.generation import generate_batch
-        from zoo.generation.options import Request
+        from zoo.generation.options import GenerationOptions
 
-        tokens = [t for _, t in generate_batch(Engine.open(model, threads=1), [prompt], Request(**options))]
+        tokens = [t for _, t in generate_batch(Engine.open(model, threads=1), [prompt], GenerationOptions(**options))]
     return {
         "text": "".join(t.text for t in tokens),
         "tokens": [t.id for t in tokens],
@@ -335,9 +335,9 @@ def test_a_terminal_sees_a_bar(run, model):
 
 def test_from_python():
     """The library raises what the command prints."""
-    from zoo.generation.options import Request
+    from zoo.generation.options import GenerationOptions
     from zoo.generation.prompt_file import read_prompts
 
     with pytest.raises(FormatError, match="cannot be read: No such file") as caught:
-        list(read_prompts(Path("none.txt"), Request(), CONFIG, zoo.Tokenizer()))
+        list(read_prompts(Path("none.txt"), GenerationOptions(), CONFIG, zoo.Tokenizer()))
     assert isinstance(caught.value, ZooError)

@@ -17,8 +17,8 @@ from zoo.cli.main import main
 from zoo.engine import Engine, is_built
 from zoo.engine.choose import distribution, draw, logprob, pick
 from zoo.engine.generation import generate_batch, generate_many
-from zoo.generation.api import generate_batch as generate_with_torch
-from zoo.generation.options import Request
+from zoo.api.text import generate_batch as generate_with_torch
+from zoo.generation.options import GenerationOptions
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 
@@ -35,7 +35,7 @@ def test_greedy_tokens_are_those_of_torch_far_past_the_context(changes):
     prompts, options = [[1, 2, 3], [5], list(range(30))], {"temperature": 0, "max_new_tokens": 150, "ignore_eos": True}
 
     expected = [(i, t.id, t.finish_reason) for i, t in generate_with_torch(model, prompts, **options)]
-    found = list(generate_batch(engine_of(model), prompts, Request(**options)))
+    found = list(generate_batch(engine_of(model), prompts, GenerationOptions(**options)))
 
     assert expected == [(i, t.id, t.finish_reason) for i, t in found]
 
@@ -46,7 +46,7 @@ def test_log_probabilities_are_those_of_torch():
     options = {"temperature": 0, "max_new_tokens": 15}
     expected = [t.logprob for _, t in generate_with_torch(model, [[7, 8]], **options)]
 
-    assert np.allclose(expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], Request(**options))])
+    assert np.allclose(expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], GenerationOptions(**options))])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 40])
@@ -71,7 +71,7 @@ def test_one_pass_serves_all(monkeypatch):
     monkeypatch.setattr(
         engine, "_forward", lambda ids, rows, *rest: passes.append(set(rows)) or plain(ids, rows, *rest)
     )
-    items = (([i + 1, 2], Request(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
+    items = (([i + 1, 2], GenerationOptions(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
     n_tokens = len(list(generate_many(engine, items, batch=4)))
 
     assert sum(map(len, passes)) == n_tokens == sum(3 + i % 4 for i in range(20))
@@ -99,7 +99,7 @@ def test_samples_have_the_distribution_of_the_torch_sampler(options):
     from zoo.generation.sampler import _filters
 
     logits = np.array([2.0, 1.0, 1.0, 0.5, -1.0, -3.0], np.float32)
-    request = Request(**options)
+    request = GenerationOptions(**options)
     filtered = torch.tensor(logits) / request.temperature
     for keep in _filters(request):
         filtered = keep(filtered)
@@ -134,7 +134,7 @@ def test_the_filters_keep_what_those_of_torch_keep(logits, top_k, top_p, min_p, 
     from zoo.generation.sampler import _filters
 
     logits = np.array(logits, np.float32) / 2
-    request = Request(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
+    request = GenerationOptions(top_k=top_k, top_p=top_p, min_p=min_p, temperature=temperature)
     filtered = torch.tensor(logits, dtype=torch.float64) / temperature
     for keep in _filters(request):
         filtered = keep(filtered)
@@ -149,7 +149,7 @@ def test_the_filters_keep_what_those_of_torch_keep(logits, top_k, top_p, min_p, 
 def test_a_whole_vocabulary_keeps_what_a_sort_would_keep(spread, options):
     """Of 50,257 logits, flat or far apart or all equal: the kept tokens are those of a stable sort and running sums."""
     logits = (np.random.default_rng(3).normal(size=50257) * spread).round(6).astype(np.float32)
-    request = Request(**{"top_p": None, "temperature": 1.3, **options})
+    request = GenerationOptions(**{"top_p": None, "temperature": 1.3, **options})
     exact = logits.astype(np.float64)
     order = np.argsort(-exact, kind="stable")[: request.top_k]
     probs = np.exp((exact[order] - exact[order[0]]) / 1.3)

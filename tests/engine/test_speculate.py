@@ -18,7 +18,7 @@ from zoo.engine import Engine, is_built
 from zoo.engine.generation import generate_batch as generate_plainly
 from zoo.engine.speculate import Counts, generate_batch
 from zoo.errors import OptionError, ZooError
-from zoo.generation.options import Request
+from zoo.generation.options import GenerationOptions
 from zoo.generation.sampler import _filters, penalise_repetition
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.gpt2.init import create
@@ -79,7 +79,7 @@ def test_looked_up_guesses_change_no_token(target, prompt, options, temperature,
     """With ngram every token, log-probability, text and reason is the same as without, samples too, to the bit."""
     if options["past_context"] == "stop":
         prompt = prompt[:23]
-    request = Request(temperature=temperature, **options)
+    request = GenerationOptions(temperature=temperature, **options)
     expected = list(generate_plainly(target, [prompt, [5, 6]], request, n_samples=2))
 
     found = list(generate_batch(target, [prompt, [5, 6]], request, n_samples=2, n_tokens=n))
@@ -92,7 +92,7 @@ def test_drafted_guesses_change_no_greedy_token(target, stranger, prompt, option
     """A draft that is always right and one that is never leave greedy tokens as they are, far past the context."""
     if options["past_context"] == "stop":
         prompt = prompt[:23]
-    request = Request(temperature=0, **options)
+    request = GenerationOptions(temperature=0, **options)
     draft = {"itself": target, "stranger": stranger}[who]
     expected = list(generate_plainly(target, [prompt], request))
 
@@ -105,7 +105,7 @@ def test_any_model_drafts_for_any_other(config, seed, n):
     """Models of every shape and of contexts from 1 token on: greedy tokens are those of the plain loop."""
     model = engine_of(small_model(config, seed=seed, dtype=torch.float32))
     drafts = ["ngram", engine_of(small_model(SMALL.replace(vocab_size=11), dtype=torch.float32))]
-    request = Request(temperature=0, max_new_tokens=25)
+    request = GenerationOptions(temperature=0, max_new_tokens=25)
     expected = list(generate_plainly(model, [[3, 1, 3]], request))
 
     for draft in drafts:
@@ -117,7 +117,7 @@ def test_stories_are_the_same(stories, quantize):
     """The packaged model, drafting for itself in int4 and looking up its own words, writes the same story."""
     path = find_checkpoint("stories")
     model = Engine.open(path, threads=1, quantize=quantize)
-    request = Request(temperature=0, max_new_tokens=120)
+    request = GenerationOptions(temperature=0, max_new_tokens=120)
     prompt = "Once upon a time there was a cat. The cat sat on a mat. Once upon a time"
     expected = list(generate_plainly(model, [prompt], request))
 
@@ -131,7 +131,7 @@ def test_stories_are_the_same(stories, quantize):
 def test_a_draft_that_is_always_right_saves_every_pass_it_can(target):
     """The model as its own draft, 4 guesses a pass: all accepted, 21 tokens in 5 passes of 5 (the last gives 1)."""
     counts: list[Counts] = []
-    request = Request(temperature=0, max_new_tokens=21)
+    request = GenerationOptions(temperature=0, max_new_tokens=21)
     tokens = list(generate_batch(target, [[5]], request, draft=target, counts=counts))
 
     assert len(tokens) == 21
@@ -161,7 +161,7 @@ def test_samples_by_a_draft_follow_the_models_own_distribution(options):
     model = flattened(TINY, 1)
     draft = engine_of(flattened(TINY.replace(width=8, n_layers=2), 4))
     counts: list[Counts] = []
-    request = Request(max_new_tokens=3, seed=12, **options)
+    request = GenerationOptions(max_new_tokens=3, seed=12, **options)
     texts: list[list[int]] = [[] for _ in range(DRAWS)]
     for i, token in generate_batch(
         engine_of(model), [[2, 0]], request, draft=draft, n_tokens=2, n_samples=DRAWS, counts=counts
@@ -223,20 +223,20 @@ def test_a_draft_of_another_vocabulary_is_refused(target):
     """Another number of tokens, or other tokens, are one clear sentence."""
     other = engine_of(small_model(SMALL.replace(vocab_size=96), dtype=torch.float32))
     with pytest.raises(OptionError, match="the draft model has 96 tokens, the model 97"):
-        generate_batch(target, [[1]], Request(), draft=other)
+        generate_batch(target, [[1]], GenerationOptions(), draft=other)
 
     same_size = engine_of(small_model(dtype=torch.float32))
     tokens = {chr(256 + i): i for i in range(97)}
     same_size.vocabulary = zoo.text.vocabulary.Vocabulary(json.dumps(tokens).encode(), b"#version: 0.2\n")
     with pytest.raises(OptionError, match="the draft model's tokens are not those of the model"):
-        generate_batch(target, [[1]], Request(), draft=same_size)
+        generate_batch(target, [[1]], GenerationOptions(), draft=same_size)
 
 
 @pytest.mark.parametrize("wrong", [{"n_tokens": 0}, {"n_tokens": 256}, {"n_samples": 0}, {"draft": "gpt2"}])
 def test_options_are_checked_before_anything_runs(target, wrong):
     """Numbers outside their range, and a draft that is none."""
     with pytest.raises(OptionError):
-        generate_batch(target, [[1]], Request(), **wrong)
+        generate_batch(target, [[1]], GenerationOptions(), **wrong)
 
 
 def test_a_draft_whose_logits_are_not_finite_is_told(target):
@@ -245,7 +245,7 @@ def test_a_draft_whose_logits_are_not_finite_is_told(target):
     with torch.no_grad():
         model.final_norm.weight[3] = float("nan")
     with pytest.raises(ZooError, match="not finite"):
-        list(generate_batch(target, [[1]], Request(), draft=engine_of(model)))
+        list(generate_batch(target, [[1]], GenerationOptions(), draft=engine_of(model)))
 
 
 def test_extend_gives_as_many_logits_as_are_asked_for(target):

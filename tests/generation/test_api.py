@@ -7,8 +7,8 @@ import torch
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of
 
 from zoo.errors import OptionError
-from zoo.generation.api import Options, complete, generate, generate_batch
-from zoo.generation.options import Request, Sampling
+from zoo.api.text import complete, generate, generate_batch
+from zoo.generation.options import GenerationOptions
 from zoo.generation.sampler import make_generator, make_sampler
 from zoo.text.tokenizer import Tokenizer
 
@@ -225,7 +225,7 @@ class TestOptions:
     def test_defaults(self):
         """The defaults are those of the documentation."""
         assert (Sampling().temperature, Sampling().top_p, Sampling().top_k) == (1.0, 0.95, None)
-        assert (Request().max_new_tokens, Request().past_context, Request().ignore_eos) == (64, "slide", False)
+        assert (GenerationOptions().max_new_tokens, GenerationOptions().past_context, GenerationOptions().ignore_eos) == (64, "slide", False)
 
     def test_sampling_is_the_samplers(self):
         """A generation draws what the sampler alone draws from the same logits."""

@@ -241,15 +241,19 @@ def _known(model: GPTModel) -> Check:
     """Compare a published model with what it is known to say."""
     import torch
 
-    from zoo.generation.api import generate
+    from zoo.generation.loop import decode
+    from zoo.generation.options import GenerationOptions
+    from zoo.generation.row import Row
+    from zoo.generation.torch_backend import TorchBackend
 
     for name, (first, last, prompt, expected) in _KNOWN.items():
         table = model.tok_emb.weight
         if table.shape[0] >= 50257 and torch.allclose(table[0, :3], torch.tensor(first), atol=1e-6):
             if not torch.allclose(table[50256, -3:], torch.tensor(last), atol=1e-6):
                 return Check("known answers", "failed", f"is OpenAI's {name} but for the embedding's end")
-            options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": len(expected), "ignore_eos": True}
-            ids = tuple(token.id for token in generate(model, list(prompt), **options))
+            options = GenerationOptions(temperature=0, max_new_tokens=len(expected), ignore_eos=True)
+            row = Row(model.config, model.tokenizer, options, 0, prompt)
+            ids = tuple(token.id for _, token in decode(TorchBackend(model), [row], 1))
             said = "says what it is known to say" if ids == expected else f"says {list(ids)}, not {list(expected)}"
             return Check("known answers", "ok" if ids == expected else "failed", f"OpenAI's {name}: {said}")
     return Check("known answers", "skipped", "no published model whose answers are recorded")
