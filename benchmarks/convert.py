@@ -41,19 +41,19 @@ for name, _ in tf.train.list_variables(path):
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Time one call."""
+    """Return the time of a call in seconds."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def run(*command: object) -> None:
-    """Run a command that must succeed, without its output."""
+    """Run a command, which must succeed, without its output."""
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def commands(source: Path, work: Path) -> dict[str, Callable[[], object]]:
-    """What is timed as a process, by name."""
+    """Return the commands to measure, by name."""
     zoo_command = Path(sys.executable).with_name("zoo")
     out = work / "out.safetensors"
 
@@ -70,7 +70,7 @@ def commands(source: Path, work: Path) -> dict[str, Callable[[], object]]:
 
 
 def loads(work: Path) -> dict[str, Callable[[], object]]:
-    """What is timed inside this process, by name."""
+    """Return the calls to measure in this process, by name."""
     from transformers import GPT2LMHeadModel
 
     return {
@@ -80,7 +80,9 @@ def loads(work: Path) -> dict[str, Callable[[], object]]:
 
 
 def alternate(timed: dict[str, Callable[[], object]], rounds: int, *outputs: Path) -> dict[str, list[float]]:
-    """Run everything once untimed, then in turn, so that a busy moment hits all alike; outputs are removed untimed."""
+    """Run everything once as a warm-up, then alternately, so that other load affects all alike; outputs are removed
+    between the runs.
+    """
     times: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(rounds + 1):
         for name, work in timed.items():

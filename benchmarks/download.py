@@ -40,7 +40,7 @@ print(time.perf_counter() - began)
 
 
 def main() -> None:
-    """Serve a file, fetch it by turns, print medians and the ratio."""
+    """Serve a file, download it alternately, and print medians and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mb", type=int, default=500, help="size of the file")
     parser.add_argument("--rounds", type=int, default=7)

@@ -30,7 +30,7 @@ except zoo.ZooError as error:
 
 
 def convert(source: Path, out: Path, to: str) -> dict[str, Any]:
-    """Convert in a fresh process; what it measured, or its error."""
+    """Convert in a new process and return its measurements or its error."""
     command = [sys.executable, "-c", CONVERT, str(source), str(out), to]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -38,7 +38,7 @@ def convert(source: Path, out: Path, to: str) -> dict[str, Any]:
 
 
 def measure(source: Path, work: Path) -> dict[str, dict[str, Any]]:
-    """Measure every format: to it, its size, and back to a zoo file."""
+    """Measure every format: the conversion to it, its size, and the conversion back."""
     start = work / "start.safetensors"
     convert(source, start, "zoo")
     rows = {}
@@ -60,7 +60,7 @@ def measure(source: Path, work: Path) -> dict[str, dict[str, Any]]:
 
 
 def line(name: str, row: dict[str, Any]) -> str:
-    """One row of the table."""
+    """Return one row of the table."""
     if "error" in row["to"]:
         return f"| `{name}` | {row['to']['error']} | | | | |"
     cells = [f"{row['bytes']:,}"]

@@ -22,7 +22,7 @@ from zoo.text.vocabulary import GPT2_N_TOKENS, OPENAI_NAMES, Vocabulary
 
 
 def values(config: GPTConfig, seed: int) -> dict[str, np.ndarray]:
-    """Draw every tensor of a checkpoint, by OpenAI's names and in OpenAI's shapes."""
+    """Draw every tensor of a checkpoint, with OpenAI's names and shapes."""
     rng = np.random.default_rng(seed)
     drawn = {}
     for name, shape in OpenAI.table.shapes(config).items():
@@ -40,7 +40,7 @@ def write(config: GPTConfig, directory: Path, seed: int = 0) -> None:
     directory.mkdir(parents=True)
     drawn = values(config, seed)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        # Fed through placeholders: a graph with the values inside it could not exceed 2 GB.
+        # Fed through placeholders, because a graph with the values inside could not exceed 2 GB.
         feeds = {name: tf.compat.v1.placeholder(tf.float32, value.shape) for name, value in drawn.items()}
         variables = {name: tf.compat.v1.get_variable(name, initializer=feed) for name, feed in feeds.items()}
         for name, variable in variables.items():

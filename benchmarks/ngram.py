@@ -24,15 +24,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 @dataclass
 class Order:
-    """The n-grams of one length n.
-
-    Attributes:
-        keys: id of the first n - 1 tokens * V + last token, sorted; the position is the n-gram's id.
-        counts: of each, adjusted as Kneser-Ney wants; discounted by `discounts[min(count, 3)]`.
-        totals: sum of the counts behind each id of n - 1 tokens.
-        backoff: what the discounts took there, as a fraction.
-        discounts: for counts of 0, 1, 2 and more.
-    """
+    """The n-grams of length n."""
 
     keys: Ints
     counts: Ints
@@ -43,11 +35,11 @@ class Order:
 
 def train(tokens: Ints, n: int, vocab_size: int) -> list[Order]:
     """Count all n-grams up to a length."""
-    ids = [tokens]  # ids[k][i]: of the (k + 1)-gram that begins at i
+    ids = [tokens]  # ids[k][i]: id of the (k + 1)-gram that starts at i
     keys = [np.arange(vocab_size)]
     for _ in range(1, n):
         previous = ids[-1]
-        # An n-gram is its first n - 1 tokens and its last.
+        # An n-gram is its first n - 1 tokens plus its last.
         length = len(previous) - 1
         key = previous[:length] * vocab_size + tokens[len(tokens) - length :]
         unique, inverse = np.unique(key, return_inverse=True)
@@ -57,7 +49,7 @@ def train(tokens: Ints, n: int, vocab_size: int) -> list[Order]:
     for k in range(n):
         if k == n - 1:
             counts = np.bincount(ids[k], minlength=len(keys[k]))
-        else:  # how many different tokens come before: one for each longer n-gram that ends in this one
+        else:  # number of different preceding tokens: one per longer n-gram that ends in this one
             first = np.unique(ids[k + 1], return_index=True)[1]
             counts = np.bincount(ids[k][first + 1], minlength=len(keys[k]))
         contexts = keys[k] // vocab_size if k else np.zeros(vocab_size, np.int64)
@@ -66,7 +58,7 @@ def train(tokens: Ints, n: int, vocab_size: int) -> list[Order]:
 
 
 def _order(keys: Ints, counts: Ints, contexts: Ints, n_contexts: int) -> Order:
-    n1, n2, n3, n4 = (max(1, (counts == i).sum()) for i in (1, 2, 3, 4))  # in tiny texts some count never occurs
+    n1, n2, n3, n4 = (max(1, (counts == i).sum()) for i in (1, 2, 3, 4))  # in tiny texts, some counts never occur
     y = n1 / (n1 + 2 * n2)
     discounts = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
     taken = discounts[np.minimum(counts, 3)]
@@ -76,10 +68,10 @@ def _order(keys: Ints, counts: Ints, contexts: Ints, n_contexts: int) -> Order:
 
 
 def losses(orders: list[Order], tokens: Ints, vocab_size: int) -> Floats:
-    """The loss of every token but the first, in nats, each from as many tokens before it as the model uses."""
+    """Return the loss of every token except the first, in nats, given as many earlier tokens as the model uses."""
     n = len(tokens) - 1
     prob = np.full(n, 1 / vocab_size)
-    context = np.zeros(n, np.int64)  # id of the tokens before each, as far as they were seen in training
+    context = np.zeros(n, np.int64)  # id of the preceding tokens, as far as they occur in training
     for k, order in enumerate(orders):
         key = context * vocab_size + tokens[1:] if k else tokens[1:]
         place = np.minimum(np.searchsorted(order.keys, key), len(order.keys) - 1)
@@ -94,12 +86,12 @@ def losses(orders: list[Order], tokens: Ints, vocab_size: int) -> Floats:
 
 
 def _grow(orders: list[Order], tokens: Ints, k: int, vocab_size: int) -> Ints:
-    """The id of the k tokens before each token but the first; -1 where they were never seen or are not so many."""
+    """Return the id of the k tokens before each token except the first; -1 if they do not occur or are fewer."""
     n = len(tokens) - 1
     found = np.full(n, -1)
     if k > len(orders):
         return found
-    ids = tokens[: n - k + 1].copy()  # of the k-grams that begin at 0, 1, ...
+    ids = tokens[: n - k + 1].copy()  # ids of the k-grams that start at 0, 1, ...
     for j in range(1, k):
         key = ids * vocab_size + tokens[j : j + len(ids)]
         place = np.minimum(np.searchsorted(orders[j].keys, key), len(orders[j].keys) - 1)
@@ -109,7 +101,7 @@ def _grow(orders: list[Order], tokens: Ints, k: int, vocab_size: int) -> Ints:
 
 
 def unigram_loss(train_tokens: Ints, tokens: Ints, vocab_size: int) -> float:
-    """Mean loss of a unigram model with one added to every count."""
+    """Return the mean loss of a unigram model with add-one smoothing."""
     counts = np.bincount(train_tokens, minlength=vocab_size) + 1
     return float(-np.log(counts[tokens[1:]] / counts.sum()).mean())
 

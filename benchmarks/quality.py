@@ -36,14 +36,14 @@ PRECISIONS: dict[str, dict[str, str]] = {
 
 
 def windows(text: str, tokenizer: Tokenizer, n: int) -> NDArray[np.int64]:
-    """n windows of tokens, (n, T)."""
+    """Return n windows of tokens, (n, T)."""
     ids = np.array(tokenizer.encode(text))
     starts = np.linspace(0, len(ids) - T, n).astype(int)
     return np.stack([ids[start : start + T] for start in starts])
 
 
 def of_engine(engine: Engine) -> Callable[[NDArray[np.int64]], Logits]:
-    """The logits behind each token of a window, (T, V)."""
+    """Return a function for the logits after each token of a window, (T, V), with zoo's engine."""
     cache = engine.new_cache()
 
     def logits(ids: NDArray[np.int64]) -> Logits:
@@ -55,7 +55,7 @@ def of_engine(engine: Engine) -> Callable[[NDArray[np.int64]], Logits]:
 
 
 def of_llama_cpp(path: Path) -> Callable[[NDArray[np.int64]], Logits]:
-    """The same of llama.cpp."""
+    """Return the same function with llama.cpp."""
     import llama_cpp
 
     llama = llama_cpp.Llama(str(path), n_ctx=T, n_batch=T, n_threads=2, logits_all=True, verbose=False)
@@ -69,7 +69,7 @@ def of_llama_cpp(path: Path) -> Callable[[NDArray[np.int64]], Logits]:
 
 
 def contenders(model: str, work: Path) -> Iterator[tuple[str, Callable[[NDArray[np.int64]], Logits]]]:
-    """All of them, float32 first; one at a time."""
+    """Yield all contenders, float32 first, one at a time."""
     for name, precision in PRECISIONS.items():
         yield f"zoo {name}", of_engine(Engine.open(model, threads=2, **precision))
     for encoding in ("q8_0", "q4_0"):
@@ -81,14 +81,14 @@ def contenders(model: str, work: Path) -> Iterator[tuple[str, Callable[[NDArray[
 
 
 def losses(logits: Logits, ids: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Of each token but the first, in nats: (T - 1,)."""
+    """Return the loss of each token except the first, in nats: (T - 1,)."""
     rows = logits[:-1].astype(np.float64)
     rows -= rows.max(-1, keepdims=True)
     return np.log(np.exp(rows).sum(-1)) - rows[np.arange(T - 1), ids[1:]]
 
 
 def measure(model: str, text: str, n: int) -> dict[str, Any]:
-    """Loss, and what differs from float32."""
+    """Measure the losses and the differences from float32."""
     reference: list[Logits] = []
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:

@@ -1,13 +1,4 @@
-"""Time training steps of GPT-2 124M beside the book's, a nanoGPT-style one and transformers' Trainer.
-
-    python benchmarks/train.py [--context 256] [--batch 2] [--bf16] [--rounds 8] [--json]
-
-Each contender has its own process, so that its peak memory is its own; the processes take turns, one step each, so
-that a busy moment of the machine falls on all alike. Printed for each: the median of its seconds a step; how many times
-longer than zoo's that is (the median of the rounds' ratios); its peak of anonymous memory; and its share of the
-machine's peak, the rate of a large matrix product measured in the same run. A step's floating-point operations are
-counted as nanoGPT counts them: 6 for each parameter and token, and 12 L C T a token for attention.
-"""
+"""Compare training steps of GPT-2 124M with the book's, a nanoGPT-style one and transformers' Trainer."""
 
 from __future__ import annotations
 
@@ -29,10 +20,10 @@ NAMES = ("zoo", "book", "nanogpt", "transformers")
 
 
 def work(name: str, settings: dict[str, Any]) -> None:
-    """A contender's process: one step for each line on stdin, answered by its seconds and the peak memory so far."""
+    """Run a contender's process: one step per line on stdin, answered with its seconds and the peak memory so far."""
     import train_peers
 
-    out = os.fdopen(os.dup(1), "w", buffering=1)  # whatever else is printed goes to stderr
+    out = os.fdopen(os.dup(1), "w", buffering=1)  # other output goes to stderr
     os.dup2(2, 1)
     given = train_peers.Settings(**settings)
     started = 0.0
@@ -57,7 +48,7 @@ def work(name: str, settings: dict[str, Any]) -> None:
 
 
 class Contender:
-    """A process that does one step when asked."""
+    """A process that runs one step per request."""
 
     def __init__(self, name: str, settings: dict[str, Any]) -> None:
         command = [sys.executable, __file__, "--worker", name, json.dumps(settings)]
@@ -67,7 +58,7 @@ class Contender:
         self.memory = 0
 
     def step(self) -> None:
-        """Do one step, and keep what it took."""
+        """Run one step and store its measurements."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
@@ -80,7 +71,7 @@ class Contender:
 
 
 def matmul_peak(dtype: torch.dtype, size: int = 3072) -> float:
-    """Floating-point operations a second of the best of several large matrix products."""
+    """Return the most floating-point operations per second of several large matrix products."""
     a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
     best = float("inf")
     for _ in range(6):
@@ -91,7 +82,7 @@ def matmul_peak(dtype: torch.dtype, size: int = 3072) -> float:
 
 
 def flops_a_step(context: int, batch: int) -> float:
-    """Operations of forward and backward over a batch, recomputation not counted."""
+    """Return the operations of the forward and backward pass over a batch, without recomputation."""
     config = zoo.get_config("gpt2-small").replace(context_length=context)
     n_matrices = config.n_parameters - context * config.width
     return batch * context * (6 * n_matrices + 12 * config.n_layers * config.width * context)
@@ -124,14 +115,14 @@ def main() -> None:
 
 
 def measure(contenders: list[Contender], rounds: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """Let the contenders take turns, and sum up."""
-    for contender in contenders:  # two steps to warm up: memory is touched, the optimizer's state made
+    """Run the contenders alternately and summarise."""
+    for contender in contenders:  # two warm-up steps, which touch the memory and create the optimizer state
         contender.step()
         contender.step()
         contender.seconds.clear()
     peaks = []
     for i in range(rounds):
-        # Each begins a round in turn: whoever comes after the probe finds its threads still spinning.
+        # The order rotates, because the contender after the probe finds its threads still spinning.
         peaks.append(matmul_peak(torch.bfloat16 if settings["bf16"] else torch.float32))
         for contender in contenders[i % len(contenders) :] + contenders[: i % len(contenders)]:
             contender.step()

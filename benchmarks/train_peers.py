@@ -1,7 +1,4 @@
-"""One training step of each contender of benchmarks/train.py, each written as its origin describes it.
-
-A contender is a generator: every next() does one optimizer step on the next batch of random tokens and gives its loss.
-"""
+"""One training step of each contender of benchmarks/train.py, written as its origin describes it."""
 
 from __future__ import annotations
 
@@ -25,14 +22,7 @@ VOCABULARY, WIDTH, LAYERS, HEADS = 50257, 768, 12, 12
 
 @dataclass(frozen=True)
 class Settings:
-    """What all contenders share.
-
-    Attributes:
-        context: tokens in a row, T.
-        batch: rows in a step, B.
-        dropout: everywhere GPT-2 has it.
-        bf16: whether to compute in bfloat16 by autocast.
-    """
+    """Settings that all contenders share."""
 
     context: int
     batch: int
@@ -40,14 +30,14 @@ class Settings:
     bf16: bool
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Random tokens and what follows each, the same for all contenders."""
+        """Yield random tokens and their targets, the same for all contenders."""
         generator = torch.Generator().manual_seed(1)
         while True:
             ids = torch.randint(VOCABULARY, (self.batch, self.context + 1), generator=generator)
             yield ids[:, :-1], ids[:, 1:]
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context to compute the loss in."""
+        """Return the autocast context of the loss."""
         return torch.autocast("cpu", torch.bfloat16) if self.bf16 else nullcontext()
 
 
@@ -117,7 +107,7 @@ def nanogpt(settings: Settings) -> Iterator[float]:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    # It asks for the fused optimizer on CUDA only; here too, so that the comparison is of the rest.
+    # nanoGPT requests the fused optimizer on CUDA only; it is used here, too, so that only the rest is compared.
     optimizer = torch.optim.AdamW(groups, lr=6e-4, betas=(0.9, 0.95), fused=True)
     for ids, targets in settings.batches():
         with settings.autocast():
@@ -132,7 +122,7 @@ def nanogpt(settings: Settings) -> Iterator[float]:
 def transformers(settings: Settings, step: Callable[[float | None], None]) -> None:
     """transformers' GPT2LMHeadModel under its Trainer, which calls step(loss) after every step.
 
-    Its loop is its own, so this is no generator: step() blocks until the next step is wanted.
+    The Trainer has its own loop, so this is not a generator: step() blocks until the next step is requested.
     """
     import transformers as hf
 
@@ -154,7 +144,7 @@ def transformers(settings: Settings, step: Callable[[float | None], None]) -> No
             step(0.0)
 
     arguments = hf.TrainingArguments(
-        tempfile.mkdtemp(),  # it makes its directory even if nothing is to be saved
+        tempfile.mkdtemp(),  # the Trainer creates its directory even if nothing is saved
         per_device_train_batch_size=settings.batch,
         max_steps=10**6,
         learning_rate=4e-4,
@@ -170,7 +160,7 @@ def transformers(settings: Settings, step: Callable[[float | None], None]) -> No
 
 
 def zoo_step(settings: Settings) -> Iterator[float]:
-    """zoo's own pieces, as `zoo train` puts them together, with its defaults."""
+    """zoo's own parts, as `zoo train` combines them, with its defaults."""
     from zoo.models.gpt2.cpu_ops import draw_quickly
     from zoo.train.step.loss import LanguageModelLoss
     from zoo.train.step.optimization import make_optimizer, train_step

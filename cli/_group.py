@@ -6,9 +6,10 @@ import difflib
 import errno
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
@@ -73,6 +74,8 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
+        with suppress(ValueError):  # only the main thread may
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed, as by Ctrl-C
         try:
             with _writable_stdout():
                 return super().invoke(ctx)

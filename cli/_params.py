@@ -143,8 +143,16 @@ class Output(click.Path):
         return Path(value)
 
 
+class Integer(click.IntRange):
+    """An integer in a range."""
+
+    name = "n"
+
+
 class Finite(click.FloatRange):
     """A number that is not NaN or infinite, in a range."""
+
+    name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Refuse NaN, which is in every range, and infinity."""
@@ -162,7 +170,7 @@ class SizeInBytes(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Read the number and its unit."""
-        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kmg]?b?)", str(value).lower())
+        match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,9})?) ?([kmg]?b?)", str(value).lower())
         if match is None or match[2] not in self.units:
             self.fail(f"{value!r} is not a size; write it like 2GB or 500MB", param, ctx)
         return int(float(match[1]) * self.units[match[2]])
@@ -200,6 +208,6 @@ FILE = File()
 RUN = RunDirectory()
 OUTPUT = Output()
 PATH = click.Path(path_type=Path)
-COUNT = click.IntRange(min=1)
-COUNT_OR_0 = click.IntRange(min=0)
+COUNT = Integer(min=1)
+COUNT_OR_0 = Integer(min=0)
 NOT_NEGATIVE = Finite(min=0)

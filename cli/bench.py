@@ -25,7 +25,13 @@ _PEERS = ("transformers", "ctranslate2", "llama.cpp", "book")
 @click.option(
     "--precision", type=Several(_PRECISIONS), default="float32,bfloat16,int8,int4", help="Precisions of the weights."
 )
-@click.option("--against", type=Several(_PEERS), default="", help="Peers to compare with: " + ", ".join(_PEERS) + ".")
+@click.option(
+    "--against",
+    type=Several(_PEERS),
+    default="",
+    show_default=False,
+    help="Peers to compare with: " + ", ".join(_PEERS) + ".",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of each contender.  [default: all cores]")
 @click.option(
     "--context",

@@ -127,7 +127,7 @@ def rm(models: tuple[str, ...], everything: bool, unfinished: bool, forget: bool
     if forget:
         for model in models:
             found.forget_hashes(_name(model))
-        entries += [entry for model in models if (entry := found.find(_name(model))) and entry not in entries]
+        entries += [entry for model in models if (entry := found.recorded(_name(model))) and entry not in entries]
     freed = 0
     for entry in entries:
         found.remove(entry)
@@ -163,7 +163,7 @@ def _as_json(entry: Entry) -> dict[str, Any]:
 
 
 def _entry(found: Cache, model: str) -> Entry:
-    entry = found.find(_name(model))
+    entry = found.recorded(_name(model))
     if entry is None:
         raise MissingWeights(f"{model} is not in the cache {found.root}; `zoo cache list` shows what is")
     return entry

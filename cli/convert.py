@@ -39,7 +39,12 @@ from zoo.models.registry import Size
     type=SIZE_IN_BYTES,
     help="Split the weights into files of at most this size (2GB, 500MB).",
 )
-@click.option("--strict", is_flag=True, help="Refuse a source with tensors that would be left behind (a value head).")
+@click.option(
+    "--activation",
+    type=click.Choice(["gelu_tanh", "gelu"]),
+    help="Write this activation instead of the model's own; the logits differ slightly.",
+)
+@click.option("--strict", is_flag=True, help="Refuse if tensors would be left behind (a value head) or zeros added.")
 @click.option("--keep-source", is_flag=True, help="Keep downloaded files in the cache; `zoo cache list` shows them.")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
 @force_option
@@ -63,7 +68,7 @@ def convert(source_argument: str | None, out_argument: Path | None, **options: A
       zoo convert gpt2m-hf gpt2m.pth --dry-run
       zoo convert gpt2m.safetensors gpt2m-int4.safetensors --dtype int4
     """
-    from zoo.conversion.run import format_of_suffix
+    from zoo.conversion.target import format_of_suffix
 
     source = _one(source_argument, options.pop("source"), "SOURCE", "--source")
     out = _one(out_argument, options.pop("out"), "OUT", "--out")
@@ -91,6 +96,7 @@ def _run(
     size: Size | None,
     dtype: str | None,
     max_shard_bytes: int | None,
+    activation: str | None,
     strict: bool,
     keep_source: bool,
     verify: bool,
@@ -102,10 +108,12 @@ def _run(
 ) -> None:
     from zoo.api.checkpoints import convert as run
     from zoo.api.checkpoints import make_plan
-    from zoo.conversion.run import check_shape
+    from zoo.conversion.target import check_shape
     from zoo.core.output import check_output
     from zoo.formats.registry import get_format
 
+    weights: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
+    weights |= {"activation": activation, "strict": strict}
     check_shape(get_format(target), out)
     if not dry_run:
         check_output(out, force=force)  # before something large is downloaded
@@ -113,13 +121,13 @@ def _run(
     beside = out.parent if dtype is None and not dry_run else None
     with _checkpoint(source, format, size, keep_source or dry_run, beside) as (path, found):
         if dry_run:
-            plan = make_plan(path, target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+            plan = make_plan(path, target, format=found, size=size, **weights)
             show_json(plan.to_dict()) if as_json else show_plan(plan)
             return
         with byte_progress(quiet=quiet or as_json) as on_progress:
             report = run(
-                path, out, to=target, format=found, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes,
-                strict=strict, verify=verify, force=force, sync=sync, on_progress=on_progress,
+                path, out, to=target, format=found, size=size, **weights,
+                verify=verify, force=force, sync=sync, on_progress=on_progress,
             )  # fmt: skip
     if as_json:
         show_json(report.to_dict())

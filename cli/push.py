@@ -49,7 +49,7 @@ def push(
       zoo push gpt2m.safetensors ada/gpt2m --dry-run gpt2m-repository
     """
     from zoo.hub.push import prepare
-    from zoo.hub.push import push as run
+    from zoo.hub.push import push_path as run
 
     path = resolve(source)
     with byte_progress(quiet=as_json) as on_progress:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
@@ -49,8 +48,16 @@ def tokenize(text: str, model: str | None, format: str | None, size: str | GPTCo
     if as_json:
         show_json({"ids": ids, "pieces": pieces})
         return
-    for i, piece in zip(ids, pieces, strict=True):
-        say(f"{i:>6}  {json.dumps(piece, ensure_ascii=False)}")
+    for i in ids:
+        say(f"{i:>6}  {_shown(tokenizer.decode_bytes([i]))}")
+
+
+def _shown(piece: bytes) -> str:
+    """A token's text in quotes; bytes that are a part of a character as \\x.."""
+    try:
+        return repr(piece.decode("utf-8"))
+    except UnicodeDecodeError:
+        return repr(piece)[1:]
 
 
 def read_stdin() -> str:

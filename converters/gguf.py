@@ -6,7 +6,7 @@ operations want them so. A float16 or bfloat16 model would then come back with w
 own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does not know.
 
 Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
-(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix whose rows are no whole blocks of 32
+(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix of rows that are not a multiple of 32
 stays float32. Quantised tensors read as float32, and so does all of a quantised file that zoo wrote.
 """
 
@@ -94,7 +94,7 @@ class GGUF(Format):
         vocabulary, n_tokens, notes = read_vocabulary(found.metadata, path)
         embedding, head = found.tensors.get(_EMBEDDING), found.tensors.get(_HEAD)
         if embedding is None or len(embedding.shape) != 2:
-            raise FormatError(path, f"has no {_EMBEDDING}, so it is no GPT-2")
+            raise FormatError(path, f"has no {_EMBEDDING}, so it is not a GPT-2")
         scalars.setdefault(_ROWS, embedding.shape[0])
         scalars.setdefault(_TOKENS, n_tokens or embedding.shape[0])
         if _TIED not in scalars:
@@ -144,7 +144,7 @@ class GGUF(Format):
     def notes(self, checkpoint: Checkpoint) -> list[str]:
         """Tell of matrices that cannot be quantised, whatever is asked for, and of a text that has no end."""
         odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
-        notes = [f"rows of {n} values are no whole blocks of 32, so such matrices are never quantised" for n in odd]
+        notes = [f"rows of {n} values are not a multiple of 32, so such matrices are never quantised" for n in odd]
         if checkpoint.vocabulary and END_OF_TEXT not in checkpoint.vocabulary.tokens:
             notes.append(f"the tokenizer has no {END_OF_TEXT}; llama.cpp then takes the token 11 for it")
         return notes
@@ -189,7 +189,7 @@ def _narrow(name: str, wide: LazyTensor, dtype: np.dtype[np.generic], path: Path
             with np.errstate(over="ignore"):
                 narrow = array.astype(dtype)
         if not same_bits(narrow.astype(np.float32), array):
-            raise CorruptFile(path, f"tensor {name} is no {dtype}, as its {_DTYPES} says; write the file again")
+            raise CorruptFile(path, f"tensor {name} is not {dtype}, as its {_DTYPES} says; write the file again")
         return narrow
 
     return LazyTensor(wide.shape, dtype, load)

@@ -98,7 +98,7 @@ class KerasHub(Format):
         found, notes = self.config_map.read(theirs, config_file)
         provenance = metadata.get(_PROVENANCE, {})
         if not isinstance(provenance, dict):
-            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is no JSON object")
+            raise CorruptFile(metadata_file, f"its {_PROVENANCE} is not a JSON object")
         tensors, files = read_shards(weights, read_hdf5)
         return Checkpoint(
             path,

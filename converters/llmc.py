@@ -158,11 +158,11 @@ class LlmC(Format):
         """Return the config, the version, and how many rows zoo added to the embedding."""
         header = data[:_HEADER_BYTES]
         if len(header) < _HEADER_BYTES:
-            raise CorruptFile(path, "is cut short inside its header; copy it again")
+            raise CorruptFile(path, "has a truncated header; copy it again")
         magic, version, *numbers = np.frombuffer(header, "<i4", 2 + len(_NUMBERS)).tolist()
         if magic != MAGIC or version not in _DTYPES:
             known = ", ".join(map(str, _DTYPES))
-            raise FormatError(path, f"is no checkpoint of llm.c in a version that zoo reads ({known})")
+            raise FormatError(path, f"is not a checkpoint of llm.c in a version that zoo reads ({known})")
         theirs = dict(zip(_NUMBERS, numbers, strict=True))
         if version in _UNPADDED:
             theirs["padded_vocab_size"] = theirs["vocab_size"]
@@ -172,9 +172,10 @@ class LlmC(Format):
             return config, version, 0
         try:
             config = GPTConfig.from_dict(parse_json(own.removeprefix(_OWN_MARK), path, "its zoo.config"))
-        except ConfigError as error:
+            contradicts = self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]
+        except (ConfigError, OverflowError) as error:
             raise FormatError(path, f"its zoo.config is impossible: {error}") from error
-        if self.cannot_hold(config) or self._header(config, version)[:_OWN] != header[:_OWN]:
+        if contradicts:
             raise CorruptFile(path, "the config that zoo put into its header contradicts the rest of it")
         return config, version, -config.vocab_rows % _ROWS
 

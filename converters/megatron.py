@@ -67,7 +67,7 @@ class Megatron(Format):
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
-            raise FormatError(path, "has no model, so it is no checkpoint of Megatron core")
+            raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
         if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
@@ -75,7 +75,7 @@ class Megatron(Format):
         opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
         if not state:
             return opened
-        note = f"{len(state)} entries such as {state[0]} are no weights and stay behind"
+        note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
         return replace(opened, notes=(*opened.notes, note))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:

@@ -27,7 +27,7 @@ from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.vocabulary import GPT2_N_TOKENS
 
 _PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
@@ -148,7 +148,7 @@ class NanoGPT(Format):
         """Tell that nanoGPT will compute another activation than GPT-2's."""
         notes = super().notes(checkpoint)
         if checkpoint.config.activation == "gelu_tanh":
-            notes.append("nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)")
+            notes.append(f"nanoGPT will compute the exact GELU, not its tanh approximation. {ACTIVATION_DIFFERENCE}")
         return notes
 
 
@@ -190,7 +190,7 @@ def _training_state(tree: dict[Any, Any]) -> list[str]:
     numbers = [f"{key} {_number(tree[key])}" for key in ("iter_num", "best_val_loss") if key in tree]
     if not found and tree.get("iter_num", 0) == 0:
         return []
-    return [f"the file has {', '.join(found + numbers)}; that is no part of the model and stays behind"]
+    return [f"the file has {', '.join(found + numbers)}; that is not part of the model and is left out"]
 
 
 def _number(value: Any) -> str:

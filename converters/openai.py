@@ -88,6 +88,9 @@ class OpenAI(Format):
         else:
             config, notes = config_from_shapes(self.table, tensors, path, known, self.config_map.implied)
             notes.append("there is no hparams.json; the sizes are those of the tensors")
+        others = sorted(file.stem for file in directory.glob("*.index") if file.stem != prefix.name)
+        if path.is_dir() and others:
+            notes.append(f"of several checkpoints {prefix.name} is read; the others are {', '.join(others[:4])}")
         if state:
             notes.append(f"{len(state)} tensors of training state (such as {state[0]}) are not weights and stay behind")
         return Checkpoint(

@@ -24,7 +24,7 @@ class Peft(Format):
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
-    writes = False  # a whole model is no adapter; zoo.train.step.lora.save_adapter writes one
+    writes = False  # a complete model is not an adapter; zoo.train.step.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a directory with an adapter, or the adapter's weights."""

@@ -113,7 +113,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
         if any(end > length for end, length in zip(ends, shape, strict=True)):
             raise CorruptFile(index, f"a piece of tensor {name} lies outside it")
         if piece.offset + nbytes > len(piece.data):
-            raise CorruptFile(index, f"a piece of tensor {name} ends behind its file {file}, which may be cut short")
+            raise CorruptFile(index, f"a piece of tensor {name} ends after its file {file}, which may be truncated")
         pieces.append(piece)
     if sum(math.prod(piece.shape) for piece in pieces) != math.prod(shape):
         raise CorruptFile(index, f"the pieces of tensor {name} are not the whole of it")
@@ -122,7 +122,7 @@ def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[
 
 def _lengths(numbers: Any) -> tuple[int, ...]:
     if not isinstance(numbers, list) or not is_shape(numbers):
-        raise ValueError(f"{numbers!r:.60} should be whole numbers")
+        raise ValueError(f"{numbers!r:.60} should be integers")
     return tuple(numbers)
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from cases import counts
 from hypothesis import settings
+from skips import LIST, ListedSkips
 
-# No deadline: a busy machine is no bug. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
+# No deadline: busy machines are normal. Derandomised, so that a red run can be repeated; `--hypothesis-seed` explores.
 settings.register_profile("zoo", deadline=None, derandomize=True)
 settings.load_profile("zoo")
 torch.set_num_threads(1)
@@ -19,6 +20,17 @@ torch.set_num_threads(1)
 os.environ["ZOO_OFFLINE"] = "1"
 os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-test-cache-")
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of .ci/run that makes unlisted skips a failure."""
+    parser.addoption("--listed-skips", metavar="ENVIRONMENT", help=f"fail on skips that {LIST.name} does not list")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch the skips, if asked to."""
+    if environment := config.getoption("--listed-skips"):
+        config.pluginmanager.register(ListedSkips(environment, LIST.read_text()))
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def test_every_zoo_command_of_a_page_runs(models, page):
         (models / name).unlink(missing_ok=True)
     subprocess.run(["rm", "-rf", "gpt2m-hf", "runs"], cwd=models, check=True)
     (models / "notes.txt").write_text("Every effort moves you a little forward, and so you move. " * 30)
-    if page in ("docs/training.md", "docs/verify.md"):  # goes on with a model made on an earlier page
+    if page in ("docs/training.md", "docs/verify.md"):  # uses a model made on an earlier page
         zoo.save(zoo.create("test-tiny", seed=1), models / "gpt2m.safetensors")
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     assert len(commands) > 3

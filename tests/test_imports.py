@@ -14,7 +14,7 @@ def modules_after(program, *arguments):
     """The names of the heavy modules that a program has imported when it ends."""
     report = f"\nimport sys; print([m for m in {HEAVY} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program + report, *arguments], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()[-1]
 
 

@@ -1,5 +1,5 @@
-"""Write the generated parts of the docs: docs/cli.md from the commands' help, the tables of docs/formats.md
-and README.md from the formats.
+"""Write the generated parts of the docs: docs/cli.md from the commands' help, the reference of
+docs/python-api.md from the docstrings, the tables of docs/formats.md and README.md from the formats.
 
     python tools/docs.py           # write
     python tools/docs.py --check   # exit 1 if something is not what it would write
@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 import click
+from api_reference import api_reference
 
+from zoo.cli._group import Context
 from zoo.cli.main import main as zoo_command
 from zoo.formats.base import Format
 from zoo.formats.config_map import ConfigMap
@@ -27,7 +29,7 @@ def cli_page() -> str:
     """Every command's --help, as users see it in 100 columns."""
     parts = ["# Command line\n\nWritten by `python tools/docs.py` from the commands themselves.\n"]
     for path, command in _commands("zoo", zoo_command):
-        context = click.Context(command, info_name=path, terminal_width=100, max_content_width=100)
+        context = Context(command, info_name=path, terminal_width=100, max_content_width=100, show_default=True)
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)
 
@@ -41,7 +43,7 @@ def _commands(path: str, command: click.Command) -> list[tuple[str, click.Comman
 
 
 def format_section(found: Format) -> str:
-    """One format: what it is, its rules, its config and what it refuses."""
+    """Return the section of a format: its summary, rules, config and limits."""
     verbs = " and ".join(verb for verb, can in (("reads", found.reads), ("writes", found.writes)) if can)
     shape = "a directory" if found.is_directory else "a file" + "".join(f" `{suffix}`" for suffix in found.suffixes)
     dtypes = ", ".join((*found.dtypes, *found.encodings))
@@ -83,12 +85,12 @@ def _config(config_map: ConfigMap) -> list[str]:
 
 
 def formats_page(page: str) -> str:
-    """Put the sections of all formats into their page."""
+    """Insert the sections of all formats into their page."""
     return _between("tables", "\n".join(format_section(get_format(name)) for name in format_names()), page)
 
 
 def readme(page: str) -> str:
-    """Put the table of formats into the README."""
+    """Insert the table of formats into the README."""
     lines = ["| format | zoo | what it is |", "|---|---|---|"]
     for found in map(get_format, format_names()):
         verbs = " and ".join(verb for verb, can in (("reads", found.reads), ("writes", found.writes)) if can)
@@ -106,9 +108,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    formats, front = DOCS / "formats.md", DOCS.parent / "README.md"
+    api, formats, front = DOCS / "python-api.md", DOCS / "formats.md", DOCS.parent / "README.md"
     pages = {
         DOCS / "cli.md": cli_page(),
+        api: _between("reference", api_reference(), api.read_text(encoding="utf-8")),
         formats: formats_page(formats.read_text(encoding="utf-8")),
         front: readme(front.read_text(encoding="utf-8")),
     }

@@ -1,7 +1,7 @@
-"""Convert small models from every format to every other and back, and write what came of it into docs/formats.md.
+"""Convert small models from every format to every other and back, and write the results into docs/formats.md.
 
 python tools/format_matrix.py           # write
-python tools/format_matrix.py --check   # exit 1 if the page says something else
+python tools/format_matrix.py --check   # exit 1 if the page has other results
 """
 
 from __future__ import annotations
@@ -45,21 +45,21 @@ VERDICTS = {
     "ctranslate2": ("ctranslate2 generates our tokens: scores to 1e-4", "test_ctranslate2.py"),
     "onnx": ("onnxruntime: logits to 1e-5, cached greedy tokens equal", "test_onnx.py"),
 }
-"""How each written format was proven, and the file of tests that does it."""
+"""How each written format is proven, and the test file that does it."""
 
 
 def both_ways() -> list[Format]:
-    """The formats that zoo reads and writes."""
+    """Return the formats that zoo reads and writes."""
     return [each for each in usable_formats() if each.reads and each.writes]
 
 
 def config_of(letter: str) -> zoo.GPTConfig:
-    """The config that a letter stands for."""
+    """Return the config for a letter."""
     return zoo.GPTConfig(**{**_BASE, **CONFIGS[letter][1]})  # type: ignore[arg-type]
 
 
 def place(directory: Path, found: Format, stem: str) -> Path:
-    """A path that the format accepts."""
+    """Return a path with a suffix that the format accepts."""
     return directory / (stem + "".join(found.suffixes[:1]))
 
 
@@ -75,7 +75,7 @@ def journeys(directory: Path, letter: str) -> Iterator[tuple[str, str, str]]:
     for first in formats:
         source = place(directory, first, f"{letter}-{first.name}")
         try:
-            zoo.save(model, source, to=first.name)
+            zoo.save(model, source, to=first.name, strict=True)
         except CannotHold:
             yield from ((first.name, second.name, "refused") for second in formats)
             continue
@@ -84,7 +84,7 @@ def journeys(directory: Path, letter: str) -> Iterator[tuple[str, str, str]]:
             there = place(directory, second, f"{letter}-{first.name}-{second.name}")
             back = place(directory, first, f"{letter}-{first.name}-{second.name}-back")
             try:
-                zoo.convert(source, there, to=second.name, format=first.name)
+                zoo.convert(source, there, to=second.name, format=first.name, strict=True)
             except CannotHold:
                 yield first.name, second.name, "refused"
                 continue
@@ -96,7 +96,7 @@ def journeys(directory: Path, letter: str) -> Iterator[tuple[str, str, str]]:
 
 
 def section() -> str:
-    """The part of the page: what each pair keeps, what is refused and why, and how each format was proven."""
+    """Return the section of the page: what each pair preserves, what is refused and why, and how formats are proven."""
     cells: dict[tuple[str, str], str] = {}
     with tempfile.TemporaryDirectory() as directory:
         for letter in CONFIGS:
@@ -109,7 +109,7 @@ def section() -> str:
     lines = [f"- {letter}: {text}" for letter, (text, _) in CONFIGS.items()]
     lines += ["", f"| from \\ to | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     lines += [f"| {first} | {' | '.join(cells[first, second] or '-' for second in names)} |" for first in names]
-    lines += ["", "| format | proven by | refuses |", "|---|---|---|"]
+    lines += ["", "| format | proven by | does not hold |", "|---|---|---|"]
     writable = [each for each in usable_formats() if each.writes and each.name in VERDICTS]
     lines += [_row(each) for each in writable]
     return "\n".join(lines)

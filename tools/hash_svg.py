@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> str:
 
 
 def chain(directory: Path) -> list[tuple[str, str]]:
-    """Convert `stories` from one format to the next, back to zoo's at the end.
+    """Convert `stories` from one format to the next and back to zoo's.
 
     Returns:
         (format, content hash as printed by `zoo hash`) of every file, in the order of the conversions.

@@ -19,13 +19,13 @@ from zoo.text.vocabulary import GPT2_MERGES, GPT2_SHA256, Vocabulary
 
 
 def packed_merges(vocabulary: Vocabulary) -> bytes:
-    """The ids of every merge's two tokens, as zoo.text.vocabulary reads them back."""
+    """Pack the ids of every merge's two tokens, as zoo.text.vocabulary reads them."""
     ids = vocabulary.tokens
     return b"".join(struct.pack("<HH", ids[left], ids[right]) for left, right in vocabulary.merges)
 
 
 def main() -> str | None:
-    """Run the command; the message is what went wrong."""
+    """Run the command; return an error message, or None."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--check", action="store_true")

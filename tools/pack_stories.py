@@ -1,4 +1,4 @@
-"""Make the model of the package, zoo/data/stories.safetensors, from its training run: bfloat16, without unused rows.
+"""Create the packaged model, zoo/data/stories.safetensors, from its training run: bfloat16, without unused rows.
 
 python tools/pack_stories.py runs/stories
 """

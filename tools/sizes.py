@@ -1,4 +1,4 @@
-"""Print the largest files and functions of the package: size is reviewed like anything else."""
+"""Print the longest files and functions of the package."""
 
 from __future__ import annotations
 

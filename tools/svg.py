@@ -1,4 +1,4 @@
-"""The few SVG elements that the pictures of the README consist of, on a dark card of their own."""
+"""SVG elements for the README's pictures, on a dark card that is readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ BACKGROUND, INK, PALE, ACCENT, MUTED = "#1e2127", "#f0f2f5", "#a9b1bd", "#5ab9a0
 
 
 def card(width: int, height: int, title: str, elements: list[str]) -> str:
-    """Return a picture: the elements on a dark card, which reads the same on light and dark pages."""
+    """Return a picture: the elements on a dark card."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif">\n'

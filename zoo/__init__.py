@@ -1,11 +1,11 @@
-"""zoo: GPT-2 weights from wherever they are into wherever they are wanted, and run.
+"""zoo: convert GPT-2 checkpoints between formats, prove that nothing changed, and run or train them.
 
     import zoo
 
     model = zoo.load("gpt2m.safetensors")
     print(zoo.complete(model, "Every effort moves you"))
 
-Nothing here is imported before it is used: `import zoo` costs milliseconds, and what needs no torch imports none.
+Everything is imported on first use: `import zoo` takes milliseconds, and only what needs torch imports it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ _HOME = {
     "open_checkpoint": "zoo.api.checkpoints",
     "make_plan": "zoo.api.checkpoints",
     "convert": "zoo.api.checkpoints",
+    "Plan": "zoo.conversion.plan",
     "Report": "zoo.conversion.run",
     "content_hash": "zoo.api.checkpoints",
     "diff": "zoo.api.checkpoints",
+    "Diff": "zoo.examine.diff",
     "verify": "zoo.api.checkpoints",
+    "Check": "zoo.examine.arrangement",
+    "push": "zoo.api.checkpoints",
     "Tokenizer": "zoo.text.tokenizer",
     "GPTModel": "zoo.models.gpt2.model",
     "KVCache": "zoo.models.gpt2.kv_cache",
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from zoo.api.checkpoints import diff as diff
     from zoo.api.checkpoints import make_plan as make_plan
     from zoo.api.checkpoints import open_checkpoint as open_checkpoint
+    from zoo.api.checkpoints import push as push
     from zoo.api.checkpoints import verify as verify
     from zoo.api.engines import open_engine as open_engine
     from zoo.api.models import load as load
@@ -66,10 +71,13 @@ if TYPE_CHECKING:
     from zoo.api.text import generate as generate
     from zoo.api.text import generate_batch as generate_batch
     from zoo.api.text import generate_many as generate_many
+    from zoo.conversion.plan import Plan as Plan
     from zoo.conversion.run import Report as Report
     from zoo.conversion.save import save as save
     from zoo.engine.backend import Engine as Engine
     from zoo.errors import ZooError as ZooError
+    from zoo.examine.arrangement import Check as Check
+    from zoo.examine.diff import Diff as Diff
     from zoo.formats.base import Checkpoint as Checkpoint
     from zoo.formats.base import Format as Format
     from zoo.formats.registry import get_format as get_format
@@ -87,6 +95,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "train":  # the package of that name
+        return import_module("zoo.train")
     if name not in _HOME:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
     value = getattr(import_module(_HOME[name]), name)

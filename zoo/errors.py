@@ -1,20 +1,20 @@
-"""Every error zoo raises on purpose.
+"""All errors that zoo raises on purpose.
 
-    ZooError                       the one class a caller must know
+    ZooError                       base class of all others
       UnknownName (LookupError)    no such model, format, dtype...; .name, .close
-      ConfigError (ValueError)     a config field is wrong or two of them disagree
-      OptionError (ValueError)     an argument of a call is out of its range
-      MissingWeights (LookupError) the model is known, its weights are not on this machine
-      DownloadError (OSError)      a file could not be fetched, or what came is not the right one
-      MissingPackage (ImportError) an optional package is needed for this
-      FormatError (ValueError)     a file is not what it says it is; .path
+      ConfigError (ValueError)     a config field is invalid, or two fields contradict each other
+      OptionError (ValueError)     an argument is out of range
+      MissingWeights (LookupError) the model is known, but its weights are not on this machine
+      DownloadError (OSError)      a download failed, or the downloaded file is wrong
+      MissingPackage (ImportError) an optional package is required
+      FormatError (ValueError)     a file is not in the expected format; .path
         CorruptFile                checksums, lengths or offsets contradict each other
         UnsafeFile                 reading it would run code or leave its directory
         CheckpointMismatch         names, shapes or dtypes differ; .problems has all of them
-      CannotHold (ValueError)      the target format has no place for this config
-      VerificationFailed           the written file does not read back as what was meant
+      CannotHold (ValueError)      the target format cannot represent this config
+      VerificationFailed           the written file differs from its source
       OutputError (OSError)        the output cannot be written
-      TrainingError                training cannot go on
+      TrainingError                training cannot continue
 
 Each message is one sentence of what was wrong, with which file or tensor, and what to do. Options are spelled as in
 Python (force=True, dtype=NAME); the command line shows them as its user types them.
@@ -28,15 +28,15 @@ from pathlib import Path
 
 
 class ZooError(Exception):
-    """Base of every error that zoo raises on purpose."""
+    """Base class of all errors that zoo raises on purpose."""
 
 
 class UnknownName(ZooError, LookupError):
-    """A name that is not registered.
+    """A name is not registered.
 
     Attributes:
-        name: what was asked for.
-        close: the nearest registered names, best first.
+        name: The requested name.
+        close: Similar registered names, best first.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
@@ -48,11 +48,11 @@ class UnknownName(ZooError, LookupError):
 
 
 class ConfigError(ZooError, ValueError):
-    """A config field has a value it cannot have, or two fields disagree."""
+    """A config field is invalid, or two fields contradict each other."""
 
 
 class OptionError(ZooError, ValueError):
-    """An argument of a call is outside its range.
+    """An argument is out of range.
 
     Attributes:
         option: the argument's name, "" where several are meant.
@@ -69,18 +69,18 @@ class MissingWeights(ZooError, LookupError):
 
 
 class DownloadError(ZooError, OSError):
-    """A file cannot be fetched, or what the servers send is not the right one; what came so far is kept."""
+    """A download failed, or the downloaded file is wrong. Bytes downloaded so far are kept."""
 
 
 class MissingPackage(ZooError, ImportError):
-    """An optional package is needed; the message says which extra installs it."""
+    """An optional package is required; the message says which extra installs it."""
 
 
 class FormatError(ZooError, ValueError):
-    """A file is not what it says it is.
+    """A file is not in the expected format.
 
     Attributes:
-        path: the file or directory.
+        path: The file or directory.
     """
 
     def __init__(self, path: Path | str, problem: str) -> None:
@@ -97,10 +97,10 @@ class UnsafeFile(FormatError):
 
 
 class CheckpointMismatch(FormatError):
-    """Names, shapes or dtypes are not what the config and the format ask for.
+    """Names, shapes or dtypes differ from what the config and the format require.
 
     Attributes:
-        problems: every difference, one sentence each; the message shows the first ten.
+        problems: All differences, one sentence each; the message has the first ten.
     """
 
     def __init__(self, path: Path | str, problems: Sequence[str]) -> None:
@@ -111,16 +111,16 @@ class CheckpointMismatch(FormatError):
 
 
 class CannotHold(ZooError, ValueError):
-    """The target format has no place for something this config says."""
+    """The target format cannot represent this config."""
 
 
 class VerificationFailed(ZooError):
-    """What was written does not read back as what was meant to be written."""
+    """The written output differs from its source."""
 
 
 class OutputError(ZooError, OSError):
-    """The output cannot be written; the old file, if any, is untouched."""
+    """The output cannot be written. An existing file is unchanged."""
 
 
 class TrainingError(ZooError):
-    """Training cannot go on: the loss is not finite, say. What was saved before is untouched."""
+    """Training cannot continue, for example because the loss is not finite. Saved checkpoints are unchanged."""

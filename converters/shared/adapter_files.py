@@ -98,12 +98,12 @@ def read_adapter(path: Path) -> Adapter:
             )
     rank = config.get("r")
     if type(rank) is not int or rank < 1:
-        raise FormatError(file, f"its rank r must be a whole number of at least 1, not {rank!r}")
+        raise FormatError(file, f"its rank r must be an integer of at least 1, not {rank!r}")
     alpha = _number(file, config, "lora_alpha", -MAX_ALPHA, MAX_ALPHA)
     dropout = _number(file, {"lora_dropout": 0.0, **config}, "lora_dropout", 0, 1)
     base, stabilised = config.get("base_model_name_or_path") or "", config.get("use_rslora") is True
     if not isinstance(base, str) or "\0" in base:
-        raise FormatError(file, f"its base_model_name_or_path is no path, but {base!r}")
+        raise FormatError(file, f"its base_model_name_or_path is not a path but {base!r}")
     return Adapter(rank, alpha, dropout, base, _read_pairs(directory / WEIGHTS, rank), stabilised)
 
 

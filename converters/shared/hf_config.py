@@ -88,9 +88,9 @@ def fold_scales(file: Path, tensors: Tensors, config: GPTConfig) -> tuple[dict[s
     Args:
         file: config.json.
         tensors: in transformers' names and orientation.
-        config: of the model.
+        config: Config of the model.
 
-    Returns:
+        The model.
         The tensors, and a note if values were rounded or changed.
     """
     theirs = read_json(file)

@@ -67,7 +67,7 @@ def read_vocabulary(directory: Path) -> Vocabulary | None:
             "added_tokens.json": json.dumps(extra) if extra else "",
         }
     except (KeyError, TypeError) as error:
-        raise FormatError(file, f"is no tokenizer of transformers ({error!r}); copy it again") from error
+        raise FormatError(file, f"is not a tokenizer of transformers ({error!r}); copy it again") from error
     return Vocabulary.from_json(json.dumps(fields), file)
 
 

@@ -70,7 +70,7 @@ def find_state_dict(tree: Any, path: Path) -> tuple[dict[str, LazyTensor], dict[
     tensors = {name: value for name, value in tree.items() if not str(name).endswith("_extra_state")}
     for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, LazyTensor):
-            raise FormatError(path, f"holds {name!r}, which is no tensor, so it is no plain state dict")
+            raise FormatError(path, f"holds {name!r}, which is not a tensor, so it is not a plain state dict")
     empty = [name for name, tensor in tensors.items() if tensor.shape == (0,)]
     if len(empty) > len(tensors) // 2:
         problem = f"has empty tensors (such as {empty[0]}), as DeepSpeed's ZeRO stage 3 leaves them"

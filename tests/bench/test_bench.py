@@ -1,4 +1,4 @@
-"""`zoo bench`: contenders compute the same, and numbers are made of what was measured."""
+"""`zoo bench`: all contenders compute the same, and the report follows from the measurements."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def tiny(tmp_path_factory):
 @pytest.mark.peers
 @pytest.mark.parametrize("name", PEERS)
 def test_contenders_give_the_same_greedy_tokens(name, tmp_path):
-    """Whoever is measured continues the small trained model as zoo's engine does, alone and in a batch."""
+    """Every contender continues the small trained model as zoo's engine does, alone and in a batch."""
     kind = CONTENDERS[name]
     if find_spec(kind.package) is None:
         pytest.skip(f"{kind.package} is not installed")
@@ -56,7 +56,9 @@ def test_contenders_give_the_same_greedy_tokens(name, tmp_path):
 
 
 def test_the_numbers_come_from_the_turns(tiny):
-    """Every precision and peer has its row; shares are what was read by what can be read, ratios what they say."""
+    """Every precision and contender has its row; percentages are bytes read over bytes possible, and ratios are
+    quotients.
+    """
     settings = Settings(("float32", "int8"), ("book",), threads=1, contexts=(7, 19), tokens=5, rounds=3)
     said = []
     found = bench(tiny, settings, said.append)
@@ -80,7 +82,9 @@ def test_the_numbers_come_from_the_turns(tiny):
 
 
 def test_operations_of_a_prompt_are_those_counted_by_hand():
-    """Of a block with C = 6, I = 10 and T = 4: multiply-adds of the matrices, attention's half square and the head."""
+    """The operations of a block with C = 6, I = 10 and T = 4 are multiply-adds of the matrices, half a square of
+    attention, and the head.
+    """
     config = GPTConfig(vocab_size=11, context_length=8, width=6, n_heads=2, n_layers=1, inner_width=10)
 
     matrices = 4 * (6 * 18 + 6 * 6 + 6 * 10 + 10 * 6)
@@ -89,7 +93,7 @@ def test_operations_of_a_prompt_are_those_counted_by_hand():
 
 
 def test_the_machine_reads_and_multiplies_at_a_credible_rate():
-    """Between a hundredth and a hundred times of an ordinary core; more threads do not read less than half."""
+    """The probes give a hundredth to a hundred times of an ordinary core; more threads read at least half as much."""
     one, two = Machine(1), Machine(2)
 
     assert 3e8 < one.bandwidth() < 1e12
@@ -101,24 +105,24 @@ def test_the_machine_reads_and_multiplies_at_a_credible_rate():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(("float31",)), "no precision is called 'float31'"),
-        (Settings(against=("keras",)), "no peer is called 'keras'; known are transformers"),
-        (Settings(tokens=1), "tokens is at least 2"),
+        (Settings(("float31",)), "unknown precision 'float31'"),
+        (Settings(against=("keras",)), "unknown peer 'keras'; known: transformers"),
+        (Settings(tokens=1), "tokens must be at least 2"),
         (Settings(contexts=(30,), tokens=12), "41 tokens do not fit the model's context of 40"),
         (Settings(prefill=41), "41 tokens do not fit"),
         (Settings(contexts=()), "at least one precision and one context"),
         (Settings(precisions=()), "at least one precision and one context"),
-        (Settings(busy=-1), "all else at least 1"),
+        (Settings(busy=-1), "all other numbers at least 1"),
     ],
 )
 def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
-    """Before anything is loaded, a sentence says what is wrong."""
+    """Invalid settings are refused before anything is loaded."""
     with pytest.raises(OptionError, match=message):
         bench(tiny, settings)
 
 
 def test_whoever_is_installed_takes_part(tiny, monkeypatch):
-    """A peer that is not there, or cannot do what is asked, is left out, with the reason; the others are measured."""
+    """A contender that is not installed or lacks a feature is skipped with a reason; the others are measured."""
     monkeypatch.setattr(CONTENDERS["transformers"], "package", "no_such_package")
     monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "json")
     settings = Settings(against=("transformers", "book", "llama.cpp"), batch=2, rounds=1, first_token=False, threads=1)
@@ -136,7 +140,7 @@ def test_whoever_is_installed_takes_part(tiny, monkeypatch):
     ("length", "contexts"), [(1024, [16, 256, 1000]), (1022, [16, 256]), (40, [16]), (30, [7]), (24, [1])]
 )
 def test_contexts_are_those_that_fit(length, contexts):
-    """Unless they are given; 24 tokens are decoded behind each, of which the last is not read."""
+    """By default, contexts are those that fit with 24 decoded tokens, of which the last is not read."""
     assert contexts == Settings().resolve(CONFIG.replace(context_length=length)).contexts
 
 
@@ -159,7 +163,7 @@ def test_a_batch_is_read_in_one_pass(tiny, tmp_path, monkeypatch, length):
 
 
 def test_other_work_can_be_made(tiny):
-    """Busy cores use up processor time while it is measured, and are gone behind it, also after an error."""
+    """Busy cores use processor time during the measurement and end with it, also after an error."""
     before = os.times()
     with pytest.raises(KeyError), busy_cores(2):
         time.sleep(0.5)
@@ -171,7 +175,7 @@ def test_other_work_can_be_made(tiny):
 
 
 def test_busy_cores_end_with_who_asked_for_them():
-    """A benchmark that is killed leaves nothing that computes for ever."""
+    """A killed benchmark leaves no process behind."""
     program = "from zoo.bench.process import busy_cores\nimport os\nwith busy_cores(1): os.kill(os.getpid(), 9)"
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE)  # until nobody has the pipe open
@@ -180,13 +184,13 @@ def test_busy_cores_end_with_who_asked_for_them():
 
 
 def test_a_contender_that_fails_is_a_sentence(tmp_path):
-    """Its last words are the message."""
+    """The error of a contender that fails has its last message."""
     with pytest.raises(ZooError, match=r"zoo failed: .*there is no such file"):
         Process("zoo", tmp_path / "none.safetensors", "float32", 1)
 
 
 def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
-    """As a user calls it; the output that exists already is not replaced."""
+    """The command prints a table or JSON and writes a plot; an existing output is not replaced."""
     command = [sys.executable, "-P", "-m", "zoo", "bench", "--precision", "float32", "--rounds", "1", "-n", "3"]
     plain = subprocess.run([*command, "--model", tiny, "--threads", "1"], capture_output=True, text=True)
     assert (0, "") == (plain.returncode, plain.stderr)
@@ -203,7 +207,7 @@ def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
 
 
 def test_a_picture_that_cannot_be_drawn_is_told_before_minutes_of_measuring(tiny, tmp_path, monkeypatch):
-    """A suffix that is none, and no matplotlib: nothing is measured."""
+    """An unsupported suffix or a missing matplotlib is reported before the measurement."""
     monkeypatch.setattr("zoo.bench.bench", lambda *_: pytest.fail("it measures"))
     command = ["bench", "--model", str(tiny), "--plot"]
     result = CliRunner().invoke(main, [*command, str(tmp_path / "speeds.bmp")])
@@ -214,7 +218,7 @@ def test_a_picture_that_cannot_be_drawn_is_told_before_minutes_of_measuring(tiny
 
 
 def test_the_command_says_who_is_left_out(tiny, monkeypatch):
-    """A note on stderr, before anything is measured; the numbers on stdout are those of the others."""
+    """A note on stderr names the skipped contenders before the measurement; stdout has the results of the others."""
     monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "no_such_package")
     options = ["--precision", "float32", "--rounds", "1", "--no-first-token", "--json", "--against", "llama.cpp"]
     result = CliRunner().invoke(main, ["bench", "--model", str(tiny), *options])

@@ -6,26 +6,12 @@ import sys
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import zoo
 from zoo.cli.main import main
 from zoo.models.gpt2.config import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=50257, context_length=23, width=30, n_heads=5, n_layers=2, dropout=0.25)
-
-
-@pytest.fixture
-def run():
-    """Run the command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments, stdin=None):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return call
 
 
 @pytest.fixture(scope="session")

@@ -9,27 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from disk import largest_file
 
 import zoo
-from zoo.cli.main import main
 
 SMALL = {"context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2, "dropout": 0.1}
 FEW = ["--steps", "6", "--batch-size", "4", "--context", "13", "--eval-every", "3", "--save-every", "2", "--lr", "0.01"]
-
-
-@pytest.fixture
-def run():
-    """Run the command line in this process; gives exit code, stdout and stderr."""
-
-    def call(*arguments, stdin=None):
-        done = CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
-        if done.exception and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout, done.stderr
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +87,7 @@ def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
         (["TEXT", "--out", "new"], 2, "Give either --model, to fine-tune it, or --size"),
         (["--size", "SIZE", "--out", "new"], 1, "there is no text to train on"),
         (["none.txt", "--size", "SIZE", "--out", "new"], 1, "none.txt: there is no such file"),
-        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "does not fit the model's 23"),
+        (["TEXT", "--size", "SIZE", "--out", "new", "--context", "99"], 1, "use at most 23"),
         (["TEXT", "--size", "SIZE", "--out", "."], 1, "exists already"),
         (["TEXT", "--size", "SIZE", "--out", "new", "--lr", "-1"], 2, "Invalid value for '--lr'"),
         (["TEXT", "--model", "gpt2-small", "--out", "new"], 1, "gpt2-small"),
@@ -127,7 +112,7 @@ def test_short_text_gets_the_books_advice(run, files, tmp_path):
     size = files / "small.json"
     code, _, err = run("train", tmp_path / "short.txt", "--size", size, "--out", tmp_path / "run", *FEW)
     assert code == 1
-    assert "give more text, lower the context length, or change the fraction for validation" in err
+    assert "give more text, a shorter context or another validation fraction" in err
 
 
 def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):

@@ -66,7 +66,7 @@ def test_blocks_of_known_bytes():
 
 
 def halves():
-    """Whole numbers and halves, which lie where rounding decides, and zeros."""
+    """Integers and halves, which lie where rounding decides, and zeros."""
     return arrays(F4, (3, 64), elements=st.sampled_from([-4.0, -2.5, -1.0, -0.5, 0.0, 0.5, 1.5, 2.0, 3.5, 4.0]))
 
 

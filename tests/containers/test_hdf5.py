@@ -86,7 +86,7 @@ def test_values_are_views_of_the_mapped_file(path):
 
 
 def test_arrays_in_pieces_are_read(tmp_path, h5py):
-    """Compressed, chunked and compact arrays are no views, but they are the same values."""
+    """Compressed, chunked and compact arrays are not views, but they are the same values."""
     expected = arrays()["a/b/1"]
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("packed", data=expected, chunks=(4, 17), compression="gzip", shuffle=True)
@@ -144,7 +144,7 @@ def test_an_array_that_was_never_written_is_refused(path, h5py, chunks):
 
 
 def test_a_small_array_that_was_never_written_is_refused(path, h5py):
-    """Zeros that nobody stored are no weights."""
+    """Zeros that nobody stored are not weights."""
     with h5py.File(path, "r+") as file:
         file.create_dataset("empty", (3,), "f4")
     with pytest.raises(CorruptFile, match="the bytes of empty are not there"):
@@ -153,7 +153,7 @@ def test_a_small_array_that_was_never_written_is_refused(path, h5py):
 
 @pytest.mark.parametrize("kind", ["text", "object", "none"])
 def test_what_is_no_array_of_numbers_is_refused(path, h5py, kind):
-    """Texts, records and empty spaces are no weights."""
+    """Texts, records and empty spaces are not weights."""
     with h5py.File(path, "r+") as file:
         if kind == "none":
             file["x"] = h5py.Empty("f4")
@@ -200,7 +200,7 @@ def test_an_lfs_pointer_and_other_files_say_so(tmp_path):
     (tmp_path / "b.h5").write_bytes(os.urandom(4000))
     with pytest.raises(FormatError, match="Git LFS pointer"):
         read_hdf5(tmp_path / "a.h5")
-    with pytest.raises(CorruptFile, match="is (not a valid|no whole) HDF5 file"):
+    with pytest.raises(CorruptFile, match="is not a valid HDF5 file"):
         read_hdf5(tmp_path / "b.h5")
 
 

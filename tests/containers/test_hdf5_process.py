@@ -47,12 +47,13 @@ def test_an_interrupted_request_leaves_no_answer_for_the_next(files):
         for i in range(120):
             expected = i % len(files)
             try:
-                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004) if i % 2 else 0.0)
-                assert {expected + 0.5} == values(files[expected])
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004) if i % 2 else 0.0)
+                    assert {expected + 0.5} == values(files[expected])
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0.0)
             except Interrupted:
                 n_interrupted += 1
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert n_interrupted > 10

@@ -131,7 +131,7 @@ def test_the_bytes_of_a_small_bundle(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_byte(tmp_path: Path) -> None:
-    """on_bytes is told of as many bytes as the data file has."""
+    """on_bytes is called with as many bytes as the data file has."""
     told: list[int] = []
     write_bundle(tmp_path / "m", {"a": LazyTensor.of(filled((5, 7), "f8", 1))}, told.append)
     assert sum(told) == 280 == (tmp_path / "m.data-00000-of-00001").stat().st_size
@@ -156,7 +156,7 @@ def test_views_can_be_written_to_and_the_file_stays(example_bundle: tuple[Path, 
 
 @pytest.mark.parametrize("name", ["", "\0a", "\ud800"])
 def test_names_that_tensorflow_reserves_are_refused(tmp_path: Path, name: str) -> None:
-    """A name that would hide the header or a slice, or is no text, is not written."""
+    """A name that would hide the header or a slice, or is not text, is not written."""
     with pytest.raises(CannotHold, match="name"):
         write(tmp_path / "m", {name: np.arange(3)})
 
@@ -367,8 +367,8 @@ IMPOSSIBLE: dict[str, tuple[bytes, str]] = {
     "no such data file": (entry(shard=3), "in data file number 3, but there are 1"),
     "unknown dtype": (entry(dtype=21), "has TensorFlow's dtype 21"),
     "no dtype": (b"", "has TensorFlow's dtype 0"),
-    "number as message": (b"\x08\1\x10\1", "field 2 in it is no message"),
-    "message as number": (b"\x0a\1\1", "field 1 in it is no number"),
+    "number as message": (b"\x08\1\x10\1", "field 2 in it is not a message"),
+    "message as number": (b"\x0a\1\1", "field 1 in it is not a number"),
     "endless number": (b"\x08" + b"\xff" * 11, "a number in it has no end"),
     "group": (b"\x0b", "unknown wire type 3"),
     "missing slice": (entry(slices=(((0, 1), (0, -1)),)), "not all parts"),
@@ -403,7 +403,7 @@ def test_headers_that_we_do_not_follow(tmp_path: Path, header: bytes, problem: s
 
 
 def test_names_must_be_text(tmp_path: Path) -> None:
-    """A name that is no UTF-8 is refused."""
+    """A name that is not UTF-8 is refused."""
     with pytest.raises(CorruptFile, match="UTF-8"):
         read_bundle(by_hand(tmp_path, bytes(24), (b"w\xff", entry())))
 
@@ -428,8 +428,8 @@ def raw_block(*entries: tuple[int, bytes, bytes]) -> bytes:
         (raw_block((0, b"b", b""), (1, b"", b"")), "not sorted"),
         (raw_block((0, b"x" * 5000, b"")), "impossible lengths"),
         (b"\0\7\7" + struct.pack("<II", 0, 1), "impossible lengths"),
-        (struct.pack("<I", 0xFFFFFFFF), "cut short"),
-        (b"", "cut short"),
+        (struct.pack("<I", 0xFFFFFFFF), "truncated"),
+        (b"", "truncated"),
     ],
 )
 def test_impossible_blocks(block: bytes, problem: str) -> None:

@@ -20,7 +20,6 @@ from zoo.core.memory import PeakMemory, anonymous_bytes
 from zoo.core.tensors import LazyTensor
 from zoo.errors import (
     CannotHold,
-    CheckpointMismatch,
     ConfigError,
     FormatError,
     MissingWeights,
@@ -177,7 +176,7 @@ def test_what_a_format_cannot_hold_is_refused_with_every_reason(source, tmp_path
     odd = tmp_path / "odd.safetensors"
     zoo.save(zoo.create(CONFIG.replace(tied=False, bias=False)), odd)
     with pytest.raises(CannotHold, match=r"openai cannot hold.*no place for bias False.*no place for tied False"):
-        zoo.convert(odd, tmp_path / "out", to="openai")
+        zoo.convert(odd, tmp_path / "out", to="openai", strict=True)
 
     assert only(tmp_path, "source.safetensors", "odd.safetensors")
 
@@ -204,7 +203,7 @@ def test_a_missing_directory_is_told_before_work(source, tmp_path):
 
 def test_a_suffix_that_means_no_format_asks_for_one(source, tmp_path):
     """Without --to, a name must say the format."""
-    with pytest.raises(OptionError, match="name one with --to"):
+    with pytest.raises(OptionError, match="name one with"):
         zoo.convert(source, tmp_path / "out.xyz")
 
 
@@ -259,7 +258,7 @@ def test_verification_finds_a_writer_that_forgets_a_transpose(source, tmp_path, 
         honest(path, {**tensors, name: wrong}, *rest)
 
     monkeypatch.setattr(huggingface, "write_safetensors", forgetful)
-    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight does not read back"):
+    with pytest.raises(VerificationFailed, match="blocks.1.attn.out.weight in the output differs"):
         zoo.convert(source, tmp_path / "out", to="huggingface")
 
     assert only(tmp_path, "source.safetensors")
@@ -306,7 +305,7 @@ def test_progress_counts_up_to_all_bytes_of_each_phase(source, tmp_path):
 
 
 def test_a_name_without_weights_says_how_to_get_them():
-    """Loading a registered name is no substitute for a file: the error names a way to get one."""
+    """A registered name cannot be opened as a file: the error says how to get one."""
     with pytest.raises(
         MissingWeights, match=r"weights of gpt2-medium are not on this machine.*zoo download gpt2-medium --to DIR"
     ):
@@ -322,7 +321,7 @@ def test_a_name_without_weights_says_how_to_get_them():
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer.*git lfs pull"),
-        (b"hello, I am a text", "is no checkpoint that zoo knows"),
+        (b"hello, I am a text", "is in no format that zoo knows"),
     ],
 )
 def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):
@@ -335,12 +334,12 @@ def test_a_file_that_is_no_checkpoint_says_what_it_is(tmp_path, content, words):
 def test_a_directory_that_is_no_checkpoint_says_what_is_in_it(tmp_path):
     """The message lists what was found instead."""
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(FormatError, match=r"without a checkpoint that zoo knows \(it has notes.txt\)"):
+    with pytest.raises(FormatError, match=r"without a checkpoint that zoo recognises \(it has notes.txt\)"):
         zoo.load(tmp_path)
 
 
-def test_a_tied_copy_that_differs_stops_everything(tmp_path, source):
-    """A copy of the embedding that is none is never dropped: converting and loading both refuse."""
+def test_a_tied_copy_that_differs_is_a_head_of_its_own(tmp_path, source):
+    """A copy of the embedding that is none is never dropped, whatever config.json says: the head is kept, and said."""
     from zoo.containers.safetensors import read_safetensors, write_safetensors
 
     zoo.convert(source, tmp_path / "hf", to="huggingface")
@@ -349,11 +348,11 @@ def test_a_tied_copy_that_differs_stops_everything(tmp_path, source):
     other = tensors["transformer.wte.weight"].load() + np.float32(0.5)
     write_safetensors(tmp_path / "new", {**tensors, "lm_head.weight": LazyTensor.of(other)}, {"format": "pt"})
     os.replace(tmp_path / "new", weights)
+    report = zoo.convert(tmp_path / "hf", tmp_path / "o.safetensors")
 
-    for refuse in (lambda: zoo.load(tmp_path / "hf"), lambda: zoo.convert(tmp_path / "hf", tmp_path / "o.safetensors")):
-        with pytest.raises(CheckpointMismatch, match="lm_head.weight is not a copy of wte.weight"):
-            refuse()
-    assert not (tmp_path / "o.safetensors").exists()
+    assert not report.tied
+    assert any("lm_head.weight differs from the embedding" in note for note in report.notes)
+    np.testing.assert_array_equal(zoo.load(tmp_path / "o.safetensors").head.weight.detach().numpy(), other)
 
 
 def test_very_many_source_files_have_one_hash(tmp_path, source):

@@ -127,7 +127,7 @@ def test_exact_gelu_and_other_epsilons_are_kept(tmp_path):
 def test_a_model_without_biases_is_refused(tmp_path):
     """Transformers' GPT-2 always has biases."""
     with pytest.raises(CannotHold, match="no place for qkv_bias False"):
-        zoo.save(zoo.create(CONFIG.replace(qkv_bias=False)), tmp_path / "hf", to="huggingface")
+        zoo.save(zoo.create(CONFIG.replace(qkv_bias=False)), tmp_path / "hf", to="huggingface", strict=True)
     assert not (tmp_path / "hf").exists()
 
 
@@ -242,7 +242,7 @@ def test_a_padded_vocabulary_is_seen_by_the_tokenizer(tmp_path):
 
 @pytest.mark.parametrize("name", ["../outside.safetensors", "/etc/passwd", "a\0b", "..", "", 7, "sub/x.safetensors"])
 def test_an_index_never_leads_out_of_its_directory(directory, name):
-    """Shard names that are no plain file names are refused, whether or not such files exist."""
+    """Shard names that are not plain file names are refused, whether or not such files exist."""
     weight_map = shard(directory, 2)
     shutil.copy(directory / "model-0.safetensors", directory.parent / "outside.safetensors")
     write_index(directory, {**weight_map, "transformer.wte.weight": name})

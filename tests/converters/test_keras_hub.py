@@ -193,7 +193,7 @@ def test_a_padded_vocabulary_keeps_its_rows_and_its_size(tmp_path):
 def test_what_gpt2backbone_cannot_compute_is_refused(tmp_path, change, reason):
     """Keras Hub's GPT-2 has no argument for these; a model that needs one is refused by the field."""
     with pytest.raises(CannotHold, match=f"it has no place for {reason}"):
-        zoo.save(zoo.create(CONFIG.replace(**change)), tmp_path / "kh", to="keras-hub")
+        zoo.save(zoo.create(CONFIG.replace(**change)), tmp_path / "kh", to="keras-hub", strict=True)
 
 
 def test_former_names_are_understood(directory, model):
@@ -221,7 +221,7 @@ def test_two_names_of_a_tensor_at_once_are_refused(directory, old, new):
 
 
 def test_quantised_weights_are_refused(directory):
-    """Int8 kernels with their scales are no weights that zoo knows; every difference is named."""
+    """Int8 kernels with their scales are not weights that zoo knows; every difference is named."""
 
     def quantise(tensors):
         name = "layers/transformer_decoder/_feedforward_output_dense/vars"
@@ -229,7 +229,7 @@ def test_quantised_weights_are_refused(directory):
         return {**tensors, f"{name}/0": kernel.astype(np.dtype(np.int8)), f"{name}/2": tensors[f"{name}/1"]}
 
     rewrite(directory, quantise)
-    with pytest.raises(CheckpointMismatch, match=r"dtype int8, which is no dtype of weights.*vars/2 .*unexpected"):
+    with pytest.raises(CheckpointMismatch, match=r"dtype int8, which is not a dtype of weights.*vars/2 .*unexpected"):
         zoo.load(directory)
 
 
@@ -262,7 +262,7 @@ def test_another_model_is_none_of_ours(directory, change):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"zoo_provenance": 7}, "its zoo_provenance is no JSON object"), ({"zoo_vocab_size": 98}, "must be at least")],
+    [({"zoo_provenance": 7}, "its zoo_provenance is not a JSON object"), ({"zoo_vocab_size": 98}, "must be at least")],
 )
 def test_metadata_that_cannot_be_is_refused(directory, change, words):
     """What zoo keeps in metadata.json is checked when it is read."""

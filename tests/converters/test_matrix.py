@@ -31,7 +31,7 @@ def test_refusals_say_which_field(tmp_path, letter):
         if not each.writes or not each.cannot_hold(model.config):
             continue
         with pytest.raises(CannotHold, match=rf"{each.name} cannot hold this model: it has no place for \w+ "):
-            zoo.convert(tmp_path / "model.safetensors", tmp_path / "out", to=each.name)
+            zoo.convert(tmp_path / "model.safetensors", tmp_path / "out", to=each.name, strict=True)
     assert [tmp_path / "model.safetensors"] == list(tmp_path.iterdir())
 
 

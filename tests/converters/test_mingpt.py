@@ -146,7 +146,7 @@ def test_what_mingpt_has_not_is_refused(tmp_path, change, reason):
     zoo.save(small_model(CONFIG.replace(**change), dtype=torch.float32), tmp_path / "a.safetensors")
 
     with pytest.raises(CannotHold, match=f"it has no place for {reason}"):
-        make_plan(tmp_path / "a.safetensors", "mingpt")
+        make_plan(tmp_path / "a.safetensors", "mingpt", strict=True)
 
 
 def test_a_hugging_face_state_dict_is_recognised_as_such(tmp_path, path):
@@ -188,7 +188,7 @@ def test_a_wrong_mask_is_refused(tmp_path, path):
         ({"transformer.h.9.ln_1.weight": torch.ones(30)}, "h.9.ln_1.weight .30,. is unexpected"),
         ({"transformer.h.3.ln_1.weight": torch.ones(30)}, "n_layers 4 .not 3"),
         ({"extra": torch.ones(2)}, "tensor extra .2,. is unexpected"),
-        ({"extra": 5}, "which is no tensor"),
+        ({"extra": 5}, "which is not a tensor"),
     ],
 )
 def test_what_is_no_state_dict_of_mingpt_is_refused(path, change, message):

@@ -14,7 +14,7 @@ import zoo
 from zoo import make_plan
 from zoo.errors import CannotHold, CheckpointMismatch, FormatError, ZooError
 from zoo.formats.opening import open_path
-from zoo.models.gpt2.config import GPTConfig
+from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
 CONFIG = GPTConfig(
@@ -51,8 +51,9 @@ def path(tmp_path, peer):
 
 def test_nanogpt_loads_what_zoo_writes(tmp_path):
     """GPT(GPTConfig(**model_args)) loads the state dict strictly, as sample.py does, and computes the same logits."""
-    model = small_model(CONFIG)
+    model = small_model(CONFIG).float()
     zoo.save(model, tmp_path / "ckpt.pt")
+    model.double()
     checkpoint = torch.load(tmp_path / "ckpt.pt", weights_only=True)
     peer = Model(**checkpoint["model_args"]).double()
     peer.load_state_dict(checkpoint["model"], strict=True)
@@ -141,7 +142,7 @@ def test_masks_of_older_torch_are_dropped_once_they_are_proved(tmp_path):
 
 
 def test_a_head_of_its_own_is_refused(tmp_path, peer, path):
-    """NanoGPT's head is the embedding: a file in which they differ is no such checkpoint."""
+    """NanoGPT's head is the embedding: a file in which they differ is not such a checkpoint."""
     state = peer.state_dict()
     state["lm_head.weight"] = state["lm_head.weight"].clone()
     state["lm_head.weight"][7, 3] += 1
@@ -178,7 +179,7 @@ def test_the_state_of_training_is_reported(tmp_path, peer, path):
     save_as_train_py(peer, tmp_path / "trained.pt", iter_num=2000, optimizer=optimizer)
     expected = "optimizer's state (40 entries), config (2 entries), iter_num 2000, best_val_loss 2.5"
 
-    assert (f"the file has {expected}; that is no part of the model and stays behind",) == open_path(
+    assert (f"the file has {expected}; that is not part of the model and is left out",) == open_path(
         tmp_path / "trained.pt"
     )[1].notes
     assert open_path(path)[1].notes == ()
@@ -210,7 +211,7 @@ def test_another_activation_is_told_of(tmp_path):
     for activation in ("gelu", "gelu_tanh"):
         model = small_model(CONFIG.replace(activation=activation), dtype=torch.float32)
         zoo.save(model, tmp_path / f"{activation}.safetensors")
-    note = "nanoGPT will compute the exact GELU, not its tanh approximation (0.0005 apart at most)"
+    note = f"nanoGPT will compute the exact GELU, not its tanh approximation. {ACTIVATION_DIFFERENCE}"
 
     assert make_plan(tmp_path / "gelu.safetensors", "nanogpt").notes == []
     assert [note] == make_plan(tmp_path / "gelu_tanh.safetensors", "nanogpt").notes
@@ -233,9 +234,9 @@ def test_what_nanogpt_has_not_is_refused(tmp_path, change, reason):
     zoo.save(small_model(CONFIG.replace(**change), dtype=torch.float32), tmp_path / "a.safetensors")
 
     with pytest.raises(CannotHold, match=reason):
-        zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt")
+        zoo.convert(tmp_path / "a.safetensors", tmp_path / "b.pt", strict=True)
     with pytest.raises(CannotHold, match=reason):
-        zoo.save(zoo.load(tmp_path / "a.safetensors"), tmp_path / "b.pt")
+        zoo.save(zoo.load(tmp_path / "a.safetensors"), tmp_path / "b.pt", strict=True)
 
 
 def test_a_tokenizer_of_its_own_comes_back(tmp_path):
@@ -258,9 +259,9 @@ def test_a_tokenizer_of_its_own_comes_back(tmp_path):
         ({"model_args": {**model_args(FRESH), "use_relu": True}}, "has use_relu in its model_args"),
         ({"model_args": {**model_args(FRESH), "vocab_size": 100}}, "where the config asks for"),
         ({"model_args": {**model_args(FRESH), "bias": False}}, "is unexpected"),
-        ({"model": None}, "holds 'model', which is no tensor"),
-        ({"model": {"transformer.wte.weight": 5}}, "which is no tensor"),
-        ({"model": {}}, "holds 'model', which is no tensor"),
+        ({"model": None}, "holds 'model', which is not a tensor"),
+        ({"model": {"transformer.wte.weight": 5}}, "which is not a tensor"),
+        ({"model": {}}, "holds 'model', which is not a tensor"),
     ],
 )
 def test_what_is_no_checkpoint_of_nanogpt_is_refused(peer, path, change, message):

@@ -84,7 +84,7 @@ def test_an_axis_of_length_one_is_not_squeezed_away(tmp_path):
 
 
 def test_training_state_stays_behind_and_is_reported(directory, model):
-    """Adam's slots and the step counter are no weights: they are left out with a note."""
+    """Adam's slots and the step counter are not weights: they are left out with a note."""
 
     def add(tensors):
         slots = {f"{name}/Adam": tensor for name, tensor in tensors.items()}
@@ -146,14 +146,23 @@ def test_a_truncated_data_file_is_refused_before_writing(directory, tmp_path):
     assert os.listdir(tmp_path) == ["openai"]
 
 
-def test_a_checkpoint_file_never_leads_elsewhere(directory):
-    """A `checkpoint` file that names another directory is refused; one with this directory's absolute path is not."""
-    (directory / "checkpoint").write_text('model_checkpoint_path: "../openai/model.ckpt"\n')
-    with pytest.raises(UnsafeFile, match="not to a name in its own directory"):
-        zoo.load(directory)
-    (directory / "checkpoint").write_text(f'model_checkpoint_path: "{directory}/model.ckpt"\n')
+@pytest.mark.parametrize(
+    "written",
+    ["{here}/model.ckpt", "/gone/run1/model.ckpt", "C:\\\\gone\\\\run1\\\\model.ckpt", "../openai/model.ckpt"],
+)
+def test_a_checkpoint_file_of_a_directory_that_moved(directory, written):
+    """TensorFlow writes the path that it was given, of Windows too; the last part names the files in this directory."""
+    (directory / "checkpoint").write_text(f'model_checkpoint_path: "{written.format(here=directory)}"\n')
 
     assert zoo.load(directory).config == CONFIG
+
+
+def test_a_checkpoint_file_never_leads_elsewhere(directory):
+    """A name of which this directory has no files is refused, wherever it points."""
+    for name in ("../other/model", "/etc/passwd"):
+        (directory / "checkpoint").write_text(f'model_checkpoint_path: "{name}"\n')
+        with pytest.raises(UnsafeFile, match="not to a name in its own directory"):
+            zoo.load(directory)
 
 
 def test_missing_and_extra_tensors_are_named(directory):
@@ -174,7 +183,7 @@ def test_missing_and_extra_tensors_are_named(directory):
 def test_what_the_format_has_no_word_for_is_refused(tmp_path, changes):
     """OpenAI's code knows one kind of model; anything else is refused by name."""
     with pytest.raises(CannotHold, match=f"no place for {next(iter(changes))}"):
-        zoo.save(zoo.create(CONFIG.replace(**changes)), tmp_path / "out", to="openai")
+        zoo.save(zoo.create(CONFIG.replace(**changes)), tmp_path / "out", to="openai", strict=True)
     assert os.listdir(tmp_path) == []
 
 

@@ -22,7 +22,7 @@ from zoo.formats.opening import open_path
 
 KINDS = ["int8", "int4"]
 WIDE = zoo.GPTConfig(vocab_size=151, context_length=37, width=140, n_heads=4, n_layers=2, inner_width=73)
-"""Of more than one block of 128 columns, and of none that is whole."""
+"""Of more than one block of 128 columns, and of less than one."""
 
 needs_engine = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 

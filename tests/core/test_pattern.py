@@ -81,7 +81,7 @@ def test_splitting_gives_views():
         ("i o -> o i", (3, 4, 5), "3 axes where the layout has 2"),
         ("1 i o -> o i", (2, 3, 4), "an axis of length 2 does not split into 1"),
         ("(n o) i -> n o i", (7, 2), "an axis of length 7 does not split into n x o"),
-        ("(i o) -> i o", (6,), "the lengths of i, o cannot be told apart"),
+        ("(i o) -> i o", (6,), "the lengths of i, o are ambiguous"),
     ],
 )
 def test_a_shape_that_does_not_fit_is_refused(text, shape, words):
@@ -93,5 +93,5 @@ def test_a_shape_that_does_not_fit_is_refused(text, shape, words):
 @pytest.mark.parametrize("text", ["i o -> o", "i i -> i i", "i -> i o"])
 def test_a_pattern_that_loses_an_axis_is_refused(text):
     """Both sides must have the same axes, each once, or the pattern could not be reversed."""
-    with pytest.raises(ValueError, match="each axis must stand once on each side"):
+    with pytest.raises(ValueError, match="each axis must appear once on each side"):
         parse(text)

@@ -7,7 +7,7 @@ import torch
 from small import small_model
 
 import zoo
-from zoo.errors import CorruptFile, FormatError
+from zoo.errors import CorruptFile, FormatError, OptionError
 from zoo.examine.verify import verify_path
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
@@ -149,3 +149,11 @@ def test_only_checksums_that_exist_are_named(tmp_path, name, words):
     (values,) = (check for check in verify_path(written(tmp_path, name), run=False) if check.name == "values")
     assert ("checksum" in values.detail) == (words is not None)
     assert words is None or words in values.detail
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", ""])
+def test_a_device_that_is_not_there_is_a_sentence(tmp_path, device):
+    """Loading onto it says so."""
+    path = written(tmp_path, "zoo")
+    with pytest.raises(OptionError, match="there is no device"):
+        zoo.load(path, device=device)

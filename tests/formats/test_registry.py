@@ -76,7 +76,7 @@ def test_built_in_formats_come_first_and_cannot_be_replaced(fresh, monkeypatch):
     ("value", "words"),
     [
         ("no_such_module:X", "the format 'mine' of package an unknown package cannot be loaded: No module named"),
-        ("pathlib:Path", "is no zoo.Format of this name"),
+        ("pathlib:Path", "is not a zoo.Format of this name"),
     ],
 )
 def test_a_broken_plugin_says_whose_it_is(fresh, monkeypatch, value, words):

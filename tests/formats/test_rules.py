@@ -94,7 +94,7 @@ def test_all_differences_are_told_at_once():
     assert caught.value.problems == [
         "tensor tok_emb.weight (11, 6) is missing",
         "tensor pos_emb.weight has shape (6, 5) where the config asks for (5, 6)",
-        "tensor final_norm.bias has dtype int64, which is no dtype of weights",
+        "tensor final_norm.bias has dtype int64, which is not a dtype of weights",
         "tensor extra (3,) is unexpected",
     ]
 

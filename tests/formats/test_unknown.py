@@ -37,7 +37,7 @@ def test_a_torch_file_without_tensors_says_what_it_holds(tmp_path):
 
 
 def test_the_nearest_format_says_what_it_objects_to(tmp_path):
-    """A file that misses one tensor is told of that tensor, with --from and without; put back, the model loads."""
+    """The error for a missing tensor names it, with and without --from; with the tensor, the model loads."""
     state = randomize(Model(**ARGS)).state_dict()
     lost = state.pop("transformer.h.0.attn.c_attn.weight")
     torch.save(state, tmp_path / "x.pt")

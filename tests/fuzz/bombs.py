@@ -145,6 +145,33 @@ def _pieces(size: int) -> Case:
     return {**case, "zoo.json": json.dumps(index).encode()}
 
 
+def _long_keys(size: int) -> bytes:
+    """A tuple of very many items that is the key of a dict again and again."""
+    items = min(size // 4, 40_000)
+    return b"\x80\x02((" + b"K\x01" * items + b"tq\x000}(" + b"h\x00N" * min(size // 8, 13_000) + b"u."
+
+
+def _long_integers(size: int) -> bytes:
+    """Integers of a third of the file as keys."""
+    number = b"\x8b" + (size // 3).to_bytes(4, "little") + b"\x7f" * (size // 3)
+    return b"\x80\x02}(" + (number + b"N") * 3 + b"u."
+
+
+def _members(size: int) -> Case:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        for i in range(size // 110):
+            archive.writestr(zipfile.ZipInfo(f"archive/data/{i}"), b"")
+    return {"m.pt": out.getvalue()}
+
+
+def _fields(size: int) -> Case:
+    """Entries of very many fields of two bytes."""
+    values = [(f"{i:08x}".encode(), b"\x48\x01" * (size // 20)) for i in range(10)]
+    return _named("tf", "model.ckpt.index", write_table([(b"", b"\x08\x01\x1a\x02\x08\x01"), *values]))
+
+
 BOMBS: dict[str, tuple[str, Callable[[int], Case]]] = {
     "json-lists": ("json", lambda size: _config(b"[]", size)),
     "json-dicts": ("json", lambda size: _config(b"{}", size)),
@@ -165,6 +192,10 @@ BOMBS: dict[str, tuple[str, Callable[[int], Case]]] = {
     "pickle-texts": ("torch", lambda size: _torch(_objects(b"X\x02\0\0\0\xc3\xa9", size))),
     "pickle-doubling": ("torch", lambda size: _torch(_doubling(size))),
     "pickle-expanded": ("torch", lambda size: _torch(_expanded(size))),
+    "pickle-long-keys": ("torch", lambda size: _torch(_long_keys(size))),
+    "pickle-long-integers": ("torch", lambda size: _torch(_long_integers(size))),
+    "zip-members": ("torch", _members),
+    "index-fields": ("tf", _fields),
     "legacy-sets": ("legacy", lambda size: _legacy(_objects(b"\x8f", size))),
     "msgpack-extensions": ("flax", lambda size: _msgpack(b"\xd4\x01\x00", size)),
     "msgpack-maps": ("flax", lambda size: _msgpack(b"\x81\xa0\x80", size)),

@@ -84,7 +84,7 @@ def load_case(folder: Path) -> Case:
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             case[name] = Link(str(path.readlink()))
-        elif path.is_file() and path.suffix != ".npy":  # of the golden ones, which are no part of the checkpoint
+        elif path.is_file() and path.suffix != ".npy":  # golden arrays, which do not belong to the checkpoint
             case[name] = path.read_bytes()
     return case
 

@@ -124,7 +124,7 @@ def test_links_out_of_the_directory_and_pipes_are_not_opened(tmp_path, reader, n
     elsewhere.write_bytes(case[name])
     folder = tmp_path / "case" / READERS[reader].entry
     for content, problem, message in (
-        (Link(str(elsewhere)), UnsafeFile, "out of its directory"),
+        (Link(str(elsewhere)), UnsafeFile, "outside its directory"),
         (Link("/dev/zero"), FormatError, name.rpartition("/")[2]),
         (Link(name.rpartition("/")[2]), FormatError, name.rpartition("/")[2]),
         (Pipe(), FormatError, name.rpartition("/")[2]),
@@ -186,3 +186,18 @@ def test_a_case_survives_packing():
 
     assert case == unpack(pack(case))
     assert {} == unpack(json.dumps({}).encode())
+
+
+def test_a_short_run_of_command_lines_finds_nothing(tmp_path):
+    """Some commands with odd options and inputs: an answer or a sentence, no traceback."""
+    path = os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", "fuzz.command_line", "--lines", "150", "--seconds", "60", "--seed", "3"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+
+    assert "" == done.stderr
+    assert 0 == done.returncode

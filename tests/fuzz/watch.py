@@ -86,6 +86,8 @@ class Watch:
 
     def warm_up(self, reader: str) -> dict[str, str]:
         """Read every valid checkpoint, so that what is imported lazily is; return the format of each."""
+        import zoo.formats.unknown  # noqa: F401  # imported when no format is recognised
+
         formats = {}
         for name, case in seeds(reader).items():
             self.folder.hold(case)
@@ -155,7 +157,8 @@ class Watch:
                 return
             real = os.path.realpath(name)
             writes = arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) if isinstance(arguments[2], int) else 0
-            inside = real.startswith(f"{self.out}/") or (real.startswith(f"{self.folder.path}/") and not writes)
+            is_output = f"{real}/".startswith(f"{self.out}/")
+            inside = is_output or (real.startswith(f"{self.folder.path}/") and not writes)
             if not inside and (writes or not self._may_open_others):
                 self._events.append(f"open: {name} is {real}")
 

@@ -1,4 +1,4 @@
-"""The 124M model, of true size, from a server that breaks off; the commands a user types."""
+"""A download of the 124M model's real size from a server that breaks off, with a user's commands."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def breaks_off(chance):
 
 @pytest.mark.slow
 def test_the_124m_model_comes_through_a_bad_network(tmp_path):
-    """Killed on the way and cut again and again, the download ends; the output is what was published."""
+    """A download that is killed and cut repeatedly ends, and the output is the published model."""
     zoo.save(zoo.create("gpt2-small", seed=6), tmp_path / "124M", to="openai")
     files = {f"124M/{path.name}": path for path in (tmp_path / "124M").iterdir()}
     with WeightsServer(files) as server:

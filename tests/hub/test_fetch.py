@@ -1,4 +1,4 @@
-"""Models by name and by URL: downloaded from a server on this machine, converted once, found ever after."""
+"""Models by name and by URL are downloaded from a local server, converted once, and found afterwards."""
 
 import os
 from hashlib import sha256
@@ -17,7 +17,7 @@ from zoo.hub.resolve import find_checkpoint
 
 
 def test_a_name_is_downloaded_and_converted_once(bucket, published, tmp_path):
-    """zoo.load by name gives the published weights; the second time no server is asked."""
+    """zoo.load by name gives the published weights; the second time no server is contacted."""
     model = zoo.load("test-tiny")
     asked = len(bucket.log)
     again = find_checkpoint("test-tiny")
@@ -32,7 +32,7 @@ def test_a_name_is_downloaded_and_converted_once(bucket, published, tmp_path):
 
 
 def test_an_alias_is_the_same_model(bucket):
-    """What is in the cache is there under the canonical name."""
+    """An alias finds the cached model of its canonical name."""
     zoo.register("tiny-of-downloads", zoo.get_config("test-tiny"), aliases=("tod",))
     Path(os.environ["ZOO_SOURCES"]).write_text(
         Path(os.environ["ZOO_SOURCES"]).read_text().replace("test-tiny", "tiny-of-downloads")
@@ -42,7 +42,9 @@ def test_an_alias_is_the_same_model(bucket):
 
 
 def test_another_file_than_the_first_time_is_refused(bucket, published):
-    """Where the table has no hash, the one of the first download counts; the user can say that he wants the new one."""
+    """Without a hash in the table, the one of the first download is required, until the user accepts a different
+    file.
+    """
     first = get_model("test-tiny")
     assert 0 == zoo_command("cache", "rm", "test-tiny").exit_code
     assert not first.exists()
@@ -60,7 +62,7 @@ def test_another_file_than_the_first_time_is_refused(bucket, published):
 
 
 def test_a_pinned_hash_is_checked(bucket, published, tmp_path):
-    """A bucket with other bytes is not used; the mirror is."""
+    """A server with wrong bytes is not used; its mirror is."""
     write_table(tmp_path / "sources.toml", bucket, published[0], pinned=True)
     bucket.always = lambda handler: handler.path.startswith("/a/") and bad.other_bytes(handler)
 
@@ -68,7 +70,7 @@ def test_a_pinned_hash_is_checked(bucket, published, tmp_path):
 
 
 def test_damaged_files_do_not_get_into_the_cache(bucket, published):
-    """What a server sends is converted with all checks of the format, whatever its hash."""
+    """Downloaded files go through all checks of their format, whatever their hash."""
     for place in ("a", "b"):
         name = f"{place}/model.ckpt.data-00000-of-00001"
         bucket.files[name] = bucket.files[name][:-5] + b"12345"
@@ -77,14 +79,14 @@ def test_damaged_files_do_not_get_into_the_cache(bucket, published):
         get_model("test-tiny")
     assert [] == Cache().entries() == Cache().unfinished()
 
-    # Nothing of it was recorded as right: when the server is whole again, the next call succeeds.
+    # Its hashes were not recorded: when the server works again, the next call succeeds.
     for place in ("a", "b"):
         bucket.files[f"{place}/model.ckpt.data-00000-of-00001"] = published[0]["model.ckpt.data-00000-of-00001"]
     assert get_model("test-tiny").is_file()
 
 
 def test_offline_says_what_is_missing_and_how_to_bring_it(bucket, monkeypatch, tmp_path):
-    """The way it names works: download to a directory elsewhere, and add that here."""
+    """The way out that the error names works: download on another machine and add the directory."""
     directory = tmp_path / "stick"
     assert 0 == zoo_command("download", "test-tiny", "--to", directory).exit_code
     bucket.log.clear()
@@ -98,7 +100,7 @@ def test_offline_says_what_is_missing_and_how_to_bring_it(bucket, monkeypatch, t
 
 
 def test_a_wrong_checkpoint_is_not_added(tmp_path, monkeypatch):
-    """The cache has what the name says."""
+    """The cache accepts only the model of the given name."""
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     zoo.save(zoo.create(zoo.get_config("test-tiny").replace(n_layers=3)), tmp_path / "other.safetensors")
 
@@ -109,7 +111,9 @@ def test_a_wrong_checkpoint_is_not_added(tmp_path, monkeypatch):
 
 
 def test_convert_downloads_what_is_not_named(bucket, published, tmp_path):
-    """`zoo convert --from openai --size NAME --out FILE` needs no source; what was downloaded goes, or stays."""
+    """`zoo convert --from openai --size NAME --out FILE` needs no source; the downloaded files are deleted or kept,
+    as requested.
+    """
     done = zoo_command("convert", "--from", "openai", "--size", "test-tiny", "--out", tmp_path / "a.safetensors")
     assert (0, []) == (done.exit_code, Cache().unfinished())
 
@@ -134,7 +138,7 @@ def test_what_a_plan_downloaded_is_kept(bucket, tmp_path):
 
 
 def test_convert_refuses_an_output_before_it_downloads(bucket, tmp_path):
-    """Nobody waits for gigabytes to be told that the output exists."""
+    """An existing output is reported before the download."""
     (tmp_path / "a.safetensors").write_bytes(b"mine")
 
     done = zoo_command("convert", "--from", "openai", "--size", "test-tiny", "--out", tmp_path / "a.safetensors")
@@ -143,7 +147,7 @@ def test_convert_refuses_an_output_before_it_downloads(bucket, tmp_path):
 
 
 def test_a_url_is_downloaded_once(bucket, published, tmp_path):
-    """The address of a file stands for the file, in the library and on the command line."""
+    """The address of a file works like a file, in the library and on the command line."""
     zoo.save(published[1], tmp_path / "x.safetensors")
     bucket.files["some/where/model.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
     url = f"{bucket.url}some/where/model.safetensors"
@@ -157,19 +161,19 @@ def test_a_url_is_downloaded_once(bucket, published, tmp_path):
 
 
 def test_the_page_of_a_captive_portal_is_not_kept(bucket, published, tmp_path):
-    """What a URL gives must be a checkpoint; when it is, the next call has it."""
+    """A file from a URL is cached only if it is a checkpoint."""
     zoo.save(published[1], tmp_path / "x.safetensors")
     url = f"{bucket.url}model.safetensors"
     bucket.files["model.safetensors"] = b"<html>Log in to the wireless network of this hotel</html>"
-    with pytest.raises(FormatError, match="no checkpoint that zoo knows"):
+    with pytest.raises(FormatError, match="no format that zoo knows"):
         get_url(url)
     bucket.files["model.safetensors"] = (tmp_path / "x.safetensors").read_bytes()
 
     assert get_url(url).read_bytes() == (tmp_path / "x.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("end", "said"), [("", "does not end in the name"), ("none.bin", "HTTP 404")])
+@pytest.mark.parametrize(("end", "said"), [("", "does not end in a file name"), ("none.bin", "HTTP 404")])
 def test_a_url_that_is_no_file_is_refused(bucket, end, said):
-    """In one sentence."""
+    """A URL that is not a file gives one error."""
     with pytest.raises((OptionError, DownloadError), match=said):
         get_url(f"{bucket.url}{end}")

@@ -60,7 +60,7 @@ def fetched(server):
 
 
 def test_a_repository_is_a_checkpoint(server, checkpoint):
-    """hf:org/name stands for it wherever a checkpoint is named, and its files come once."""
+    """hf:org/name works wherever a checkpoint is named, and its files are downloaded once."""
     assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
     assert sorted(path.name for path in checkpoint.iterdir()) == fetched(server)
 
@@ -71,7 +71,7 @@ def test_a_repository_is_a_checkpoint(server, checkpoint):
 
 
 def test_of_several_kinds_of_weights_one_is_downloaded(server, checkpoint):
-    """Gigabytes for other libraries are left where they are, and so is what lies in folders."""
+    """Weights for other libraries and files in folders are not downloaded."""
     others = {"pytorch_model.bin": b"pickle", "tf_model.h5": b"hdf5", "onnx/model.onnx": b"onnx", "README.md": b"#"}
     server.put("ada/many", {**server.repositories["ada/tiny"].revisions["main"], **others})
 
@@ -80,7 +80,7 @@ def test_of_several_kinds_of_weights_one_is_downloaded(server, checkpoint):
 
 
 def test_a_repository_of_one_file_is_that_file(server, checkpoint, tmp_path):
-    """A zoo file, or another one that needs no config.json beside it."""
+    """A repository with a single weight file and no config.json gives that file."""
     zoo.convert(checkpoint, tmp_path / "tiny.safetensors")
     server.put("ada/file", {"tiny.safetensors": (tmp_path / "tiny.safetensors").read_bytes(), "README.md": b"# tiny"})
 
@@ -89,7 +89,7 @@ def test_a_repository_of_one_file_is_that_file(server, checkpoint, tmp_path):
 
 
 def test_a_revision_is_what_it_was(server, checkpoint):
-    """A branch, a tag or a commit, behind an @."""
+    """A branch, a tag or a commit can follow an @."""
     old = server.repositories["ada/tiny"].heads["main"]
     zoo.save(zoo.create("test-tiny", seed=6), checkpoint.parent / "new", to="huggingface", force=True)
     server.put("ada/tiny", {path.name: path.read_bytes() for path in (checkpoint.parent / "new").iterdir()})
@@ -99,7 +99,7 @@ def test_a_revision_is_what_it_was(server, checkpoint):
 
 
 def test_what_was_fetched_is_there_without_network(server, checkpoint, monkeypatch):
-    """ZOO_OFFLINE asks no server; what is missing is said."""
+    """ZOO_OFFLINE contacts no server, and the error names what is missing."""
     fetch("ada/tiny")
     server.log.clear()
     monkeypatch.setenv("ZOO_OFFLINE", "1")
@@ -111,11 +111,13 @@ def test_what_was_fetched_is_there_without_network(server, checkpoint, monkeypat
 
 
 def test_a_repository_is_brought_to_a_directory(server, checkpoint, tmp_path, monkeypatch):
-    """Its files and SHA256SUMS, no links; from the Hub's cache too, without a network."""
+    """A repository can be downloaded into a directory with SHA256SUMS and without links, also from the Hub's cache
+    without a network.
+    """
     names = {path.name for path in checkpoint.iterdir()}
     assert 0 == run("download", "hf:ada/tiny", "--to", tmp_path / "a").exit_code
     monkeypatch.setenv("ZOO_OFFLINE", "1")
-    for _ in range(2):  # what is there already is no hindrance
+    for _ in range(2):  # existing files do not matter
         done = run("download", "hf:ada/tiny@main", "--to", tmp_path / "b")
         assert 0 == done.exit_code, done.output
 
@@ -126,7 +128,7 @@ def test_a_repository_is_brought_to_a_directory(server, checkpoint, tmp_path, mo
 
 
 def test_a_repository_of_one_file_is_brought_to_a_directory(server, checkpoint, tmp_path):
-    """That file, in the directory."""
+    """A repository with a single file can be downloaded into a directory."""
     zoo.convert(checkpoint, tmp_path / "tiny.safetensors")
     server.put("ada/file", {"tiny.safetensors": (tmp_path / "tiny.safetensors").read_bytes()})
 
@@ -137,7 +139,7 @@ def test_a_repository_of_one_file_is_brought_to_a_directory(server, checkpoint, 
 
 
 def test_a_registered_name_may_stand_for_a_repository(server, checkpoint, tmp_path, monkeypatch):
-    """The table says which; what is in the Hub's cache is converted without a network too."""
+    """A table entry can name a Hub repository; a copy in the Hub's cache is converted without a network."""
     (tmp_path / "sources.toml").write_text('[test-tiny.huggingface]\nhub = "ada/tiny"\n')
     monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "sources.toml"))
     monkeypatch.setenv("ZOO_OFFLINE", "1")
@@ -151,7 +153,7 @@ def test_a_registered_name_may_stand_for_a_repository(server, checkpoint, tmp_pa
 
 
 def test_private_repositories_need_a_token(server, checkpoint, monkeypatch):
-    """HF_TOKEN, as everywhere."""
+    """HF_TOKEN is used as by other programs."""
     server.put("ada/secret", server.repositories["ada/tiny"].revisions["main"], private=True)
     with pytest.raises(DownloadError, match=r"hf:ada/secret.*HF_TOKEN"):
         fetch("ada/secret")
@@ -171,10 +173,10 @@ def answer(status, **headers):
 @pytest.mark.parametrize(
     ("name", "fault", "error", "said"),
     [
-        ("ada/none", None, DownloadError, "no repository hf:ada/none"),
+        ("ada/none", None, DownloadError, "repository hf:ada/none does not exist"),
         ("ada/tiny@nope", None, DownloadError, "no such revision"),
         ("tiny", None, OptionError, "write hf:org/name"),
-        ("ada/ti ny", None, OptionError, "no name of a repository"),
+        ("ada/ti ny", None, OptionError, "not the name of a repository"),
         ("ada/tiny", answer(403), DownloadError, "HTTP 403"),
         ("ada/tiny", answer(429), DownloadError, "HTTP 429; wait"),
         ("ada/tiny", answer(500), DownloadError, "HTTP 500; try again later"),
@@ -182,7 +184,7 @@ def answer(status, **headers):
     ],
 )
 def test_what_cannot_be_fetched_is_said(server, name, fault, error, said):
-    """One sentence, with what to do."""
+    """Each failure is one error that says what to do."""
     server.put("ada/gated", {}, gated=True)
     if fault:
         server.faults += [("/api/models/", fault)] * 9
@@ -193,7 +195,7 @@ def test_what_cannot_be_fetched_is_said(server, name, fault, error, said):
 
 @pytest.mark.parametrize("kind", ["cut", "500"])
 def test_a_broken_transfer_is_resumed_by_the_client(server, checkpoint, kind):
-    """huggingface_hub retries; what arrives is whole."""
+    """huggingface_hub retries, and the downloaded file is intact."""
 
     def cut(handler):
         content = server.repositories["ada/tiny"].revisions["main"]["model.safetensors"]
@@ -214,7 +216,9 @@ def test_a_broken_transfer_is_resumed_by_the_client(server, checkpoint, kind):
 
 
 def test_wrong_bytes_are_not_kept(server, checkpoint):
-    """huggingface_hub compares the length only; the hash that the Hub tells shows them, and the next call is right."""
+    """Wrong bytes, which huggingface_hub does not notice, are found by their hash, and the next call downloads the
+    right ones.
+    """
 
     def other(handler):
         content = server.repositories["ada/tiny"].revisions["main"]["model.safetensors"]
@@ -228,13 +232,13 @@ def test_wrong_bytes_are_not_kept(server, checkpoint):
     server.faults.append(("resolve/.*/model.safetensors", lambda handler: handler.command == "GET" and other(handler)))
     server.faults.insert(0, ("resolve/.*/model.safetensors", lambda handler: False))  # its HEAD
 
-    with pytest.raises(DownloadError, match="hf:ada/tiny sends another file than it says"):
+    with pytest.raises(DownloadError, match="hf:ada/tiny sends a file whose SHA-256 is"):
         fetch("ada/tiny")
     assert zoo.content_hash(checkpoint) == zoo.content_hash("hf:ada/tiny")
 
 
 def test_no_server_is_one_sentence(server, checkpoint):
-    """A refused connection; what is in the Hub's cache is found all the same."""
+    """If the connection is refused, there is one error; a repository in the Hub's cache is still found."""
     fetch("ada/tiny")
     server.httpd.shutdown()
     server.httpd.server_close()
@@ -246,7 +250,7 @@ def test_no_server_is_one_sentence(server, checkpoint):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    """huggingface_hub is optional."""
+    """Without huggingface_hub, the error says how to install it."""
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
 
     with pytest.raises(MissingPackage, match=r"gpt2-zoo\[hub\]"):
@@ -276,7 +280,7 @@ def test_what_is_pushed_comes_back(server, checkpoint, tmp_path, monkeypatch):
 
 
 def test_a_repository_with_files_is_changed_only_if_asked(server, checkpoint, monkeypatch):
-    """Nobody's work is replaced by a slip of the fingers; a branch of one's own is made."""
+    """A repository with files is changed only with update; a new branch is created."""
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     before = dict(server.repositories["ada/tiny"].revisions["main"])
 
@@ -292,7 +296,7 @@ def test_a_repository_with_files_is_changed_only_if_asked(server, checkpoint, mo
 
 @pytest.mark.parametrize("token", [None, "hf_bad"])
 def test_pushing_without_a_token_is_refused(server, checkpoint, monkeypatch, token):
-    """The message says how to log in."""
+    """The error for a refused upload says how to log in."""
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
 
@@ -304,7 +308,7 @@ def test_pushing_without_a_token_is_refused(server, checkpoint, monkeypatch, tok
 
 
 def test_nothing_is_pushed_offline(server, checkpoint, monkeypatch):
-    """ZOO_OFFLINE is for both directions."""
+    """ZOO_OFFLINE disables uploads, too."""
     monkeypatch.setenv("ZOO_OFFLINE", "1")
 
     done = run("push", checkpoint, "ada/new")
@@ -314,7 +318,7 @@ def test_nothing_is_pushed_offline(server, checkpoint, monkeypatch):
 
 
 def test_a_dry_run_writes_the_files_and_asks_nobody(server, checkpoint, tmp_path):
-    """To be looked at before it is published."""
+    """A dry run writes the files without contacting a server."""
     done = run("push", checkpoint, "ada/new", "--dry-run", tmp_path / "look")
 
     assert 0 == done.exit_code
@@ -324,7 +328,7 @@ def test_a_dry_run_writes_the_files_and_asks_nobody(server, checkpoint, tmp_path
 
 
 def test_a_name_without_owner_is_refused(checkpoint, tmp_path):
-    """Before anything is converted."""
+    """A repository name without an owner is refused before the conversion."""
     done = run("push", checkpoint, "tiny", "--dry-run", tmp_path / "look")
 
     assert (1, False) == (done.exit_code, (tmp_path / "look").exists())
@@ -332,7 +336,7 @@ def test_a_name_without_owner_is_refused(checkpoint, tmp_path):
 
 @pytest.mark.peers
 def test_transformers_loads_what_was_pushed(server, checkpoint, monkeypatch):
-    """From the Hub, with the very lines of the card."""
+    """transformers loads a pushed model from the Hub with the code of its card."""
     transformers = pytest.importorskip("transformers")
     monkeypatch.setenv("HF_TOKEN", "hf_good")
     assert 0 == run("push", checkpoint, "ada/peers").exit_code

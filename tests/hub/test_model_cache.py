@@ -1,4 +1,4 @@
-"""The cache: what it shows, what it does with damage, and several processes at once."""
+"""The model cache: its contents, damaged files, and several processes at once."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CHILD = "import zoo; print(zoo.open_checkpoint('test-tiny')[1].config.width)"
 
 
 def test_processes_that_want_the_same_model_download_it_once(bucket, tmp_path):
-    """One works, the others wait and say so, and all have it in the end."""
+    """One process downloads, the others wait and say so, and all have the model in the end."""
     bucket.always = bad.pause(0.05)
     children = [
         subprocess.Popen([sys.executable, "-c", CHILD], cwd=tmp_path, stdout=-1, stderr=-1, text=True) for _ in range(4)
@@ -35,7 +35,7 @@ def test_processes_that_want_the_same_model_download_it_once(bucket, tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_can_still_be_read(bucket, tmp_path, monkeypatch):
-    """Users share a cache read-only; what is missing there is said with the way out."""
+    """Users share a read-only cache; the error for a missing model says how to use another cache."""
     path = get_model("test-tiny")
     before = sorted(Path(os.environ["ZOO_CACHE"]).rglob("*"))
     monkeypatch.setattr(os, "access", lambda path, mode: not (mode & os.W_OK))
@@ -47,7 +47,7 @@ def test_a_cache_that_cannot_be_written_can_still_be_read(bucket, tmp_path, monk
 
 
 def test_a_file_in_place_of_the_cache_is_named(bucket, tmp_path, monkeypatch):
-    """As any other problem of an output."""
+    """A file at the path of the cache is an OutputError."""
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
 
@@ -56,7 +56,7 @@ def test_a_file_in_place_of_the_cache_is_named(bucket, tmp_path, monkeypatch):
 
 
 def test_cache_list_verify_path_rm(bucket, tmp_path):
-    """What is there, whether it is whole, where it is, and away with it."""
+    """The cache lists, verifies, locates and removes its models."""
     assert "is empty" in zoo_command("cache", "list").stdout
     path = get_model("test-tiny")
 
@@ -65,7 +65,7 @@ def test_cache_list_verify_path_rm(bucket, tmp_path):
     assert "test-tiny" in zoo_command("cache", "list").stdout
     assert str(path) == zoo_command("cache", "path", "test-tiny").stdout.strip()
     assert os.environ["ZOO_CACHE"] == zoo_command("cache", "path").stdout.strip()
-    assert (0, "test-tiny: whole\n") == (
+    assert (0, "test-tiny: intact\n") == (
         zoo_command("cache", "verify").exit_code,
         zoo_command("cache", "verify").stdout,
     )
@@ -85,7 +85,7 @@ def test_cache_list_verify_path_rm(bucket, tmp_path):
 
 
 def test_a_truncated_object_is_not_used(bucket):
-    """A file that is not as long as recorded is as if it were not there: it is made again."""
+    """An object that is shorter than recorded counts as missing and is created again."""
     path = get_model("test-tiny")
     path.chmod(0o644)
     os.truncate(path, path.stat().st_size - 1)
@@ -96,7 +96,7 @@ def test_a_truncated_object_is_not_used(bucket):
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"sha256": "../../x", "file": "y", "size": 1}', '{"name": 3}', "\xff"])
 def test_a_damaged_record_is_as_if_it_were_not_there(bucket, text):
-    """A name in it that leads elsewhere is not followed."""
+    """A record that names a file elsewhere is ignored."""
     get_model("test-tiny")
     record = Path(os.environ["ZOO_CACHE"]) / "records" / "test-tiny.json"
     record.write_text(text, encoding="latin-1")
@@ -106,7 +106,7 @@ def test_a_damaged_record_is_as_if_it_were_not_there(bucket, text):
 
 
 def test_what_a_process_is_at_work_on_is_not_removed(bucket, tmp_path):
-    """zoo cache rm --unfinished during a download leaves it alone; afterwards there is nothing to remove."""
+    """zoo cache rm --unfinished does not touch a running download; afterwards there is nothing to remove."""
     data = "model.ckpt.data-00000-of-00001"
     bucket.always = lambda handler: handler.path.endswith(data) and bool(time.sleep(1))
     with subprocess.Popen([sys.executable, "-c", CHILD], cwd=tmp_path, stdout=-1, stderr=-1, text=True) as child:
@@ -120,7 +120,7 @@ def test_what_a_process_is_at_work_on_is_not_removed(bucket, tmp_path):
 
 
 def test_an_object_that_lost_its_record_is_listed_and_removed(bucket):
-    """As a process leaves it that is killed between the two."""
+    """An object without a record, as a killed process leaves it, is listed and removed."""
     path = get_model("test-tiny")
     (Path(os.environ["ZOO_CACHE"]) / "records" / "test-tiny.json").unlink()
 
@@ -130,7 +130,7 @@ def test_an_object_that_lost_its_record_is_listed_and_removed(bucket):
 
 
 def killed_at_random(bucket, tmp_path, times):
-    """Kill processes that fill the cache; whatever is in it is whole each time."""
+    """When processes that fill the cache are killed, all files in it are intact."""
     bucket.always = bad.pause(0.02)
     chance, killed = random.Random(9), 0
     for _ in range(times):

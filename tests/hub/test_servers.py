@@ -1,4 +1,4 @@
-"""Servers that keep to no rule, lines that go dead, and what stands between: proxies, certificates, mirrors."""
+"""Servers that break the rules, dead connections, and proxies, certificates and mirrors."""
 
 import hashlib
 import random
@@ -44,11 +44,11 @@ def get(target, *urls, sha256=None):
 
 @pytest.mark.parametrize("address", ["https://[bad/w.bin", f"https://{'a' * 70}.com/w.bin", "https://a:b/w.bin"])
 def test_what_is_no_address_is_said(tmp_path, server, address):
-    """Given by the user, or by a server that redirects to it."""
-    with pytest.raises(DownloadError, match="no address"):
+    """An invalid address is reported, both from the user and from a redirect."""
+    with pytest.raises(DownloadError, match="address is invalid"):
         get(tmp_path / "w.bin", address, sha256=SHA256)
     server.always = bad.redirect(address)
-    with pytest.raises(DownloadError, match="no address"):
+    with pytest.raises(DownloadError, match="address is invalid"):
         get(tmp_path / "w.bin", f"{server.url}a/w.bin")
 
 
@@ -65,7 +65,7 @@ def test_a_server_here_may_not_lead_to_http_elsewhere(tmp_path, server):
     [{"Content_Length": "9" * 5000}, {"Content_Range": f"bytes 0-1/{'9' * 5000}"}, {"Retry_After": "9" * 5000}],
 )
 def test_endless_numbers_do_no_harm(tmp_path, server, monkeypatch, headers):
-    """Python refuses to read numbers of more than 4,300 digits; the file comes, or one sentence."""
+    """A length of more than 4,300 digits, which Python refuses to parse, causes at most one error."""
     server.always = bad.status(503, **headers) if "Retry_After" in headers else bad.head(**headers)
     server.faults = [None] * 2
 
@@ -78,7 +78,7 @@ def test_endless_numbers_do_no_harm(tmp_path, server, monkeypatch, headers):
 
 
 def test_a_server_that_does_not_know_if_range_is_found_out(tmp_path, server, monkeypatch):
-    """It answers with ranges of a file of the same length that is another one by now: its new ETag tells."""
+    """If a server ignores If-Range and the file changes to another of the same length, its new ETag reveals that."""
     other = CONTENT[::-1]
     monkeypatch.setattr(Handler, "same", lambda *_: True)
 
@@ -92,7 +92,7 @@ def test_a_server_that_does_not_know_if_range_is_found_out(tmp_path, server, mon
 
 
 def test_a_body_without_an_end_is_taken_with_a_hash_only(tmp_path, server):
-    """A connection that ends may have broken; a file cut there would be recorded as the right one."""
+    """A body without a marked end is accepted only with a known hash, because the connection may have broken."""
     server.always = bad.without_length(chunked=False)
     url = f"{server.url}a/w.bin"
 
@@ -102,18 +102,20 @@ def test_a_body_without_an_end_is_taken_with_a_hash_only(tmp_path, server):
 
 
 def test_chunks_have_an_end(tmp_path, server):
-    """Cut before the last one, the file is not taken; whole, it is."""
+    """A chunked body is accepted if it is complete, and not if it ends before the last chunk."""
     server.always = bad.without_length(chunked=True, most=1_000_000)
     url = f"{server.url}a/w.bin"
 
-    with pytest.raises(DownloadError, match="asked 5 times"):
+    with pytest.raises(DownloadError, match="tried 5 times"):
         get(tmp_path / "w.bin", url)
     server.always = bad.without_length(chunked=True)
     assert SHA256 == get(tmp_path / "w.bin", url)
 
 
 def test_a_part_is_gone_on_with_where_it_came_from(tmp_path, server):
-    """Without a known hash only the mirror knows what its part is of, so it is asked before the first address."""
+    """Without a known hash, a partial file resumes at the mirror that it came from, before the first address is
+    tried.
+    """
     first, mirror = f"{server.url}a/w.bin", f"{server.url}b/w.bin"
     server.always = lambda handler: (
         (handler.path.startswith("/a/") or "=0-" not in handler.headers["Range"]) and bad.status(403)(handler)
@@ -133,7 +135,7 @@ def test_a_part_is_gone_on_with_where_it_came_from(tmp_path, server):
 
 
 def test_a_part_of_something_else_is_no_part_of_an_empty_file(tmp_path, server):
-    """It is not published under the file's name."""
+    """A partial file of something else is not published as an empty file."""
     (tmp_path / ".w.bin.part").write_bytes(CONTENT)
     server.files["a/w.bin"] = b""
     with Client() as client:
@@ -154,7 +156,7 @@ def test_a_proxy_of_the_environment_is_used(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not shutil.which("openssl"), reason="makes the certificate")
 def test_certificates_of_the_environment_are_used(tmp_path, server, monkeypatch):
-    """A company's own authority is named by REQUESTS_CA_BUNDLE; without it, its server is refused."""
+    """REQUESTS_CA_BUNDLE selects a company's own certificate authority; without it, its server is refused."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     options = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=localhost"]
     options += ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", certificate]
@@ -183,7 +185,7 @@ with Client() as client:
 
 
 def test_an_interrupt_does_not_wait_for_a_dead_line(tmp_path, server):
-    """Ctrl-C while four connections get no answer ends the process at once, and the part is there."""
+    """Ctrl-C while four connections get no answer ends the process at once, and the partial file is kept."""
     server.always = lambda handler: "=0-" not in handler.headers["Range"] and bool(time.sleep(15))
     command = [sys.executable, "-c", CHILD, f"{server.url}a/w.bin", str(tmp_path / "w.bin")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
@@ -200,7 +202,7 @@ def test_an_interrupt_does_not_wait_for_a_dead_line(tmp_path, server):
 
 
 def test_a_part_that_cannot_be_read_is_an_error(tmp_path, monkeypatch):
-    """Not the hash of what could be read; nor does whoever adds to it wait for ever."""
+    """A partial file that cannot be read is an error, and a thread that adds bytes does not block forever."""
     (tmp_path / "part").write_bytes(CONTENT)
     hasher = Hasher(tmp_path / "part", len(CONTENT))
     hasher.hexdigest()

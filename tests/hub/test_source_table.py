@@ -1,4 +1,4 @@
-"""The table of sources, and one's own in its place."""
+"""The source table and the user's own table."""
 
 import pytest
 
@@ -15,12 +15,12 @@ from zoo.hub.source_table import PACKAGED, find_source, read_table
         ("[gpt2-small.openai]\nurls=[]\nfiles={}", "needs urls"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'../x' = {}", "plain file name"),
         ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {sha256='12'}", "64 hex"),
-        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "no number of bytes"),
+        ("[gpt2-small.openai]\nurls=['https://x/']\n[gpt2-small.openai.files]\n'x' = {size=-1}", "a number of bytes"),
         ("[gpt2-small.openai]\nmirror='https://x/'", "unknown key"),
     ],
 )
 def test_a_malformed_table_is_named(tmp_path, monkeypatch, text, said):
-    """The user wrote it, so the message says what is wrong with it."""
+    """The error for a malformed table of the user says what is wrong with it."""
     monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "own.toml"))
     (tmp_path / "own.toml").write_text(text)
 
@@ -42,8 +42,8 @@ def test_the_packaged_table_has_the_published_sizes():
 
 
 def test_a_model_without_a_source_says_so():
-    """A registered config is not always published."""
+    """The error for a registered model without a source says so."""
     with pytest.raises(MissingWeights, match="no address is known"):
         find_source("test-tiny")
-    with pytest.raises(MissingWeights, match="as gguf"):
+    with pytest.raises(MissingWeights, match="in the format gguf"):
         find_source("gpt2-small", "gguf")

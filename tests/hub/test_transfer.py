@@ -1,4 +1,4 @@
-"""Downloads of one file, from a server on this machine that misbehaves in every way."""
+"""Downloads of one file from a local server that misbehaves in every way."""
 
 import errno
 import hashlib
@@ -59,7 +59,7 @@ UNKNOWN = {"size": None, "sha256": None}
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("etags", [True, False])
 def test_a_file_arrives_as_it_is(tmp_path, server, known, ranges, etags):
-    """Whatever the server can do and whatever is known, the bytes are the same and nothing else is left."""
+    """For all abilities of a server and all known facts, the bytes are right and nothing else remains."""
     server.ranges, server.etags = ranges, etags
     seen = []
 
@@ -89,7 +89,7 @@ PASSING = {
 @pytest.mark.parametrize("ranges", [True, False])
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
 def test_what_passes_is_waited_for(tmp_path, server, fault, ranges):
-    """A server's moment of trouble, at the first request and in the middle, costs only time."""
+    """A temporary fault of a server, at the first request or later, costs only time."""
     if fault is PASSING["more announced than sent"] and not ranges:
         pytest.skip("without ranges the announced length is all that is known of the file: it is refused, below")
     server.ranges = ranges
@@ -108,7 +108,7 @@ LASTING = {
     "reset": (bad.hang_up, "5 times"),
     "trickle": (bad.trickle, r"5 times|bytes in"),
     "stall": (bad.stall(1000, 1.0), r"timed out.*5 times"),
-    "other bytes": (bad.other_bytes, "another file"),
+    "other bytes": (bad.other_bytes, "a different file"),
     "longer": (bad.wrong_length(10), r"1,234,577 bytes, not 1,234,567"),
     "shorter": (bad.wrong_length(-10), r"1,234,557 bytes, not 1,234,567"),
     "endless": (bad.endless, r"more than 16,777,216 bytes"),
@@ -116,15 +116,15 @@ LASTING = {
     "redirect to a file": (bad.redirect("file:///etc/passwd"), "not https"),
     "redirect to ftp": (bad.redirect("ftp://127.0.0.1/x"), "not https"),
     "circle": (bad.redirect("/a/weights.bin"), "more than 5 times"),
-    "part of something": (bad.without_range_head, "without saying which"),
-    "another range": (bad.another_range, "not asked for"),
-    "range of nothing": (bad.status(416), "changes again and again"),
+    "part of something": (bad.without_range_head, "without its position"),
+    "another range": (bad.another_range, "not requested"),
+    "range of nothing": (bad.status(416), "keeps changing during"),
 }
 
 
 @pytest.mark.parametrize("fault", LASTING, ids=LASTING)
 def test_what_does_not_pass_is_said(tmp_path, server, fault):
-    """A lasting fault ends in one sentence with the address and the cause; nothing stands under the final name."""
+    """A permanent fault gives one error with the address and the cause; the final name does not exist."""
     server.always, said = LASTING[fault]
 
     with pytest.raises(DownloadError, match=said) as caught:
@@ -139,7 +139,7 @@ def test_what_does_not_pass_is_said(tmp_path, server, fault):
 
 @pytest.mark.parametrize("fault", LASTING, ids=LASTING)
 def test_a_mirror_takes_over(tmp_path, server, fault):
-    """Where the first address fails for good, the second one gives the file."""
+    """If the first address fails permanently, the second one is used."""
     broken = LASTING[fault][0]
     server.always = lambda handler: handler.path.startswith("/a/") and broken(handler)
 
@@ -148,7 +148,7 @@ def test_a_mirror_takes_over(tmp_path, server, fault):
 
 
 def test_a_false_length_is_refused(tmp_path, server):
-    """A server without ranges that announces more than the file has."""
+    """A server without ranges that announces more bytes than it sends is refused."""
     server.ranges, server.always = False, bad.lying_length(1000)
 
     with pytest.raises(DownloadError, match=r"1,235,567 bytes, not 1,234,567"):
@@ -156,7 +156,7 @@ def test_a_false_length_is_refused(tmp_path, server):
 
 
 def test_a_server_that_is_not_there_is_named(tmp_path):
-    """A refused connection ends in the same kind of sentence."""
+    """A refused connection gives the same kind of error."""
     with WeightsServer({}) as server:
         file = remote(server)
 
@@ -166,7 +166,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 1, 255, 262_143, 262_144, 262_145, 700_000])
 def test_a_part_is_gone_on_with_from_any_byte(tmp_path, server, size):
-    """What a killed process left is not downloaded again."""
+    """Bytes that a killed process left are not downloaded again."""
     (tmp_path / ".w.bin.part").write_bytes(CONTENT[:size])
 
     assert SHA256 == get(remote(server), tmp_path / "w.bin")
@@ -175,14 +175,14 @@ def test_a_part_is_gone_on_with_from_any_byte(tmp_path, server, size):
 
 
 def test_a_part_of_other_bytes_is_thrown_away(tmp_path, server):
-    """The hash shows that the part was wrong, and the file is downloaded again from its start."""
+    """If the hash shows that the partial file was wrong, the file is downloaded again from its start."""
     (tmp_path / ".w.bin.part").write_bytes(b"wrong" + CONTENT[5:70_000])
 
     assert SHA256 == get(remote(server), tmp_path / "w.bin")
 
 
 def test_a_part_that_nothing_vouches_for_is_not_used(tmp_path, server):
-    """Without a hash or a validator of the server nobody knows what the part is of."""
+    """A partial file without a hash or a validator is not resumed."""
     (tmp_path / ".w.bin.part").write_bytes(CONTENT[:70_000])
 
     assert SHA256 == get(remote(server, **UNKNOWN), tmp_path / "w.bin")
@@ -190,7 +190,7 @@ def test_a_part_that_nothing_vouches_for_is_not_used(tmp_path, server):
 
 
 def test_a_file_that_changes_between_two_ranges_is_begun_anew(tmp_path, server):
-    """The server's ETag tells; the result is one of the two files, never a mixture."""
+    """If the file changes during the download, the result is one of the two versions, never a mixture."""
     other = random.Random(6).randbytes(1_100_000)
 
     def change(handler):
@@ -204,7 +204,7 @@ def test_a_file_that_changes_between_two_ranges_is_begun_anew(tmp_path, server):
 
 
 def test_a_part_of_yesterdays_file_is_not_mixed_with_todays(tmp_path, server):
-    """Resuming asks for the same state of the file; another one is downloaded whole."""
+    """Resuming requests the same version of the file; a new version is downloaded completely."""
     server.faults = [None, *[bad.status(403)] * 8]
     with pytest.raises(DownloadError):
         get(remote(server, **UNKNOWN), tmp_path / "w.bin")
@@ -217,7 +217,7 @@ def test_a_part_of_yesterdays_file_is_not_mixed_with_todays(tmp_path, server):
 
 
 def test_clocks_that_differ_do_no_harm(tmp_path, server):
-    """Dates of the server, far in the future or the past, decide nothing but whether a file is the same."""
+    """A server's dates, far in the future or the past, only decide whether the file is the same."""
     server.etags = False
     for year in (1970, 2099):
         date = f"Wed, 21 Oct {year} 07:28:00 GMT"
@@ -228,7 +228,7 @@ def test_clocks_that_differ_do_no_harm(tmp_path, server):
 
 
 def test_plain_http_needs_a_known_hash(tmp_path):
-    """Elsewhere than on this machine, what comes unencrypted and unchecked is not taken."""
+    """Except from this machine, plain http is accepted only with a known hash."""
     file = RemoteFile("w.bin", ("http://example.invalid/w.bin",))
 
     with pytest.raises(DownloadError, match="not https"):
@@ -236,8 +236,8 @@ def test_plain_http_needs_a_known_hash(tmp_path):
 
 
 def test_connections_are_few_and_kept(tmp_path, server, monkeypatch):
-    """A large file comes in many ranges, over one connection for each thread."""
-    monkeypatch.setattr(http, "TIMEOUT", 30.0)  # a busy machine is no reason for another one
+    """A large file is downloaded in many ranges, over one connection per thread."""
+    monkeypatch.setattr(http, "TIMEOUT", 30.0)  # a busy machine must not cause a retry
     server.files["a/weights.bin"] = CONTENT * 40
 
     get(remote(server, **UNKNOWN), tmp_path / "w.bin")
@@ -247,14 +247,14 @@ def test_connections_are_few_and_kept(tmp_path, server, monkeypatch):
 
 
 def test_a_redirect_to_the_file_is_followed(tmp_path, server):
-    """As a mirror's answer often is."""
+    """A redirect to the file is followed, as mirrors send them."""
     server.faults = [bad.redirect("/b/weights.bin")]
 
     assert SHA256 == get(remote(server), tmp_path / "w.bin")
 
 
 def test_an_empty_file_is_a_file(tmp_path, server):
-    """No bytes, but whole."""
+    """An empty file can be downloaded."""
     server.files["a/weights.bin"] = b""
 
     assert hashlib.sha256(b"").hexdigest() == get(remote(server, **UNKNOWN), tmp_path / "w.bin")
@@ -272,7 +272,7 @@ def test_no_byte_is_written_where_there_is_no_room(tmp_path, server, monkeypatch
 
 @pytest.mark.parametrize("after", [0, 100_000, 600_000, 1_234_566])
 def test_a_disk_that_fills_up_is_named_and_the_part_is_kept(tmp_path, server, monkeypatch, after):
-    """Somebody else may fill the disk meanwhile; when there is room again, the download goes on."""
+    """If the disk becomes full during the download, it can be resumed when there is space again."""
     honest = Part.append
 
     def append(self, piece):
@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_is_named_and_the_part_is_kept(tmp_path, server, mo
 
 
 def test_faults_at_random_end_in_the_file_or_in_one_sentence(tmp_path, server):
-    """200 downloads under random faults: under the final name is only the right file, and in the end it is there."""
+    """In 200 downloads under random faults, the final name only ever has the right file, which arrives in the end."""
     chance = random.Random(7)
     faults = [*PASSING.values(), *(fault for fault, _ in LASTING.values() if fault is not bad.trickle)]
     faults = [fault for fault in faults if fault not in (PASSING["stall"], LASTING["stall"][0])]
@@ -330,7 +330,7 @@ with Client() as client:
 
 
 def kill_at_random(tmp_path, times):
-    """Kill a downloading process at random moments; every next one goes on."""
+    """Kill a downloading process at random moments; each next one resumes."""
     chance, killed, lengths = random.Random(8), 0, set()
     content = chance.randbytes(24_000_001)
     sha256, target, part = hashlib.sha256(content).hexdigest(), tmp_path / "w.bin", tmp_path / ".w.bin.part"

@@ -29,7 +29,7 @@ def test_the_parameter_count_is_the_sum_of_the_shapes(config):
 
 
 def test_zero_means_the_usual_derived_size():
-    """Without their own values the inner width is four times the width and the rows are the tokens."""
+    """By default, the inner width is four times the width, and there are as many rows as tokens."""
     config = GPTConfig(vocab_size=97, width=30, n_heads=5)
 
     assert (config.inner_width, config.vocab_rows, config.head_size) == (120, 97, 6)
@@ -54,7 +54,7 @@ def test_zero_means_the_usual_derived_size():
     ],
 )
 def test_an_impossible_value_is_named(fields, words):
-    """A config that cannot be says which field is wrong, with its value."""
+    """The error for an invalid config names the field and its value."""
     with pytest.raises(ConfigError) as caught:
         GPTConfig(**fields)
 

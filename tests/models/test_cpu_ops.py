@@ -1,4 +1,4 @@
-"""The pieces of a training step against torch's own: values, gradients and random numbers."""
+"""The training operations against torch's own: values, gradients and random numbers."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ def _own_random_numbers():
 
 
 def test_dropout_is_torchs_to_the_bit():
-    """The same elements, factors and gradients, and the generator is left as torch leaves it."""
+    """Dropout has torch's mask, factors and gradients, and advances the generator as torch does."""
     found = []
     for function in (lambda x: dropout(x, 0.3, draw_as_torch), lambda x: F.dropout(x, 0.3)):
         torch.manual_seed(5)
@@ -45,7 +45,7 @@ def test_dropout_is_torchs_to_the_bit():
 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.99999, 1.0])
 def test_quick_draws_have_the_share_they_say(p):
-    """Of a million elements, those that stay are within five standard deviations, and no row is like another."""
+    """Of a million elements, the number kept is within five standard deviations, and no two rows are alike."""
     torch.manual_seed(5)
     kept, share = draw_quickly((1003, 997), p)
     deviation = (1003 * 997 * share * (1 - share)) ** 0.5
@@ -63,7 +63,7 @@ def test_quick_draws_have_the_share_they_say(p):
 
 @pytest.mark.parametrize("block", [1, 4, 17, 128])
 def test_attention_is_torchs(block, monkeypatch):
-    """With torch's draws it is scaled_dot_product_attention with dropout, whatever the size of the blocks."""
+    """With torch's mask, attention is scaled_dot_product_attention with dropout, for all block sizes."""
     monkeypatch.setattr(cpu_ops, "_BLOCK", block)
     qkv = normal(2, 17, 3 * 24)
     torch.manual_seed(5)
@@ -110,7 +110,7 @@ def test_attention_with_quick_draws_is_attention_on_the_average(monkeypatch):
 @pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_a_linear_layer_is_torchs(gelu, autocast, has_bias):
-    """Values, their dtypes and all gradients, in float32 and under autocast."""
+    """linear has torch's values, dtypes and gradients, in float32 and under autocast."""
     inputs = [normal(2, 5, 13, dtype=torch.float32), normal(7, 13, seed=2, dtype=torch.float32)]
     inputs += [normal(7, seed=3, dtype=torch.float32)] * has_bias
     bias = inputs[2] if has_bias else None
@@ -194,7 +194,9 @@ def test_a_model_in_float32_has_torchs_gradients(tied):
 
 
 def test_a_model_draws_as_it_is_told_everywhere():
-    """Embeddings, and in each block the attention and both shortcuts, in this order; and it can be set back."""
+    """Embeddings, and in each block the attention and both residual branches draw in this order; the draw can be
+    reset.
+    """
     model = small_model(SMALL).train()
     calls = []
 

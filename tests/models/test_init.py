@@ -30,7 +30,7 @@ def test_gpt2_distribution():
 
 @pytest.mark.parametrize("init", ["gpt2", "book"])
 def test_seed(init):
-    """The same seed gives the same bits, another seed others, and torch's global generator is not moved."""
+    """The same seed gives the same bits, another seed gives others, and torch's global generator is unchanged."""
     state = torch.random.get_rng_state()
     first, again, other = (create(CONFIG, seed=seed, init=init).state_dict() for seed in (5, 5, 6))
 
@@ -40,7 +40,7 @@ def test_seed(init):
 
 
 def test_by_name_dtype_and_mode():
-    """A registered name works, the dtype is the asked-for one, the model is in training mode."""
+    """A registered name works, the dtype is the requested one, and the model is in training mode."""
     model = create("test-tiny", dtype=torch.bfloat16)
 
     assert {torch.bfloat16} == {value.dtype for value in model.parameters()}

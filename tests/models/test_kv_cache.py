@@ -43,7 +43,7 @@ def test_any_chunks(cuts, rows):
 
 @torch.no_grad()
 def test_unequal_rows():
-    """Rows of 1, 8 and 5 tokens, padded with anything, go on as each would alone, at every step."""
+    """Rows of 1, 8 and 5 tokens, padded with any ids, continue as each would alone, at every step."""
     lengths = [1, 8, 5]
     ids, more = random_ids(3, 8), random_ids(3, 6, seed=4)
     cache = new_cache(3)
@@ -85,7 +85,7 @@ def test_rows_are_copied():
 
 @torch.no_grad()
 def test_full_cache_is_refused():
-    """A token beyond the cache's room is refused before anything is stored."""
+    """A token beyond the capacity of the cache is refused before anything is stored."""
     cache = new_cache(1, 5)
     MODEL(random_ids(1, 5), cache)
     with pytest.raises(OptionError, match="6 tokens do not fit into a context of 5"):

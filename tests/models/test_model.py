@@ -70,7 +70,7 @@ class TestOracle:
         np.testing.assert_allclose(model(ids).detach().numpy(), oracle_logits(model, ids), rtol=0, atol=5e-5)
 
     def test_names_and_shapes(self, changes):
-        """The parameters are those that the config lists, in its order."""
+        """The parameters are those that the config lists, in the same order."""
         config = SMALL.replace(**changes)
         model = GPTModel(config)
         shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
@@ -109,7 +109,7 @@ def test_published_sizes(name, expected):
 
 class TestForward:
     def test_causal(self):
-        """A token changes no logits before it, and all after it."""
+        """A token changes no logits before it and all logits after it."""
         model, ids = small_model(), random_ids(1, 13)
         other = ids.clone()
         other[0, 6] = (ids[0, 6] + 1) % 97
@@ -118,7 +118,7 @@ class TestForward:
         assert changed.tolist() == [False] * 6 + [True] * 7
 
     def test_last_picks_one_position(self):
-        """With `last`, each row's logits are those behind that index, whatever follows it."""
+        """With `last`, each row's logits are those after that index, for any ids that follow."""
         model, ids = small_model(), random_ids(3, 13)
         last = torch.tensor([12, 0, 6])
         expected = model(ids)[torch.arange(3), last]
@@ -139,7 +139,7 @@ class TestForward:
             small_model()(random_ids(1, 24))
 
     def test_dropout_only_in_training(self):
-        """Training mode drops, evaluation mode does not."""
+        """Dropout is active in training mode and inactive in evaluation mode."""
         model, ids = small_model(), random_ids(1, 9)
 
         assert torch.equal(model(ids), model(ids))

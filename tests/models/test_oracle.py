@@ -1,4 +1,4 @@
-"""The oracle is itself right, where that can be seen without a model."""
+"""The oracle is correct, as far as can be shown without a model."""
 
 import math
 
@@ -7,7 +7,7 @@ import oracle
 
 
 def test_gelu():
-    """Both GELUs are x Phi(x): known values, and near each other."""
+    """Both GELUs are x Phi(x): they have known values and are close to each other."""
     x = np.array([[-1.0, 0.0, 1.0, 3.0]])
     expected = [[-0.15865525393145707, 0.0, 0.8413447460685429, 2.99595030590511]]
 
@@ -49,7 +49,7 @@ def test_linear_is_out_by_in():
 
 
 def test_without_blocks_the_head_reads_the_embeddings():
-    """No layers: the logits are the normed sum of two embeddings, times the head."""
+    """Without layers, the logits are the normed sum of the two embeddings times the head."""
     p = {
         "tok_emb.weight": np.array([[1.0, 0.0], [0.0, 3.0], [2.0, 2.0]]),
         "pos_emb.weight": np.array([[0.0, 1.0], [2.0, 0.0]]),

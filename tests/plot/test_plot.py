@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what the metrics and the model say."""
+"""Plots show the values of the metrics and the model."""
 
 import json
 
@@ -74,7 +74,7 @@ def test_runs_with_other_epochs_share_the_tokens(runs):
 
 
 def test_the_same_metrics_give_the_same_bytes(runs):
-    """A PNG, PDF or SVG has no date in it."""
+    """The same metrics give the same PNG, PDF or SVG, because no date is stored."""
     pytest.importorskip("matplotlib")
     for suffix in ("png", "pdf"):
         for name in ("1", "2"):
@@ -83,15 +83,15 @@ def test_the_same_metrics_give_the_same_bytes(runs):
 
 
 def test_bad_runs_say_what_is_wrong(runs):
-    """No metrics, none yet, or something else in the file."""
+    """Missing, empty and malformed metrics are reported."""
     (runs / "empty").mkdir()
-    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a directory with a metrics"):
+    with pytest.raises(FormatError, match=r"metrics\.jsonl: cannot be read; give a run directory"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text("")
-    with pytest.raises(FormatError, match="no lines yet"):
+    with pytest.raises(FormatError, match="no rows yet"):
         Run.read(runs / "empty")
     (runs / "empty" / "metrics.jsonl").write_text('{"epoch": "x"}\n{"epoch": 1}\n')
-    with pytest.raises(FormatError, match="line 1 is no line of metrics"):
+    with pytest.raises(FormatError, match="line 1 is not a row of metrics"):
         Run.read(runs / "empty")
     with pytest.raises(OptionError, match="no runs to plot"):
         plot_losses([], runs / "x.png")
@@ -118,28 +118,30 @@ def test_the_distribution_is_softmax_of_logits_over_temperature():
     ("options", "message"),
     [
         ({"temperatures": (0,)}, "temperature 0 has no distribution"),
-        ({"temperatures": ()}, "nothing to draw"),
-        ({"n_tokens": 0}, "nothing to draw"),
+        ({"temperatures": ()}, "nothing to plot"),
+        ({"n_tokens": 0}, "nothing to plot"),
         ({"top_k": (0,)}, "top_k must be"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
-    """Each setting says its range."""
+    """The error for each setting has its range."""
     with pytest.raises(OptionError, match=message):
         next_tokens(Scripted([290]), "a", **{"temperatures": (1,), "top_k": (None,), "n_tokens": 3, **options})
 
 
 def test_the_commands_draw(tmp_path, runs, monkeypatch):
-    """Zoo plot RUNS, zoo plot losses RUNS and zoo plot temperature write files and say which."""
+    """Zoo plot losses RUNS and zoo plot temperature write files and print their names."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     run = CliRunner().invoke
     (runs / "not-a-run").mkdir()
-    assert "loss.png\n" == run(main, ["plot", str(runs / "a"), str(runs / "b"), str(runs / "not-a-run")]).output
+    assert (
+        "loss.png\n" == run(main, ["plot", "losses", str(runs / "a"), str(runs / "b"), str(runs / "not-a-run")]).output
+    )
     assert f"{runs}/a/loss.png\n" == run(main, ["plot", "losses", str(runs / "a")]).output
-    assert "x.svg\n" == run(main, ["plot", "--out", "x.svg", str(runs / "a")]).output
+    assert "x.svg\n" == run(main, ["plot", "losses", "--out", "x.svg", str(runs / "a")]).output
     assert "Draw the losses" in run(main, ["plot", "losses", "--help"]).output
-    assert "runs/notes" in run(main, ["plot", "--help"]).output
+    assert "runs/notes" in run(main, ["plot", "losses", "--help"]).output
 
     model = zoo.create(zoo.GPTConfig(context_length=9, width=30, n_heads=5, n_layers=1), seed=1)
     zoo.save(model, tmp_path / "m.safetensors")
@@ -151,7 +153,7 @@ def test_the_commands_draw(tmp_path, runs, monkeypatch):
 
 
 def test_tokens_of_any_script_are_drawn(tmp_path):
-    """A formula's dollar, a line's end, or a script that the font lacks stops no picture."""
+    """Tokens with a dollar sign, a line end or characters that the font lacks can be plotted."""
     pytest.importorskip("matplotlib")
     model = zoo.create(zoo.GPTConfig(context_length=9, width=30, n_heads=5, n_layers=1), seed=1).eval()
     model.tokenizer.decode = lambda ids: ["$x", "\n", "\u672c", " moves"][ids[0] % 4]
@@ -159,7 +161,7 @@ def test_tokens_of_any_script_are_drawn(tmp_path):
 
 
 def test_without_matplotlib_the_message_names_the_extra(tmp_path, monkeypatch):
-    """MissingPackage, not ImportError's own words."""
+    """Without matplotlib, the error is MissingPackage instead of ImportError."""
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(MissingPackage, match=r"gpt2-zoo\[plot\]"):
         plot_temperatures(small_model(), "a", tmp_path / "x.png")

@@ -146,7 +146,7 @@ def test_decoding_gives_the_text_back(text: str) -> None:
 
 @given(IDS)
 def test_stream_gives_what_decode_gives(ids: list[int]) -> None:
-    """Whatever the ids, also ones that are no UTF-8, the stream's pieces join to decode()."""
+    """Whatever the ids, also ones that are not UTF-8, the stream's pieces join to decode()."""
     tokenizer = Tokenizer()
     stream = tokenizer.stream()
     assert "".join([stream.feed(i) for i in ids]) + stream.flush() == tokenizer.decode(ids)

@@ -88,7 +88,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: bytes, prob
 
 
 def test_half_a_vocabulary_is_an_error(tmp_path: Path) -> None:
-    """One file without the other is no vocabulary, and is not passed over."""
+    """One file without the other is not a vocabulary, and is not passed over."""
     (tmp_path / "vocab.json").write_bytes(b'{"a": 0}')
     with pytest.raises(FormatError, match=r"merges.txt: is missing beside vocab.json"):
         Vocabulary.read(tmp_path)

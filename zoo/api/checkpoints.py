@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.run import Report, convert_path
 from zoo.core.progress import OnProgress
 from zoo.errors import ZooError
+from zoo.examine.arrangement import Check
 from zoo.examine.diff import Diff, diff_paths
-from zoo.examine.verify import PROMPTS, Check, verify_path
+from zoo.examine.verify import PROMPTS, verify_path
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import hash_path
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.registry import Size
+
+if TYPE_CHECKING:
+    from zoo.hub.push import Pushed
 
 
 def open_checkpoint(
@@ -44,6 +49,8 @@ def make_plan(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Work out a conversion without writing anything.
 
@@ -54,6 +61,8 @@ def make_plan(
         size: the model the source must be.
         dtype: to cast to, or one of the target's encodings; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most; None writes one file.
+        activation: as for zoo.convert.
+        strict: as for zoo.convert.
 
     Raises:
         OptionError: the target is not written by zoo, or does not shard.
@@ -61,7 +70,9 @@ def make_plan(
         CheckpointMismatch: names, shapes or dtypes are not those of the config; all differences are listed.
         CannotHold: the target has no place for this config or dtype.
     """
-    return plan_path(find_checkpoint(path), to, format=format, size=size, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
+    options |= {"activation": activation, "strict": strict}
+    return plan_path(find_checkpoint(path), to, format=format, size=size, **options)
 
 
 def convert(
@@ -73,6 +84,7 @@ def convert(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
@@ -89,8 +101,8 @@ def convert(
         size: the model the source must be, by name or config.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
-        strict: whether to refuse a source that has trained tensors which no language model has, such as a value head;
-            otherwise they are left behind, and the report names them.
+        activation: to write instead of the model's own, "gelu_tanh" or "gelu"; the report says how far logits differ.
+        strict: whether to refuse what would otherwise be left behind (a value head, say) or added (biases of zeros).
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
         force: whether an existing output may be replaced.
@@ -108,6 +120,7 @@ def convert(
         size=size,
         dtype=dtype,
         max_shard_bytes=max_shard_bytes,
+        activation=activation,
         strict=strict,
         verify=verify,
         force=force,
@@ -197,5 +210,51 @@ def verify(
         format=format,
         size=size,
         run=run,
+        on_progress=on_progress,
+    )
+
+
+def push(
+    source: str | Path,
+    repository: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str | None = None,
+    license: str | None = None,
+    dtype: str | None = None,
+    update: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Pushed:
+    """Publish a checkpoint of any format on the Hub.
+
+    Args:
+        source: path or name of a checkpoint, an address, or a run.
+        repository: "org/name"; it is made if it does not exist.
+        private: whether a new repository is for its owner only.
+        revision: branch to commit to, made if need be; None is main.
+        message: of the commit.
+        license: for the card, as the Hub spells it ("mit").
+        dtype: to cast to.
+        update: whether a repository that has files already may be changed.
+        on_progress: called as the conversion's bytes go by.
+
+    Raises:
+        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
+        DownloadError: the Hub refuses, or cannot be reached.
+        MissingPackage: huggingface_hub is not installed.
+        ZooError: the source cannot be converted.
+    """
+    from zoo.hub.push import push_path  # imports requests, which conversions do not need
+
+    return push_path(
+        find_checkpoint(source, on_progress=on_progress),
+        repository,
+        private=private,
+        revision=revision,
+        message=message,
+        license=license,
+        dtype=dtype,
+        update=update,
         on_progress=on_progress,
     )

@@ -1,4 +1,4 @@
-"""Measuring how fast models run here, beside what the machine could do and beside other libraries."""
+"""Measure the speed of models and compare it with the limits of the machine and with other libraries."""
 
 from zoo.bench.options import Settings
 from zoo.bench.session import bench, write_random

@@ -1,4 +1,4 @@
-"""A process with one contender in it: answers a line of JSON for each line of JSON."""
+"""A process that runs one contender: it answers each line of JSON with a line of JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from zoo.bench.contenders import CONTENDERS
 
 
 def main(name: str, path: str, precision: str, threads: str) -> None:
-    """Load, say so, then generate as often as is asked."""
+    """Load the model, report that, and generate whenever a request arrives."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # libraries that print do not answer
+    os.dup2(2, 1)  # Output that libraries print must not be taken for an answer.
     contender = CONTENDERS[name](Path(path), precision, int(threads))
     print(json.dumps({"nbytes": contender.nbytes, "cached_nbytes": contender.cached_nbytes}), file=answers)
     for line in sys.stdin:
@@ -26,7 +26,7 @@ def main(name: str, path: str, precision: str, threads: str) -> None:
 
 
 def _memory() -> dict[str, int | None]:
-    """Peak of resident memory, mapped files among it, and anonymous memory now, in bytes; None if not told."""
+    """Return peak resident memory, mapped files included, and current anonymous memory in bytes; None if unknown."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Those who generate: zoo's engine and other libraries, each behind one method."""
+"""The contenders of a benchmark: zoo's engine and other libraries, each behind one method."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
 
 
 Taken = tuple[float, int]
-"""time.perf_counter() behind a token, and its id."""
+"""time.perf_counter() after a token, and the id of the token."""
 
 
 class Contender:
-    """One way to run a model, alone in a process of its own.
+    """One way to run a model, in its own process.
 
     Attributes:
-        package: what must be importable.
-        distribution: what pip installs it from.
-        format: of the files that it reads.
-        dtypes: for each of zoo's precisions that it has, the dtype its file is converted to.
-        batches: whether it continues several prompts at once.
-        nbytes: of weights that a token reads; None where that is not known.
-        cached_nbytes: of keys and values that a token reads of each one before it; likewise.
+        package: Package that must be importable.
+        distribution: Distribution that pip installs it from.
+        format: Format of the files that it reads.
+        dtypes: Dtype that its file is converted to, for each supported precision of zoo.
+        batches: Whether it can continue several prompts at once.
+        nbytes: Bytes of weights that are read per token; None if unknown.
+        cached_nbytes: Bytes of keys and values that are read per token and earlier token; None if unknown.
     """
 
     package: ClassVar[str]
@@ -41,7 +41,7 @@ class Contender:
         """Load a file."""
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        """Continue prompts (B, T) greedily by n tokens each; return when each came, and its id in the first row."""
+        """Continue prompts (B, T) greedily by n tokens; return the time of each token and its id in the first row."""
         raise NotImplementedError
 
 
@@ -72,7 +72,7 @@ class Zoo(Contender):
 
 
 class Transformers(Contender):
-    """transformers' generate, with its cache."""
+    """generate of transformers, with its cache."""
 
     package, distribution, format = "transformers", "transformers", "huggingface"
     dtypes: ClassVar = {"float32": "float32", "bfloat16": "bfloat16"}
@@ -92,7 +92,7 @@ class Transformers(Contender):
         ids, taken = torch.tensor(prompts), []
 
         def on_token(ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-            """What generate asks after each token: which rows shall stop."""
+            """Return which rows should stop; generate calls it after each token."""
             taken.append((time.perf_counter(), int(ids[0, -1])))
             return torch.zeros(len(ids), dtype=torch.bool)
 
@@ -110,7 +110,7 @@ class Transformers(Contender):
 
 
 class CTranslate2(Contender):
-    """CTranslate2's generator."""
+    """The generator of CTranslate2."""
 
     package, distribution, format = "ctranslate2", "ctranslate2", "ctranslate2"
     dtypes: ClassVar = {"float32": "float32", "int8": "int8"}
@@ -138,7 +138,7 @@ class CTranslate2(Contender):
 
 
 class LlamaCpp(Contender):
-    """llama.cpp, through llama-cpp-python, which compiles it for this machine."""
+    """llama.cpp through llama-cpp-python, which compiles it for this machine."""
 
     package, distribution, format = "llama_cpp", "llama-cpp-python", "gguf"
     dtypes: ClassVar = {
@@ -157,13 +157,13 @@ class LlamaCpp(Contender):
         )
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        self._llama.reset()  # or it would keep what it has of the same prompt
+        self._llama.reset()  # otherwise it would reuse the cache of the same prompt
         tokens: Iterable[int] = self._llama.generate(prompts[0], temp=0.0, top_k=1, repeat_penalty=1.0)
         return [(time.perf_counter(), token) for _, token in zip(range(n), tokens, strict=False)]
 
 
 class Book(Contender):
-    """The loop of "Build a Large Language Model (From Scratch)", which has no cache, with zoo's torch model."""
+    """The loop of "Build a Large Language Model (From Scratch)" without a cache, with zoo's torch model."""
 
     package, distribution, format = "torch", "torch", "zoo"
     dtypes: ClassVar = {"float32": "float32"}

@@ -1,7 +1,8 @@
-"""What a benchmark measures."""
+"""The settings of a benchmark."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -16,21 +17,21 @@ _CONTEXTS = (16, 256, 1000)
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how often.
+    """What to measure and how often.
 
     Attributes:
-        precisions: of the weights, of "float32", "bfloat16", "float16", "int8", "int4".
-        against: peers, of "transformers", "ctranslate2", "llama.cpp", "book"; each in the precisions that it has, if it
-            is installed.
-        threads: None takes the cores this process may use.
-        contexts: tokens before the ones that are decoded; each is measured. None takes those of 16, 256 and 1000 that
+        precisions: Precisions of the weights, from "float32", "bfloat16", "float16", "int8", "int4".
+        against: Libraries to compare with, from "transformers", "ctranslate2", "llama.cpp", "book". Each runs in the
+            precisions that it supports, if it is installed.
+        threads: Number of threads; None means the cores that this process may use.
+        contexts: Numbers of tokens before the decoded ones; each is measured. None means those of 16, 256 and 1000 that
             fit the model.
-        prefill: tokens of the prompt whose reading is measured; None takes 512, or the context if that is shorter.
-        tokens: decoded in a turn.
-        batch: rows decoded at once.
-        rounds: in which all take turns.
-        busy: cores that something else keeps busy meanwhile.
-        first_token: whether whole commands are measured too, from their start to the first token.
+        prefill: Length of the prompt for measuring prefill; None means 512, or the context if that is shorter.
+        tokens: Tokens to decode per round.
+        batch: Rows to decode at once.
+        rounds: Number of rounds, in which all contenders run alternately.
+        busy: Number of cores to keep busy with another computation.
+        first_token: Whether to measure complete commands too, from their start to the first token.
     """
 
     precisions: Sequence[str] = ("float32",)
@@ -45,10 +46,10 @@ class Settings:
     first_token: bool = True
 
     def resolve(self, config: GPTConfig) -> Settings:
-        """Return the settings with every None decided, and without the peers that are left out.
+        """Return the settings with every None resolved, without the libraries that cannot take part.
 
         Raises:
-            OptionError: a value is out of its range for this model.
+            OptionError: A value is out of range for this model.
         """
         found = replace(
             self,
@@ -61,10 +62,10 @@ class Settings:
         return found
 
     def left_out(self) -> dict[str, str]:
-        """Return why peers that were asked for cannot take part, by their names.
+        """Return the requested libraries that cannot take part and the reasons.
 
         Raises:
-            OptionError: a name is unknown.
+            OptionError: A name is unknown.
         """
         _check_known("peer", self.against, PEERS)
         found = {}
@@ -87,8 +88,12 @@ class Settings:
         if not self.precisions or not self.contexts:
             raise OptionError("give at least one precision and one context")
         assert self.prefill is not None
+        if self.busy > (cores := os.cpu_count() or 1):
+            raise OptionError(f"busy is {self.busy}, but this machine has {cores} cores")
         if self.busy < 0 or self.tokens < 2 or min(self.batch, self.rounds, self.prefill, *self.contexts) < 1:
-            raise OptionError("decoding is timed from the second token on: tokens is at least 2, all else at least 1")
+            raise OptionError(
+                "tokens must be at least 2, because timing starts at the second token; all other numbers at least 1"
+            )
         longest = max(self.prefill, *(c + self.tokens - 1 for c in self.contexts))
         if longest > config.context_length:
             raise OptionError(f"{longest} tokens do not fit the model's context of {config.context_length}")
@@ -97,4 +102,4 @@ class Settings:
 def _check_known(kind: str, names: Iterable[str], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
-            raise OptionError(f"no {kind} is called {name!r}; known are {', '.join(known)}")
+            raise OptionError(f"unknown {kind} {name!r}; known: {', '.join(known)}")

@@ -1,4 +1,4 @@
-"""The other end of worker.py: a contender in a process of its own."""
+"""Start a contender in its own process and talk to it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from zoo.errors import ZooError
 
-_QUIET = 0.05  # seconds between turns, in which the threads of the one before fall asleep
+_QUIET = 0.05  # seconds between turns, in which the threads of the previous contender go to sleep
 
 
 _SPIN = """
@@ -29,7 +29,7 @@ while True:
 
 @contextmanager
 def busy_cores(n: int) -> Iterator[None]:
-    """Keep n cores busy by processes that compute without end."""
+    """Keep n cores busy with processes that compute forever."""
     spinning = [subprocess.Popen([sys.executable, "-c", _SPIN], stdin=subprocess.PIPE) for _ in range(n)]
     try:
         yield
@@ -40,18 +40,18 @@ def busy_cores(n: int) -> Iterator[None]:
 
 
 class Process:
-    """A contender that has loaded its file. A context manager.
+    """A process with a contender that has loaded its file. A context manager.
 
     Attributes:
-        nbytes: of weights that a token reads; None where that is not known.
-        cached_nbytes: of keys and values that a token reads of each one before it; likewise.
+        nbytes: Bytes of weights that are read per token; None if unknown.
+        cached_nbytes: Bytes of keys and values that are read per token and earlier token; None if unknown.
     """
 
     def __init__(self, name: str, path: Path, precision: str, threads: int) -> None:
-        """Start it.
+        """Start the process and wait until the model is loaded.
 
         Raises:
-            ZooError: it ended instead.
+            ZooError: The process ended.
         """
         self._name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, it is open as long as the process
@@ -82,10 +82,10 @@ class Process:
         self._errors.close()
 
     def generate(self, prompts: list[list[int]], n: int) -> dict[str, Any]:
-        """Let it continue prompts; return {"seconds", "ids", "peak_memory", "anonymous_memory"}.
+        """Continue prompts and return {"seconds", "ids", "peak_memory", "anonymous_memory"}.
 
         Raises:
-            ZooError: it ended instead.
+            ZooError: The process ended.
         """
         time.sleep(_QUIET)
         assert self._process.stdin is not None
@@ -93,7 +93,7 @@ class Process:
             self._process.stdin.write(json.dumps({"prompts": prompts, "n": n}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # what it said is read below
+            pass  # its output is read below
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
@@ -101,17 +101,17 @@ class Process:
         line = self._process.stdout.readline()
         if not line:
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            said = self._errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
             raise ZooError(f"{self._name} failed: {said[-1]}")
         found: dict[str, Any] = json.loads(line)
         return found
 
 
 def seconds_of_command(path: Path, prompt: str, threads: int) -> float:
-    """Return how long `zoo generate` takes from its start to the first token on its output.
+    """Return the seconds from the start of `zoo generate` to the first token in its output.
 
     Raises:
-        ZooError: it failed.
+        ZooError: The command failed.
     """
     options = ["-m", str(path), "-n", "1", "-t", "0", "--threads", str(threads)]
     command = [sys.executable, "-P", "-m", "zoo", "generate", *options, prompt]
@@ -119,7 +119,7 @@ def seconds_of_command(path: Path, prompt: str, threads: int) -> float:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
         assert process.stdout is not None and process.stderr is not None
         shown = b""
-        while len(shown) <= len(prompt.encode()):  # the prompt comes first
+        while len(shown) <= len(prompt.encode()):  # the output starts with the prompt
             part = process.stdout.read(100)
             if not part:
                 raise ZooError(f"zoo generate failed: {process.stderr.read().decode(errors='replace').strip()}")
@@ -128,7 +128,7 @@ def seconds_of_command(path: Path, prompt: str, threads: int) -> float:
 
 
 def seconds_of_peer(name: str, path: Path, precision: str, threads: int, prompt: list[int]) -> float:
-    """Return how long a fresh Python takes to import a peer, load the file, and give the first token's id."""
+    """Return the seconds that a new Python process takes to import a library, load the file and return the first id."""
     started = time.perf_counter()
     with Process(name, path, precision, threads) as process:
         process.generate([prompt], 1)

@@ -1,8 +1,8 @@
-"""zoo and its peers on the same weights, threads and prompts, in turns.
+"""Run zoo and other libraries alternately on the same weights, with the same threads and prompts.
 
-A precision at a time, each contender in a process of its own. In every round each generates once while the others
-wait, so that a busy moment of the machine falls on all alike; ratios and shares are taken within a round. Reported are
-the medians of the rounds.
+Precisions are measured one after the other, each contender in its own process. In every round, each contender generates
+once while the others wait, so that other load affects all alike. Ratios and percentages are computed within a round;
+the medians of all rounds are reported.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from zoo.models.gpt2.config import GPTConfig
 def bench(
     source: str | Path, settings: Settings | None = None, on_progress: Callable[[str], object] | None = None
 ) -> dict[str, Any]:
-    """Measure how fast a model runs here.
+    """Measure the speed of a model on this machine.
 
     Args:
-        source: checkpoint of any format, or a model's name.
-        settings: what to measure.
-        on_progress: called with a few words before each piece of work.
+        source: Checkpoint of any format, or the name of a model.
+        settings: What to measure.
+        on_progress: Callback with a short description before each part of the work.
 
     Returns:
-        {"model", "machine", "settings", "left_out", "rows"}. left_out says which peers took no part, and why. A row
-        is a contender in a precision: tokens/s, seconds, bytes; of zoo the shares of what the machine can do, of a
-        peer "zoo_is_faster", how many times as fast zoo is.
+        {"model", "machine", "settings", "left_out", "rows"}. left_out has the libraries that took no part and the
+        reasons. Each row is a contender in a precision: tokens/s, seconds and bytes; for zoo also the fractions of the
+        machine's limits, for others "zoo_is_faster", zoo's speed-up over them.
 
     Raises:
-        OptionError: a setting is out of its range, or a name is unknown.
-        ZooError: the checkpoint is damaged, the engine was not built, or a peer failed.
+        OptionError: A setting is out of range, or a name is unknown.
+        ZooError: The checkpoint is corrupt, the engine was not compiled, or a contender failed.
     """
     settings, on_progress = settings or Settings(), on_progress or (lambda _: None)
     path, left_out = find_checkpoint(source), settings.left_out()
@@ -68,10 +68,10 @@ def bench(
 
 
 def write_random(name: str | GPTConfig, out: Path) -> None:
-    """Write a zoo file with random weights of a registered shape, or of a config.
+    """Write a zoo file with random weights in the shape of a registered model or a config.
 
     Raises:
-        UnknownName: no config is registered under this name.
+        UnknownName: No config is registered under this name.
         OutputError: out cannot be written.
     """
     from zoo.conversion.save import save

@@ -1,4 +1,4 @@
-"""One precision: all contenders take turns, and their times become numbers."""
+"""Measure one precision: run all contenders alternately and summarise their times."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from zoo.text.vocabulary import Vocabulary
 
 FIRST_PROMPT = "Every effort moves you"
 _SUFFIXES = {"zoo": ".safetensors", "gguf": ".gguf"}
-_ROUNDED = ("bfloat16", "int8", "int4")  # whose prompts are multiplied in bfloat16, where the processor can
+_ROUNDED = ("bfloat16", "int8", "int4")  # their prefill uses bfloat16 products where supported
 
 Row = dict[str, Any]
 Samples = dict[str, list[float]]
 
 
 class Turns:
-    """The contenders of a precision, with their files in a directory."""
+    """The contenders of one precision and their files."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Turns:
         precision: str,
         directory: Path,
     ) -> None:
-        """Convert the model for each of them; the settings are resolved."""
+        """Convert the model for each contender; the settings must be resolved."""
         self._config, self._vocabulary, self._settings = config, vocabulary, settings
         self._contexts, self._prefill, self._threads = (
             settings.contexts or (),
@@ -59,17 +59,17 @@ class Turns:
         self._sizes: dict[str, Row] = {name: {} for name in self._files}
 
     def run(self, machine: Machine, on_progress: Callable[[str], object]) -> list[Row]:
-        """Let all take turns; return a row for each.
+        """Run all contenders alternately and return a row for each.
 
         Raises:
-            ZooError: one failed.
+            ZooError: A contender failed.
         """
         with ExitStack() as stack:
             processes = {}
             for name, path in self._files.items():
                 on_progress(f"{self._precision}: {name} loads")
                 processes[name] = stack.enter_context(Process(name, path, self._precision, self._threads))
-                self._generate(processes[name], min(self._contexts), 2)  # warm
+                self._generate(processes[name], min(self._contexts), 2)  # warm-up
             for turn in range(self._settings.rounds):
                 for name, process in processes.items():
                     on_progress(f"{self._precision}: round {turn + 1} of {self._settings.rounds}, {name}")
@@ -106,7 +106,9 @@ class Turns:
     def _first_tokens(self) -> None:
         ids = Tokenizer(self._vocabulary).encode(FIRST_PROMPT)
         if max(ids) >= self._config.vocab_size:
-            raise OptionError("the time to the first token needs the model's vocabulary, which the checkpoint has not")
+            raise OptionError(
+                "measuring the first token needs a vocabulary, which the checkpoint does not have; add --no-first-token"
+            )
         for name, path in self._files.items():
             if name == "zoo":
                 seconds = seconds_of_command(path, FIRST_PROMPT, self._threads)
@@ -136,13 +138,13 @@ class Turns:
         return row
 
     def _ratio(self, name: str, key: str) -> float:
-        """zoo's by the peer's, in the median of the rounds."""
+        """Return zoo's speed divided by the contender's, the median of the rounds."""
         pairs = zip(self._samples["zoo"][key], self._samples[name][key], strict=True)
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
 
 def prefill_operations(config: GPTConfig, n: int) -> int:
-    """Return the floating-point operations of reading n tokens and predicting one; additions count too."""
+    """Return the floating-point operations of a prefill of n tokens, which predicts one; additions count too."""
     matrices = [shape for name, shape in config.parameter_shapes().items() if len(shape) == 2 and "blocks" in name]
     linear = 2 * n * sum(rows * cols for rows, cols in matrices)
     attention = 2 * n * (n + 1) * config.width * config.n_layers  # q k and p v, each half of a square

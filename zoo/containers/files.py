@@ -63,7 +63,7 @@ def parse_json(text: bytes, path: Path, what: str = "it") -> dict[str, Any]:
         if b"\\ud" in text.lower():
             json.dumps(parsed, ensure_ascii=False).encode()  # fails for half a surrogate pair, which no file can hold
     except (ValueError, RecursionError) as error:
-        raise CorruptFile(path, f"{what} is no valid JSON ({error}); copy or download it again") from error
+        raise CorruptFile(path, f"{what} is not valid JSON ({error}); copy or download it again") from error
     if not isinstance(parsed, dict):
         raise CorruptFile(path, f"{what} is JSON, but no object")
     return parsed
@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FormatError: it cannot be read, is too large to be one, or is a Git LFS pointer.
-        CorruptFile: it is no JSON object.
+        CorruptFile: it is not a JSON object.
     """
     data = map_file(path)
     if len(data) > MAX_JSON_BYTES:
@@ -91,7 +91,7 @@ def inside(directory: Path, name: object, source: Path) -> Path:
     """Return the file of this name in a directory.
 
     Raises:
-        UnsafeFile: the name, which `source` gives, is no plain file name, so that it might lead elsewhere.
+        UnsafeFile: the name, which `source` gives, is not a plain file name, so that it might lead elsewhere.
     """
     if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0"):
         raise UnsafeFile(source, f"names the file {name!r}, which is not inside its directory; it is not followed")

@@ -30,7 +30,7 @@ def read_flax(path: Path) -> dict[str, LazyTensor]:
     """Open a file: its arrays by their keys, joined with "/", as views of the mapped file.
 
     Raises:
-        CorruptFile: it is no such file, or a damaged one.
+        CorruptFile: it is not such a file or is corrupt.
     """
     return dict(_flatten(path, decode(path, memoryview(map_file(path))), ""))
 
@@ -68,7 +68,7 @@ def _flatten(path: Path, tree: Any, name: str) -> Iterator[tuple[str, LazyTensor
     elif isinstance(tree, dict):
         for key, inner in tree.items():
             if "/" in key:
-                raise CorruptFile(path, f"has the key {key[:80]!r} with a slash in it; it is no checkpoint of flax")
+                raise CorruptFile(path, f"has the key {key[:80]!r} with a slash in it; it is not a checkpoint of flax")
             yield from _flatten(path, inner, f"{name}/{key}" if name else key)
     else:
         raise CorruptFile(path, f"has a {type(tree).__name__} at {name or 'its top'}, where flax has dicts and arrays")
@@ -80,7 +80,7 @@ def _array(path: Path, name: str, value: Any) -> LazyTensor:
         case [list(axes), str(dtype_name), memoryview() as data] if dtype_name in _DTYPES:
             shape, dtype = _shape(path, name, axes), _DTYPES[dtype_name]
         case _:
-            raise CorruptFile(path, f"{name} is no array of numbers; it is no checkpoint of weights")
+            raise CorruptFile(path, f"{name} is not an array of numbers; it is not a checkpoint of weights")
     if math.prod(shape) * dtype.itemsize != len(data):
         raise CorruptFile(path, f"{name} {shape} has {len(data):,} bytes of {dtype}; copy or download it again")
     return LazyTensor(shape, dtype, lambda: np.frombuffer(data, dtype).reshape(shape))

@@ -55,7 +55,9 @@ class _Decoder:
     def value(self, depth: int) -> Any:
         self.n_values += 1
         if depth > _MAX_DEPTH or self.n_values > _MAX_VALUES:
-            raise CorruptFile(self.path, "has more values, or deeper ones, than any GPT-2; it is no checkpoint of one")
+            raise CorruptFile(
+                self.path, "has more values, or deeper ones, than any GPT-2; it is not a checkpoint of one"
+            )
         code = self.take(1)[0]
         if code < 0x80 or code >= 0xE0:
             return code if code < 0x80 else code - 0x100
@@ -75,7 +77,7 @@ class _Decoder:
     def take(self, n: int) -> memoryview:
         piece = self.data[self.position : self.position + n]
         if len(piece) != n:
-            raise CorruptFile(self.path, "is cut short, or no MessagePack at all; copy or download it again")
+            raise CorruptFile(self.path, "is truncated or not MessagePack; copy or download it again")
         self.position += n
         return piece
 
@@ -96,17 +98,17 @@ class _Decoder:
         for _ in range(n):
             key = self.value(depth + 1)
             if not isinstance(key, str) or key in pairs:
-                raise CorruptFile(self.path, f"has the key {str(key)[:80]!r}, which is no text or stands twice")
+                raise CorruptFile(self.path, f"has the key {str(key)[:80]!r}, which is not text or stands twice")
             pairs[key] = self.value(depth + 1)
         return pairs
 
     def text(self, n: int) -> str:
         if n > _MAX_TEXT:
-            raise CorruptFile(self.path, f"has a name of {n:,} bytes; it is no checkpoint")
+            raise CorruptFile(self.path, f"has a name of {n:,} bytes; it is not a checkpoint")
         try:
             return bytes(self.take(n)).decode()
         except UnicodeDecodeError as error:
-            raise CorruptFile(self.path, "has a name that is no text; copy or download it again") from error
+            raise CorruptFile(self.path, "has a name that is not text; copy or download it again") from error
 
 
 def encode(value: str | int | bool) -> bytes:

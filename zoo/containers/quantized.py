@@ -1,8 +1,8 @@
 """Weights of eight and four bits: symmetric, rounded to nearest, no calibration data.
 
 int8 has a float32 scale for each row. int4 has a bfloat16 scale for each 32 columns of a row, chosen among a few for
-the least squared error. Numbers are packed as whole.h multiplies them: 16 rows lie together, and of each in turn a word
-of 4 or 8 neighbouring columns, the even ones in its low half.
+the least squared error. Numbers are packed as engine/csrc/int_kernels.h multiplies them: 16 rows are interleaved, a
+word of each in turn; a word holds 4 or 8 adjacent columns, the even ones in its low half.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]]
     for name, dtype, shape, (begin, stop) in sorted(parsed, key=lambda entry: entry[3]):
         nbytes = math.prod(shape) * dtype.itemsize
         if begin != end or stop - begin != nbytes or start + stop > len(data):
-            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be cut short")
+            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be truncated")
         tensors[name] = LazyTensor(shape, dtype, _view(data, dtype, shape, start + begin))
         end = stop
     if start + end != len(data):
@@ -99,11 +99,11 @@ def _view(data: memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ...],
 def _read_header(path: Path, data: memoryview) -> tuple[dict[str, str], dict[str, Any], int]:
     length = int.from_bytes(data[:8], "little")
     if length > min(len(data) - 8, MAX_JSON_BYTES):
-        raise CorruptFile(path, "is no safetensors file, or cut short inside its header")
+        raise CorruptFile(path, "is not a safetensors file, or its header is truncated")
     header = parse_json(bytes(data[8 : 8 + length]), path, "its header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CorruptFile(path, "the metadata in its header is no map of strings")
+        raise CorruptFile(path, "the metadata in its header is not a map of strings")
     return metadata, header, 8 + length
 
 

@@ -32,5 +32,5 @@ def as_state_dict(tree: Any, path: Path) -> dict[str, LazyTensor]:
         raise FormatError(path, f"holds a {type(tree).__name__}, not a dict of tensors")
     for name, value in tree.items():
         if not isinstance(name, str) or not isinstance(value, LazyTensor):
-            raise FormatError(path, f"holds {name!r}, which is no tensor, so it is no plain state dict")
+            raise FormatError(path, f"holds {name!r}, which is not a tensor, so it is not a plain state dict")
     return tree

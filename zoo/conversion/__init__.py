@@ -1,4 +1,4 @@
-"""Planning a conversion, running it, and the record of where a file came from.
+"""Plan a conversion, run it, and record its provenance.
 
 May import everything up to zoo.formats.
 """

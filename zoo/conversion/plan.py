@@ -1,4 +1,4 @@
-"""What a conversion will do, worked out from names, shapes and dtypes before a byte of output is written."""
+"""Plan a conversion from names, shapes and dtypes, before a byte of output is written."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from zoo.conversion.adapt import change_activation, fill_biases
+from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
 from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
@@ -23,14 +25,14 @@ from zoo.text.vocabulary import GPT2_N_TOKENS, Vocabulary
 
 @dataclass(frozen=True)
 class Step:
-    """One parameter's way: from the source's names to the target's.
+    """The conversion of one parameter from the source's names to the target's.
 
     Attributes:
-        sources: name and shape of each source tensor.
-        operation: patterns of axes, source to zoo and zoo to target; "copy" where nothing moves.
-        ours: the parameter.
-        targets: name and shape of each target tensor.
-        dtype: of the source, and of the target if it is cast ("float32 -> bfloat16").
+        sources: Name and shape of each source tensor.
+        operation: Axis patterns, source to zoo and zoo to target; "copy" if nothing moves.
+        ours: Name of the parameter in zoo.
+        targets: Name and shape of each target tensor.
+        dtype: Dtype of the source, and of the target if it is cast ("float32 -> bfloat16").
     """
 
     sources: dict[str, tuple[int, ...]]
@@ -42,18 +44,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """A conversion that could be run.
+    """A conversion that can be run.
 
     Attributes:
-        source_format: what reads.
-        source: the opened checkpoint.
-        ours: its tensors in zoo's names and orientation, cast if asked for.
-        drops: source tensors that are not carried over, and why.
-        target_format: what writes.
-        target: what it will write.
-        options: how; on_bytes is put in when the plan runs.
-        notes: sentences about what is left behind or assumed.
-        dtype: that every tensor is cast to; None where each keeps its own.
+        source_format: Format that reads.
+        source: The opened checkpoint.
+        ours: Its tensors in zoo's names and orientation, cast if requested.
+        drops: Source tensors that are dropped, and why.
+        target_format: Format that writes.
+        target: The checkpoint that it will write.
+        options: Options for writing; on_bytes is set when the plan runs.
+        notes: Sentences about what is left out or assumed.
+        dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
     """
 
     source_format: Format
@@ -66,14 +68,22 @@ class Plan:
     notes: list[str]
     dtype: np.dtype[np.generic] | None
 
+    def __repr__(self) -> str:
+        names = f"{self.source_format.name} -> {self.target_format.name}"
+        return f"Plan({names}, {len(self.ours)} tensors, {self.nbytes:,} bytes, lossless={self.lossless})"
+
+    def _repr_html_(self) -> str:
+        rows = [(", ".join(s.sources), s.operation, ", ".join(s.targets), s.dtype) for s in self.steps()]
+        return html_table(("source", "operation", "target", "dtype"), rows)
+
     @property
     def nbytes(self) -> int:
-        """Bytes of tensors that will be written."""
+        """The number of tensor bytes that will be written."""
         nbytes, encoding = self.target_format.nbytes, self.options.encoding
         return sum(nbytes(name, tensor, encoding) for name, tensor in self.target.tensors.items())
 
     def casts(self) -> dict[str, int]:
-        """Count the tensors whose dtype changes, by "from -> to"."""
+        """The number of tensors whose dtype changes, by "from -> to"."""
         counts: dict[str, int] = {}
         for step in self.steps():
             if " -> " in step.dtype:
@@ -82,7 +92,7 @@ class Plan:
 
     @property
     def lossless(self) -> bool:
-        """Whether every value survives: nothing is quantised, and nothing cast but to a wider dtype."""
+        """Whether all values are preserved: nothing is quantised or cast to a narrower dtype."""
         return (
             self.source.exact
             and not self.options.encoding
@@ -90,13 +100,14 @@ class Plan:
         )
 
     def steps(self) -> Iterator[Step]:
-        """Describe what happens to each parameter, in the order of the model."""
+        """Yield the steps of all parameters, in the order of the model."""
         config = self.source.config
         read = {row.ours: row for row in self.source_format.table.rows(config)}
-        write = {row.ours: row for row in self.target_format.table.rows(config)}
-        source_shapes, target_shapes = (f.table.shapes(config) for f in (self.source_format, self.target_format))
-        for ours, tensor in self.ours.items():
-            before, after = read[ours], write[ours]
+        write = {row.ours: row for row in self.target_format.table.rows(self.target.config)}
+        source_shapes = self.source_format.table.shapes(config)
+        target_shapes = self.target_format.table.shapes(self.target.config)
+        for ours, before in read.items():
+            tensor, after = self.ours[ours], write[ours]
             back = " -> ".join(side.strip() for side in reversed(after.how.split("->"))) if after.how else ""
             patterns = [pattern for pattern in (before.how, back) if pattern]
             same = before.how == after.how and len(before.theirs) == len(after.theirs)
@@ -110,7 +121,7 @@ class Plan:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the whole plan as plain JSON values."""
+        """Return the complete plan as plain JSON values."""
         return {
             "source": str(self.source.path),
             "source_format": self.source_format.name,
@@ -127,9 +138,9 @@ class Plan:
         }
 
     def added(self) -> list[str]:
-        """List the target's tensors that follow from others: masks, and the copy of a tied head."""
-        parameters = self.target_format.table.shapes(self.source.config)
-        return [name for name in self.target.tensors if name not in parameters]
+        """List the target's tensors that follow from others: masks, the copy of a tied head, biases of zeros."""
+        carried = {name for step in self.steps() for name in step.targets}
+        return [name for name in self.target.tensors if name not in carried]
 
 
 def plan_path(
@@ -140,35 +151,46 @@ def plan_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
 ) -> Plan:
-    """Plan the conversion of the checkpoint at a path; zoo.make_plan describes arguments and errors."""
+    """Plan the conversion of the checkpoint at a path. Arguments and errors are those of zoo.make_plan."""
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, source = open_path(path, format=format, size=size)
-    if strict and source.left_behind:
-        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
-        raise CheckpointMismatch(source.path, problems)
-    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes)
+    source = change_activation(source, activation)
+    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes, strict=strict)
 
 
 def plan_checkpoint(
-    source_format: Format, source: Checkpoint, to: str, *, dtype: str | None = None, max_shard_bytes: int | None = None
+    source_format: Format,
+    source: Checkpoint,
+    to: str,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int | None = None,
+    strict: bool = False,
 ) -> Plan:
     """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
+    if strict and source.left_behind:
+        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
+        raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
     options = _options(target_format, dtype, max_shard_bytes)
     cast = get_dtype(dtype) if dtype and not options.encoding else None
     if cast is not None:
         ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
-    _check_target(target_format, source.config, ours)
+    config, filled = source.config, list[str]()
+    if not strict:
+        config, ours, filled = fill_biases(target_format, config, ours)
+    _check_target(target_format, config, ours)
     target = Checkpoint(
         path=Path(),
-        config=source.config,
-        tensors=to_theirs(target_format.table, ours, source.config),
-        vocabulary=source.vocabulary or usual_vocabulary(source.config),
+        config=config,
+        tensors=to_theirs(target_format.table, ours, config),
+        vocabulary=source.vocabulary or usual_vocabulary(config),
     )
-    notes = [*source.notes, *target_format.notes(target)]
+    notes = [*source.notes, *filled, *target_format.notes(target)]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, cast)
 
 
@@ -184,7 +206,7 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
 
 
 def usual_vocabulary(config: GPTConfig) -> Vocabulary | None:
-    """Return GPT-2's vocabulary if a model has as many tokens, None for what must be another one."""
+    """Return GPT-2's vocabulary if the model has as many tokens, otherwise None."""
     return Vocabulary.gpt2() if config.vocab_size == GPT2_N_TOKENS else None
 
 
@@ -195,7 +217,9 @@ def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
         f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
     ]
     if reasons:
-        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}")
+        change = "; --activation converts it all the same, and says how far the logits differ"
+        hint = change if any("place for activation" in reason for reason in reasons) else ""
+        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}{hint}")
 
 
 def _widens(before: str, after: str) -> bool:

@@ -1,4 +1,4 @@
-"""The record of where weights came from, which an output carries."""
+"""The record of where weights came from, which is stored in outputs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zoo.conversion.plan import Plan
 
 MAX_FILES = 32
 MAX_HISTORY_BYTES = 8 << 10
-"""Of the record that a source brings along; a longer one, of very many conversions, is not carried on."""
+"""Largest record of a source that is kept. The record of very many conversions is longer and is dropped."""
 
 
 def known_origin(plan: Plan) -> dict[str, Any]:
-    """Return where the weights came from, without hashes: the same whenever and wherever it is converted."""
+    """Return the origin of the weights, without hashes. It does not depend on when and where they are converted."""
     record: dict[str, Any] = {"zoo_version": zoo.__version__}
     if plan.source.files:
         record["source_format"] = plan.source_format.name
@@ -33,14 +33,14 @@ def known_origin(plan: Plan) -> dict[str, Any]:
 
 
 def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
-    """Return the BLAKE3 hash of each file, as b3sum prints it, by the file's name.
+    """Return the BLAKE3 hash of each file, as b3sum prints it, by file name.
 
-    Of more than MAX_FILES only the hash of all hashes is kept: the record must fit into a header.
+    For more than MAX_FILES, only the hash of all hashes is kept, because the record must fit into a header.
     """
     hashes: dict[str, str] = {}
     for path in files:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            # In one call, which leaves the interpreter to the other threads; reading block by block would not.
+            # In one call, which releases the interpreter lock; reading block by block would not.
             hashes[path.name] = blake3(data).hexdigest()
     if len(hashes) > MAX_FILES:
         return {f"{len(hashes)} files": blake3("".join(hashes.values()).encode()).hexdigest()}

@@ -12,44 +12,44 @@ from typing import Any
 
 from zoo.conversion.plan import Plan, plan_path
 from zoo.conversion.provenance import hash_files, known_origin
+from zoo.conversion.target import check_shape, format_of_suffix
+from zoo.core.html import html_table
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
 from zoo.core.progress import OnProgress
 from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
-from zoo.errors import OptionError, VerificationFailed
-from zoo.formats.base import Format
+from zoo.errors import VerificationFailed
 from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
 from zoo.formats.mapping import same_tensor, to_theirs
 from zoo.formats.opening import check_redundant
-from zoo.formats.registry import usable_formats
 from zoo.models.registry import Size
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        source: path of the source.
-        source_format: its format.
-        out: path of the output.
-        target_format: its format.
-        tensors: parameters carried over.
-        n_parameters: values in them.
-        bytes_written: of tensors.
-        dropped: source tensors that were not carried over -> why.
-        added: target tensors that follow from others.
-        tied: whether the head is the embedding.
-        prefix: that the source's names had.
-        cast: tensors cast, by "from -> to".
-        encoding: quantised way of storing, "" for none.
-        lossless: whether every value survived.
-        verified: whether the output was read back and compared.
-        notes: sentences about what was left behind or assumed.
-        seconds: wall-clock time.
-        peak_memory: anonymous memory in bytes above the start; None where the system does not tell.
-        provenance: what the output records of its origin.
+        source: Path of the source.
+        source_format: Format of the source.
+        out: Path of the output.
+        target_format: Format of the output.
+        tensors: Number of converted parameters.
+        n_parameters: Number of values in them.
+        bytes_written: Number of tensor bytes written.
+        dropped: Source tensors that were dropped -> why.
+        added: Derived tensors of the target.
+        tied: Whether the head is the embedding.
+        prefix: Prefix of the source's names.
+        cast: Number of cast tensors, by "from -> to".
+        encoding: Quantisation of the output; "" for none.
+        lossless: Whether all values were preserved.
+        verified: Whether the output was read back and compared.
+        notes: Sentences about what was left out or assumed.
+        seconds: Wall-clock time.
+        peak_memory: Anonymous memory in bytes above the start; None if the system does not report it.
+        provenance: Origin that the output records.
     """
 
     source: str
@@ -72,6 +72,9 @@ class Report:
     peak_memory: int | None
     provenance: dict[str, Any]
 
+    def _repr_html_(self) -> str:
+        return html_table(("field", "value"), self.to_dict().items())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
         return asdict(self)
@@ -86,18 +89,24 @@ def convert_path(
     size: Size | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    activation: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
     sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Convert the checkpoint at a path; zoo.convert describes arguments and errors."""
+    """Convert the checkpoint at a path. Arguments and errors are those of zoo.convert."""
     out = Path(out)
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        options: dict[str, Any] = {
+            "dtype": dtype,
+            "max_shard_bytes": max_shard_bytes,
+            "strict": strict,
+            "activation": activation,
+        }
         return plan_path(source, target, format=format, size=size, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
@@ -112,7 +121,7 @@ def run_plan(
     sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Plan a conversion, write the output and report on it; arguments and errors are those of zoo.convert."""
+    """Plan a conversion, write the output and report on it. Arguments and errors are those of zoo.convert."""
     start = time.perf_counter()
     check_output(out, force=force)
     with PeakMemory() as memory:
@@ -125,7 +134,7 @@ def run_plan(
         source_format=plan.source_format.name,
         out=str(out),
         target_format=plan.target_format.name,
-        tensors=len(plan.ours),
+        tensors=len(plan.source.config.parameter_shapes()),
         n_parameters=plan.source.config.n_parameters,
         bytes_written=plan.nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
@@ -146,13 +155,15 @@ def run_plan(
 def _write(
     plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
 ) -> dict[str, Any]:
-    """Write what a plan describes, compare it, and return the provenance that the output records."""
+    """Write the output of a plan, compare it, and return the provenance that it records."""
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
-        content = pool.submit(hash_tensors, _stored(plan), plan.source.config) if plan.target_format.reads else None
+        known = plan.target_format.reads or not plan.options.encoding  # what an encoding makes of values is read back
+        content = pool.submit(hash_tensors, _stored(plan), plan.target.config) if known else None
         recorded = verify and recorded_hash(plan.source) is not None
-        as_read = pool.submit(_hash_source, plan) if recorded and (plan.casts() or plan.options.encoding) else content
+        changed = plan.casts() or plan.options.encoding or plan.target.config != plan.source.config
+        as_read = pool.submit(_hash_source, plan) if recorded and changed else content
 
         def provenance() -> dict[str, Any]:
             record = known_origin(plan)
@@ -186,29 +197,15 @@ def _stored(plan: Plan) -> Tensors:
     return plan.target_format.to_ours(replace(target, tensors=stored))[0]
 
 
-def check_shape(target: Format, out: Path) -> None:
-    """Refuse a directory format whose output is named like a file of another format.
-
-    Raises:
-        OptionError: it is.
-    """
-    meant = [each.name for each in usable_formats() if out.suffix in each.suffixes]
-    if target.is_directory and meant:
-        raise OptionError(
-            f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
-            "leave the suffix out, or choose another format"
-        )
-
-
 def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
-    """Read an output back and compare every source tensor with what the inverse rules make of it.
+    """Read an output back and compare every source tensor with what the inverse rules give.
 
-    A quantised output is compared, in its own names, with what quantising makes of the tensors.
+    A quantised output is compared, in its own names, with the quantised tensors.
 
     Raises:
-        VerificationFailed: a tensor differs; the message names it.
+        VerificationFailed: A tensor differs; the message names it.
     """
-    again = plan.target_format.read(written, plan.source.config.to_dict())
+    again = plan.target_format.read(written, plan.target.config.to_dict())
     if plan.options.encoding:
         encoding, target = plan.options.encoding, plan.target.tensors
         expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
@@ -223,7 +220,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
 
     def check(name: str) -> None:
         if name not in found or not same_tensor(expected[name], found[name]):
-            raise VerificationFailed(f"{name} does not read back from the output as it is in {plan.source.path}")
+            raise VerificationFailed(f"{name} in the output differs from {plan.source.path}")
         on_bytes(expected[name].nbytes)
 
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -231,20 +228,8 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
             pass
 
 
-def format_of_suffix(out: Path) -> str:
-    """Return the name of the format that an output's suffix means.
-
-    Raises:
-        OptionError: none does.
-    """
-    for each in usable_formats():
-        if out.suffix in each.suffixes:
-            return each.name
-    raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
-
-
 def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
-    """Add up bytes from several threads and tell on_progress."""
+    """Return a callback that adds up bytes from several threads and passes the sum to on_progress."""
     done, lock = 0, threading.Lock()
 
     def count(nbytes: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zoo.conversion.plan import Plan, plan_checkpoint, usual_vocabulary
-from zoo.conversion.run import Report, format_of_suffix, run_plan
+from zoo.conversion.run import Report, run_plan
+from zoo.conversion.target import format_of_suffix
 from zoo.core.progress import OnProgress
 from zoo.core.tensors import LazyTensor
 from zoo.errors import OptionError
@@ -22,6 +24,7 @@ def save(
     to: str | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    strict: bool = False,
     verify: bool = True,
     force: bool = False,
     sync: bool = True,
@@ -35,24 +38,24 @@ def save(
         to: the format; None takes the one that out's suffix means.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: most bytes of tensors in one file, for formats that shard; None writes one file.
+        strict: whether to refuse a format that has no models without biases, instead of adding biases of zeros.
         verify: whether to read the output back and compare it bit for bit with the model.
         force: whether an existing output may be replaced.
         sync: whether the output survives a power failure from the moment this returns.
-        on_progress: called with the bytes written and compared so far.
+        on_progress: Callback with the bytes written and compared so far.
 
     Raises:
-        OptionError: out's suffix means no format, and none is given; or the model has LoRA adapters.
-        CannotHold: the format has no place for this model or its dtype.
+        OptionError: No format is given and the suffix of out selects none, or the model has LoRA adapters.
+        CannotHold: The format cannot represent this model or its dtype.
         OutputError: out exists or cannot be written.
-        VerificationFailed: the output does not read back as the model.
+        VerificationFailed: The output differs from the model.
     """
     out = Path(out)
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        return plan_checkpoint(
-            get_format("zoo"), _in_memory(model), target, dtype=dtype, max_shard_bytes=max_shard_bytes
-        )
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
+        return plan_checkpoint(get_format("zoo"), _in_memory(model), target, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 

@@ -1,4 +1,5 @@
-"""Tools that know no model: lazy tensors, axis patterns, writing, atomic outputs, safe paths, statistics, progress.
+"""Tools that do not depend on a model: lazy tensors, axis patterns, parallel writing, atomic outputs, safe paths,
+statistics, progress.
 
 May import zoo.errors.
 """

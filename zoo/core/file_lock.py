@@ -15,17 +15,14 @@ except ImportError:  # Windows
 
 
 @contextmanager
-def lock_directory(path: Path) -> Iterator[bool]:
-    """Hold the lock of an existing directory for the block, and say whether this process alone does.
+def lock_directory(path: Path) -> Iterator[bool | None]:
+    """Hold the lock of a directory for the block.
 
-    Where directories cannot be locked (Windows, some network disks), the one that made it may use it, and nobody
-    may tidy it: the answer is whether it was made just now, empty.
-
-    Raises:
-        FileNotFoundError: it is gone.
+    Gives True if this process has it, False if another one has it or the directory is gone, None where directories
+    cannot be locked (Windows, some network disks).
     """
     if fcntl is None:
-        yield not any(path.iterdir())
+        yield None
         return
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -33,18 +30,17 @@ def lock_directory(path: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _take(descriptor) and _is_still(path, descriptor)
+        taken = _take(descriptor)
+        yield taken if _is_still(path, descriptor) else False
     finally:
         os.close(descriptor)
 
 
-def _take(descriptor: int) -> bool:
+def _take(descriptor: int) -> bool | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        return not os.listdir(descriptor)  # no locks here
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
     return True
 
 

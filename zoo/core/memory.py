@@ -1,7 +1,7 @@
-"""How much anonymous memory a piece of work takes at its peak.
+"""Measure the peak of anonymous memory.
 
-Mapped files count as resident memory too, but the system takes them back when it wants; what a program needs is the
-anonymous part, and that has no high-water mark of its own, so a thread looks at it.
+Mapped files count as resident memory too, but the system can reclaim them at any time. What a program needs is its
+anonymous memory. The system records no peak of it, so a thread polls it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_STATUS = Path("/proc/self/status")  # Linux only; elsewhere nothing is measured
-_INTERVAL = 0.02  # seconds between looks
+_STATUS = Path("/proc/self/status")  # Linux only; other systems are not measured
+_INTERVAL = 0.02  # seconds between polls
 
 
 class PeakMemory:
-    """Context manager that watches this process's anonymous memory.
+    """Context manager that polls this process's anonymous memory.
 
     Attributes:
-        peak: bytes above what was in use at the start, or None where the system does not tell.
+        peak: Bytes above the amount at the start, or None if the system does not report it.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class PeakMemory:
 
 
 def anonymous_bytes() -> int | None:
-    """Return this process's resident anonymous memory in bytes, None where the system does not tell."""
+    """Return this process's resident anonymous memory in bytes, or None if the system does not report it."""
     try:
         line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("RssAnon:"))
     except (OSError, StopIteration):

@@ -27,12 +27,12 @@ def atomic_output(path: Path, *, needed: int = 0, force: bool = False, sync: boo
 
     Args:
         path: the final name, which the temporary file has too.
-        needed: bytes that will be written; checked against the free space of the disk before anything is.
-        force: whether something that exists may be replaced.
+        needed: Bytes that will be written, which are compared with the free space first.
+        force: Whether to replace an existing output.
         sync: whether the output is on the disk when the block has ended, and complete whenever the power fails.
 
     Raises:
-        OutputError: the path exists, its directory does not, or the disk is full or not writable.
+        OutputError: The path exists, its directory does not, or the disk is full or not writable.
     """
     _tidy(path.parent)
     check_output(path, force=force)
@@ -51,10 +51,10 @@ def atomic_output(path: Path, *, needed: int = 0, force: bool = False, sync: boo
 
 
 def check_output(path: Path, *, force: bool) -> None:
-    """Refuse, before any work, a path that cannot become the output.
+    """Raise an error if a path cannot become an output, before any work is done.
 
     Raises:
-        OutputError: it exists (and force is not given), or its directory does not.
+        OutputError: The path exists and force is False, or its directory does not exist.
     """
     if not path.parent.is_dir():
         raise OutputError(f"{path} cannot be written: there is no directory {path.parent}; create it first")
@@ -63,22 +63,22 @@ def check_output(path: Path, *, force: bool) -> None:
 
 
 def check_room(directory: Path, needed: int) -> None:
-    """Refuse, before the first byte, what the disk has no room for.
+    """Raise an error if a disk has too little free space, before the first byte is written.
 
     Raises:
-        OutputError: there is less free than needed, in bytes.
+        OutputError: The free space is less than needed, in bytes.
     """
     free = shutil.disk_usage(directory).free
     if needed > free:
-        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; make room")
+        raise OutputError(f"{directory} has {free:,} bytes free, and {needed:,} more are needed; free some space")
 
 
 def as_output_error(error: OSError, path: Path) -> OutputError:
-    """Say in one sentence why writing failed."""
+    """Return an error with the reason why writing failed."""
     if isinstance(error, OutputError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} was not written: the disk is full; make room and try again")
+        return OutputError(f"{path} was not written: the disk is full; free some space and try again")
     return OutputError(f"{path} was not written: {error.strerror or error}")
 
 
@@ -93,7 +93,7 @@ def _own_directory(parent: Path) -> Iterator[Path]:
         directory = parent / f".zoo-{secrets.token_hex(4)}.tmp"
         directory.mkdir(mode=0o700)
         with lock_directory(directory) as is_ours:
-            if not is_ours:  # tidied by another process before it was locked
+            if is_ours is False:  # tidied by another process before it was locked
                 continue
             try:
                 yield directory

@@ -1,4 +1,4 @@
-"""Which files belong to a checkpoint. A name in its directory may be a link to somewhere else, or no file at all."""
+"""Path safety: reject links that leave the checkpoint and files that are not regular."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.errors import CorruptFile, FormatError, UnsafeFile
 
 MAX_JSON_VALUES = 300_000
-"""In one text; the 50,000 tokens and merges of GPT-2 are 200,000. In memory a value takes up to 200 bytes."""
+"""Per JSON text. GPT-2's 50,000 tokens and merges are 200,000 values. A value takes up to 200 bytes in memory."""
 
 
 def missing(path: Path, what: str = "file", names: Iterable[str] = ()) -> FormatError:
@@ -35,60 +35,60 @@ LFS_MAGIC = b"version https://git-lfs"
 
 
 def check_not_lfs(start: bytes, path: Path | str) -> None:
-    """Refuse a file whose first bytes are those of a Git LFS pointer.
+    """Raise an error if a file begins like a Git LFS pointer.
 
     Raises:
-        FormatError: they are.
+        FormatError: It does.
     """
     if start.startswith(LFS_MAGIC):
-        raise FormatError(path, "is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository")
+        raise FormatError(path, "is a Git LFS pointer instead of the file; run `git lfs pull` in its repository")
 
 
 def follow(path: Path) -> Path:
-    """Return what the user means by a path: where a link of his own to one file leads, otherwise the path itself."""
+    """Resolve a path that the user gave: if it is a link to a file, return its target, otherwise the path itself."""
     return path.resolve() if _is_file(path) and _leads_out(path, path.parent) else path
 
 
 def is_own_file(path: Path) -> bool:
-    """Whether there is a regular file at a path that lies in its directory; see check_file."""
+    """Return whether a path is a regular file that lies in its directory; see check_file."""
     return _is_file(path) and not _leads_out(path, path.parent)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a directory has such a name, be it a link that leads nowhere: that is damage, not absence."""
+    """Return whether a directory has an entry of this name. A broken link counts, because it is damage, not absence."""
     return os.path.lexists(path)
 
 
 def check_file(path: Path, root: Path | None = None) -> None:
-    """Refuse what is not a file of its own checkpoint, before it is opened.
+    """Raise an error for anything but a regular file of its checkpoint, before it is opened.
 
-    Links inside the directory are followed, and those of huggingface_hub's cache, whose snapshots/REVISION link to
-    blobs beside it. A pipe, on which reading would wait for ever, and a device are no files.
+    Links within the directory are followed, and so are those in huggingface_hub's cache, where snapshots/REVISION links
+    to blobs. Pipes, on which reading would block, and devices are rejected.
 
     Args:
-        path: to be opened.
-        root: the checkpoint's directory, if the path is not directly in it.
+        path: Path to be opened.
+        root: Directory of the checkpoint, if the path is in a subdirectory of it.
 
     Raises:
-        UnsafeFile: it is a link that leads out of the directory.
-        FormatError: there is no regular file.
+        UnsafeFile: The path is a link that leaves the directory.
+        FormatError: The path is not a regular file.
     """
     if _leads_out(path, root or path.parent):
         target = os.path.realpath(path)
-        raise UnsafeFile(path, f"is a link to {target}, out of its directory, and not followed; copy the file")
+        raise UnsafeFile(path, f"is a link to {target}, outside its directory, which is not followed; copy the file")
     if not _is_file(path):
-        problem = "it is no file" if os.path.lexists(path) else "no such file"
+        problem = "it is not a regular file" if os.path.lexists(path) else "no such file"
         raise FormatError(path, f"cannot be read ({problem})")
 
 
 def check_json(text: bytes, path: Path | str) -> None:
-    """Refuse, before it is parsed, a text of which a parser would make far more memory than it has bytes.
+    """Raise an error if a JSON text would take far more memory when parsed than it has bytes.
 
     Raises:
-        CorruptFile: it has more values than MAX_JSON_VALUES.
+        CorruptFile: It has more values than MAX_JSON_VALUES.
     """
     if text.count(b",") + text.count(b"[") + text.count(b"{") > MAX_JSON_VALUES:
-        raise CorruptFile(path, f"has more than {MAX_JSON_VALUES:,} values in its JSON; it is no part of a GPT-2")
+        raise CorruptFile(path, f"has more than {MAX_JSON_VALUES:,} JSON values, which no file of a GPT-2 needs")
 
 
 def _is_file(path: Path) -> bool:
@@ -98,7 +98,7 @@ def _is_file(path: Path) -> bool:
 def _leads_out(path: Path, root: Path) -> bool:
     if root == path.parent and not os.path.islink(path):  # noqa: PTH114
         return False
-    # Path.resolve raises for links that lead in a circle.
+    # Path.resolve raises for circular links.
     home, target = Path(os.path.realpath(root)), Path(os.path.realpath(path))
     blobs = home.parents[1] / "blobs" if home.parent.name == "snapshots" else home
     return not (target.is_relative_to(home) or target.is_relative_to(blobs))

@@ -1,4 +1,4 @@
-"""Numbers about the values of a tensor, gathered a chunk at a time."""
+"""Statistics of a tensor's values, computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoo.core.tensors import LazyTensor, chunks
 
 @dataclass(frozen=True)
 class Statistics:
-    """What the values of a tensor look like; NaN and infinite ones are counted and left out of the rest.
+    """Statistics of a tensor. NaN and infinite values are counted and excluded from the rest.
 
     Attributes:
-        mean: of the finite values; NaN where there are none, as for the next three.
-        std: their standard deviation, of the whole population.
-        min: the smallest.
-        max: the largest.
-        nan: how many are NaN.
-        inf: how many are infinite.
-        norm: Euclidean length of the finite values as one vector.
+        mean: Mean of the finite values; NaN if there are none, like the next three.
+        std: Population standard deviation.
+        min: Smallest value.
+        max: Largest value.
+        nan: Number of NaN values.
+        inf: Number of infinite values.
+        norm: Euclidean norm of the finite values.
     """
 
     mean: float
@@ -34,21 +34,21 @@ class Statistics:
     norm: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers by name, None for what is no number, as JSON has no NaN."""
+        """Return the statistics by name; NaN becomes None, because JSON has no NaN."""
         return {name: None if isinstance(x, float) and math.isnan(x) else x for name, x in asdict(self).items()}
 
 
 def statistics(tensor: LazyTensor) -> Statistics:
-    """Read a tensor and describe its values; of byte strings there is nothing to tell.
+    """Read a tensor and return its statistics; those of byte strings are NaN.
 
-    Sums are float64, combined chunk by chunk (Chan et al., 1983).
+    Sums are float64 and combined chunk by chunk (Chan et al., 1983).
     """
     if tensor.dtype.hasobject:  # TensorFlow's byte strings
         return Statistics(math.nan, math.nan, math.nan, math.nan, 0, 0)
     count, mean, squares = 0, 0.0, 0.0
     low, high, nan, inf = math.inf, -math.inf, 0, 0
     for chunk in chunks(tensor.load()):
-        with np.errstate(invalid="ignore"):  # a signalling NaN
+        with np.errstate(invalid="ignore"):  # signalling NaN
             values = chunk.reshape(-1).astype(np.float64)
         finite = values[np.isfinite(values)]
         nan += int(np.isnan(values).sum())
@@ -66,13 +66,13 @@ def statistics(tensor: LazyTensor) -> Statistics:
 
 
 def histogram(tensor: LazyTensor, measured: Statistics, *, bins: int = 41, width: float = 4.0) -> list[int]:
-    """Count a tensor's finite values in equal bins around their mean; what lies further out is in the first and last.
+    """Count a tensor's finite values in equal bins around their mean. The outer bins include all values beyond them.
 
     Args:
-        tensor: to read.
-        measured: what statistics() said of it.
-        bins: how many.
-        width: of all bins to each side of the mean, in standard deviations.
+        tensor: Tensor to read.
+        measured: Result of statistics() for it.
+        bins: Number of bins.
+        width: Width of all bins on each side of the mean, in standard deviations.
     """
     counts = np.zeros(bins, np.int64)
     if math.isnan(measured.std):

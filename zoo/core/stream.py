@@ -1,4 +1,4 @@
-"""Write lazy tensors into a file at known places, a chunk at a time, on a few threads."""
+"""Write lazy tensors to given offsets of a file, chunk by chunk, on a few threads."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import numpy as np
 from zoo.core.tensors import LazyTensor, chunks
 
 Progress = Callable[[int], None]
-"""Called with the number of bytes done since the last call, from any thread."""
+"""Called with the number of bytes since the last call, from any thread."""
 
 Digest = Callable[[int, memoryview], None]
 """Called as digest(index of the tensor, bytes written) with a tensor's chunks in order."""
 
 WORKERS = 2
-"""Threads for writing and comparing: with four, they wait for each other at the file's lock, and it takes longer."""
+"""Threads for writing and comparing. Four are slower: they wait for each other at the file's lock."""
 
 
 def ignore_progress(nbytes: int) -> None:
-    """The Progress of a caller who does not want any."""
+    """Ignore progress."""
 
 
 def write_at(
@@ -31,14 +31,14 @@ def write_at(
     on_bytes: Progress = ignore_progress,
     digest: Digest | None = None,
 ) -> None:
-    """Write each tensor's bytes, in C order, at its offset (in bytes) of an existing file.
+    """Write each tensor's bytes, in C order, to its offset (in bytes) in an existing file.
 
-    Tensors are written in parallel, each by one thread in order, so that memory stays at a few chunks (and what a
-    tensor's load() itself needs) however large the file is.
+    Tensors are written in parallel, each by one thread in order, so memory stays at a few chunks (plus what a tensor's
+    load() needs) for files of any size.
 
     Raises:
-        OSError: the disk is full, or the file cannot be written.
-        ZooError: whatever a tensor's load() raises.
+        OSError: The disk is full, or the file cannot be written.
+        ZooError: A tensor's load() raised it.
     """
     fd = os.open(path, os.O_WRONLY)
 
@@ -65,7 +65,7 @@ def write_at(
 
 
 def pwrite_all(fd: int, data: memoryview, offset: int) -> None:
-    """Write all of data at an offset: os.pwrite may write less than it is given."""
+    """Write all of data at an offset; os.pwrite may write only a part."""
     while data:
         written = os.pwrite(fd, data, offset)
         data, offset = data[written:], offset + written

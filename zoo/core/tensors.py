@@ -1,4 +1,6 @@
-"""Tensors that are known before they are read, and how to walk through large ones in little memory."""
+"""Lazy tensors, whose shape and dtype are known before they are read, and iteration over large arrays in little
+memory.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from zoo.errors import UnknownName
 
 Array = NDArray[np.generic]
 
-_CACHE_LINE = 64  # bytes, of x86 and most ARM
+_CACHE_LINE = 64  # bytes, on x86 and most ARM processors
 CHUNK_BYTES = 2 << 20
-"""How much of a tensor is copied at a time: it stays in the cache, and below what malloc gives back to the system."""
+"""Bytes per chunk: it fits into the cache, and malloc does not return blocks of this size."""
 
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
@@ -23,14 +25,14 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float64": np.dtype(np.float64),
 }
-"""The dtypes that weights may have, by name."""
+"""The supported dtypes of weights by name."""
 
 
 def get_dtype(name: str) -> np.dtype[np.generic]:
-    """Return the numpy dtype of a name such as "bfloat16".
+    """Return the numpy dtype for a name such as "bfloat16".
 
     Raises:
-        UnknownName: it is not one of DTYPES.
+        UnknownName: The name is not in DTYPES.
     """
     try:
         return DTYPES[name]
@@ -40,12 +42,12 @@ def get_dtype(name: str) -> np.dtype[np.generic]:
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor whose shape and dtype are known, and whose values are read only when asked for.
+    """A tensor with known shape and dtype, whose values are read on demand.
 
     Attributes:
-        shape: lengths of the axes.
-        dtype: a numpy dtype; bfloat16 is ml_dtypes.bfloat16.
-        load: returns the values, a view of a mapped file wherever possible, with any strides. It checks what the
+        shape: Lengths of the axes.
+        dtype: Numpy dtype; bfloat16 is ml_dtypes.bfloat16.
+        load: Returns the values, as a view of a mapped file where possible, with any strides. It checks what the
             container can check (a CRC, a length) and raises CorruptFile.
     """
 
@@ -55,31 +57,31 @@ class LazyTensor:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """The number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
-        """Size of the values in bytes."""
+        """The size of the values in bytes."""
         return self.size * self.dtype.itemsize
 
     @property
     def stored_as(self) -> str:
-        """What its values are in the file, for people: the dtype, or a way of quantising."""
+        """The dtype or quantisation of the values in the file, for display."""
         return str(self.dtype)
 
     @property
     def stored_nbytes(self) -> int:
-        """Size in the file in bytes."""
+        """The size in the file in bytes."""
         return self.nbytes
 
     @staticmethod
     def of(array: Array) -> LazyTensor:
-        """Wrap an array that is already in memory."""
+        """Wrap an array that is in memory."""
         return LazyTensor(array.shape, array.dtype, lambda: array)
 
     def astype(self, dtype: np.dtype[np.generic]) -> LazyTensor:
-        """Return the same tensor cast (round to nearest even) to dtype when it is loaded."""
+        """Return the tensor cast to dtype (round to nearest even) when it is loaded."""
         if dtype == self.dtype:
             return self
         return LazyTensor(self.shape, dtype, lambda: self.load().astype(dtype))
@@ -90,9 +92,9 @@ Tensors = Mapping[str, LazyTensor]
 
 
 def chunks(array: Array, nbytes: int = CHUNK_BYTES) -> Iterator[Array]:
-    """Cut an array along its first axis that is longer than 1 into contiguous pieces of about nbytes, in order.
+    """Split an array along its first axis longer than 1 into contiguous pieces of about nbytes, in order.
 
-    The pieces of a contiguous array are views, so that a mapped file is never copied as a whole.
+    The pieces of a contiguous array are views, so a mapped file is never copied as a whole.
     """
     while array.ndim > 1 and len(array) == 1:
         array = array[0]
@@ -106,10 +108,10 @@ def chunks(array: Array, nbytes: int = CHUNK_BYTES) -> Iterator[Array]:
 
 
 def contiguous(array: Array) -> Array:
-    """Return an array in C order, itself if it is.
+    """Return an array in C order; a contiguous array itself.
 
-    A transposed one is copied in panels as wide as a cache line: numpy walks through such a copy in the order of one
-    side and misses the cache on the other with every element, which takes 3 to 5 times as long.
+    A transposed array is copied in panels as wide as a cache line. numpy copies in the order of one side and misses the
+    cache on the other with every element, which takes 3 to 5 times as long.
     """
     if array.flags.c_contiguous or array.strides[-1] <= array.itemsize:
         return np.ascontiguousarray(array)
@@ -121,7 +123,9 @@ def contiguous(array: Array) -> Array:
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Whether two arrays have the same shape, dtype and bits (so NaN equals the same NaN, and 0.0 is not -0.0)."""
+    """Return whether two arrays have the same shape, dtype and bits (NaN equals the same NaN; 0.0 differs from
+    -0.0).
+    """
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     bits = np.dtype(f"u{a.dtype.itemsize}")

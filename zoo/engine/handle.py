@@ -51,7 +51,7 @@ class Handle:
         self._pointer: ctypes.c_void_p | None = ctypes.c_void_p(found)
         self._finalizer = weakref.finalize(self, self._library.zoo_close, self._pointer)
         self._finalizer.atexit = False  # a daemon thread may be in a pass; the system frees everything
-        self.rounds = bool(self._library.zoo_rounds(self._pointer))
+        self.rounds = bool(self._library.zoo_rounds(self._pointer) & native.ROUND_BF16)
 
     def forward(self, tokens: native.Tokens) -> None:
         """Run one pass; the caller holds the lock.

@@ -1,15 +1,18 @@
-"""The C library: its structs, and finding and loading it. kernels.c has the same structs, and says what they mean."""
+"""The C library: its structs, and finding and loading it. csrc/engine.h declares and explains the same structs."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p, sizeof
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 TYPES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+ROUND_BF16, ROUND_INT8 = 1, 2
+"""Flags of Tokens.rounded: how activations of a prompt may be rounded."""
+_ABI = 1
 
 
 class Matrix(Structure):
@@ -97,11 +100,28 @@ def library() -> ctypes.CDLL | None:
         found = ctypes.CDLL(str(path))
     except OSError:  # built for another machine
         return None
+    if not _matches(found):
+        return None
     found.zoo_open.argtypes, found.zoo_open.restype = [POINTER(Model), c_int, c_int, c_char_p], c_void_p
     found.zoo_rounds.argtypes, found.zoo_rounds.restype = [c_void_p], c_int
-    found.zoo_forward.argtypes, found.zoo_forward.restype = [c_void_p, POINTER(Tokens)], None
+    found.zoo_isa.argtypes, found.zoo_isa.restype = [c_void_p], c_char_p
+    found.zoo_forward.argtypes, found.zoo_forward.restype = [c_void_p, POINTER(Tokens)], c_int
     found.zoo_close.argtypes, found.zoo_close.restype = [c_void_p], None
     found.zoo_read.argtypes, found.zoo_read.restype = [c_void_p, c_size_t], c_float
-    for multiply in (found.zoo_multiply, found.zoo_multiply_bf16):
+    for multiply in (
+        found.zoo_multiply,
+        found.zoo_multiply_bf16,
+        found.zoo_multiply_int16,
+        found.zoo_multiply_int8,
+    ):
         multiply.argtypes, multiply.restype = [c_size_t], c_float
     return found
+
+
+def _matches(found: ctypes.CDLL) -> bool:
+    """Whether the library was built from sources with these structs; an old build has other ones, or no version."""
+    try:
+        found.zoo_abi.argtypes, found.zoo_abi.restype = [], c_int64
+    except AttributeError:
+        return False
+    return bool(found.zoo_abi() == 1_000_000 * _ABI + sizeof(Model) + sizeof(Layer) + sizeof(Tokens))

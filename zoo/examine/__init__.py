@@ -1,4 +1,4 @@
-"""Content hash, comparison, verification and summary of checkpoints.
+"""Comparison, verification and summary of checkpoints.
 
 May import everything up to zoo.conversion.
 """

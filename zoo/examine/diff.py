@@ -1,4 +1,4 @@
-"""What differs between two checkpoints of any formats, once both are in zoo's names."""
+"""Compare two checkpoints of any formats in zoo's names."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from typing import Any
 
 import numpy as np
 
+from zoo.core.html import html_table
 from zoo.core.tensors import Array, LazyTensor, Tensors, chunks, same_bits
-from zoo.formats.content_hash import CONFIG_FIELDS, unpadded
+from zoo.errors import OptionError
+from zoo.formats.content_hash import unpadded
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
+_IMMATERIAL = ("dropout", "vocab_rows")
+"""Fields of a config that do not change what a model computes."""
+
 
 @dataclass(frozen=True)
 class TensorDiff:
-    """How far two tensors of one name are from each other.
+    """The difference between two tensors of the same name.
 
     Attributes:
-        name: the parameter, in zoo's names.
-        same: whether dtype, shape and every bit agree.
-        why: "" where values can be compared; else what keeps them from it: one is missing, or the shapes differ.
-        dtypes: of the first and the second.
-        max_abs: largest difference of two values; NaN where one of them is NaN and the other is not.
-        max_rel: largest difference, relative to the larger of the two.
-        max_ulp: largest distance in steps from one number of the dtype to the next; None for different dtypes.
-        cosine: of the angle between the two as vectors; NaN if one has no length.
-        n_different: values whose bits differ (whose values differ, for different dtypes).
+        name: Name of the parameter in zoo.
+        same: Whether dtype, shape and all bits are equal.
+        why: "" if the values can be compared; otherwise the reason: one is missing, or the shapes differ.
+        dtypes: Dtypes of the first and the second tensor.
+        max_abs: Largest absolute difference; NaN if only one of two values is NaN.
+        max_rel: Largest difference relative to the larger of the two values.
+        max_ulp: Largest distance in units in the last place; None for different dtypes.
+        cosine: Cosine similarity of the two; NaN if one is zero.
+        n_different: Number of values whose bits differ (for different dtypes: whose values differ).
     """
 
     name: str
@@ -46,12 +51,12 @@ class TensorDiff:
 
 @dataclass(frozen=True)
 class Diff:
-    """Everything that differs.
+    """All differences between two checkpoints.
 
     Attributes:
-        config: field -> the two values, for fields that differ; whether they matter is in `config_matters`.
-        tensors: one for each parameter of either.
-        atol: difference of two values that counts as none.
+        config: Field -> the two values, for fields that differ; see `config_matters`.
+        tensors: One entry per parameter of either checkpoint.
+        atol: Largest difference that counts as equal.
     """
 
     config: dict[str, tuple[Any, Any]]
@@ -61,11 +66,11 @@ class Diff:
     @property
     def config_matters(self) -> list[str]:
         """Fields that differ and that change what the model computes."""
-        return [name for name in self.config if name in (*CONFIG_FIELDS, "vocab_size", "context_length")]
+        return [name for name in self.config if name not in _IMMATERIAL]
 
     @property
     def different(self) -> list[TensorDiff]:
-        """Tensors that differ, by more than atol if that is given."""
+        """The tensors that differ, by more than atol if it is set."""
         if not self.atol:
             return [each for each in self.tensors if not each.same]
         return [each for each in self.tensors if each.why or not each.max_abs <= self.atol]
@@ -75,8 +80,15 @@ class Diff:
         """Whether both are the same model."""
         return not self.different and not self.config_matters
 
+    def __repr__(self) -> str:
+        return f"Diff({'same' if self.same else 'different'}, {len(self.different)} of {len(self.tensors)} tensors)"
+
+    def _repr_html_(self) -> str:
+        rows = [(d.name, d.why or f"{d.max_abs:.3g}", f"{d.cosine:.9f}", f"{d.n_different:,}") for d in self.different]
+        return html_table(("tensor", "max abs", "cosine", "values"), rows)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain JSON values, None for what is no number."""
+        """Return all fields as plain JSON values; NaN becomes None."""
         tensors = [
             {key: None if isinstance(x, float) and not math.isfinite(x) else x for key, x in asdict(each).items()}
             for each in self.tensors
@@ -94,6 +106,8 @@ def diff_paths(
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
     """Compare the checkpoints at two paths; zoo.diff describes arguments and errors."""
+    if not atol >= 0:  # NaN, too
+        raise OptionError(f"must be a number of at least 0, not {atol}", option="atol")
     configs: list[GPTConfig] = []
     sides: list[Tensors] = []
     for path, name in zip((a, b), formats, strict=True):
@@ -125,11 +139,11 @@ def _diff(name: str, a: LazyTensor | None, b: LazyTensor | None) -> TensorDiff:
 
 
 def _measure(name: str, a: Array, b: Array) -> TensorDiff:
-    """Go through two arrays of one shape whose bits differ, in float64."""
+    """Compare two arrays of the same shape, chunk by chunk, in float64."""
     max_abs, max_rel, max_ulp, n = 0.0, 0.0, 0, 0
     dot, square_a, square_b = 0.0, 0.0, 0.0
     alike = a.dtype == b.dtype
-    # Chunks of as many values, whatever their dtypes.
+    # Chunks with the same number of values for all dtypes.
     parts = zip(chunks(a, a.itemsize << 18), chunks(b, b.itemsize << 18), strict=True)
     for x, y in parts:
         if alike:
@@ -160,12 +174,12 @@ def _bits(array: Array) -> np.dtype[Any]:
 
 
 def _steps(a: Array, b: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Numbers of a dtype that lie between two, as the distance of their bits put in the order of their values."""
+    """Return the distance in representable numbers: the difference of the bits in the order of the values."""
 
     def ordered(array: Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
         bits = array.view(_bits(array)).astype(np.uint64)
         sign = np.uint64(1 << (array.dtype.itemsize * 8 - 1))
-        # Negative numbers count down from the sign bit, so that -0.0 and 0.0 fall together.
+        # Negative numbers count down from the sign bit, so that -0.0 and 0.0 are equal.
         return np.where(bits & sign, sign - (bits & (sign - np.uint64(1))), sign + bits)
 
     x, y = ordered(a), ordered(b)

@@ -1,4 +1,4 @@
-"""What `zoo inspect` shows of a checkpoint in pages and pictures: facts, and numbers about every tensor."""
+"""The data of `zoo inspect`'s pages and plots: facts about a checkpoint and statistics of every tensor."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
 KINDS = ("attn.qkv.weight", "attn.out.weight", "mlp.up.weight", "mlp.down.weight")
-"""The matrices of a block, of which norms and histograms are drawn layer by layer."""
+"""The matrices of a block whose norms and histograms are plotted layer by layer."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One parameter in zoo's names, with numbers about it.
+    """A parameter in zoo's names with its statistics.
 
     Attributes:
-        tensor: shape and dtype.
-        numbers: about its values.
-        bins: its histogram; [] where none was asked for.
+        tensor: Its shape and dtype.
+        numbers: Its statistics.
+        bins: Its histogram; [] if not requested.
     """
 
     tensor: LazyTensor
@@ -36,22 +36,22 @@ class Measured:
 
     @property
     def rms(self) -> float:
-        """Root of the mean square of the finite values; 0 where there are none."""
+        """The root mean square of the finite values; 0 if there are none."""
         return 0.0 if math.isnan(self.numbers.norm) else self.numbers.norm / math.sqrt(max(1, self.tensor.size))
 
 
 @dataclass(frozen=True)
 class Report:
-    """A checkpoint, read once from end to end.
+    """A report on a checkpoint that was read completely.
 
     Attributes:
-        path: of it.
-        format: its name.
-        config: of the model.
-        facts: what else is known, by name: provenance, vocabulary, notes.
-        parameters: by zoo's names.
-        mapping: rows of (names in the format, operation, zoo's name).
-        problem: why its tensors are not those of its config; then parameters are in the format's own names.
+        path: Path of the checkpoint.
+        format: Name of its format.
+        config: Config of the model.
+        facts: Other known facts by name: provenance, vocabulary, notes.
+        parameters: Parameters by zoo's names.
+        mapping: Rows of (names in the format, operation, zoo's name).
+        problem: Reason why the tensors do not fit the config; parameters then have the format's names.
     """
 
     path: Path
@@ -63,13 +63,13 @@ class Report:
     problem: str = ""
 
     def layers(self, kind: str) -> list[Measured]:
-        """Return one of KINDS in every block, from the first to the last."""
+        """Return one of KINDS for every block, in order."""
         names = (name for name in self.parameters if name.startswith("blocks.") and name.endswith(kind))
         return [self.parameters[name] for name in names]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all parameters."""
+        """The number of bytes of all parameters."""
         return sum(each.tensor.nbytes for each in self.parameters.values())
 
 
@@ -80,16 +80,16 @@ def make_report(
     size: Size | None = None,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Read a whole checkpoint, one tensor after the other.
+    """Read a complete checkpoint, tensor by tensor.
 
     Args:
-        path: file or directory.
-        format: its format's name; None recognises it.
-        size: the model it must be.
-        on_tensor: called as on_tensor(tensors done, tensors in all).
+        path: File or directory.
+        format: Name of its format; None recognises it by its content.
+        size: Expected model.
+        on_tensor: Called as on_tensor(tensors done, total tensors).
 
     Raises:
-        ZooError: as open_checkpoint; or a tensor cannot be read.
+        ZooError: As for open_checkpoint, or a tensor cannot be read.
     """
     found, opened = open_path(path, format=format, size=size)
     try:
@@ -107,7 +107,7 @@ def make_report(
 
 
 def facts(opened: Checkpoint) -> dict[str, Any]:
-    """What is known of a checkpoint beside config and tensors, as plain JSON values."""
+    """Return what is known of a checkpoint in addition to config and tensors, as plain JSON values."""
     return {
         "prefix": opened.prefix,
         "vocabulary": "none" if not opened.vocabulary else "GPT-2's" if opened.vocabulary.is_gpt2 else "its own",

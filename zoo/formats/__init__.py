@@ -1,4 +1,4 @@
-"""What a format is: rules and tables, config maps, the registry of plugins, opening a path.
+"""Formats: rules and tables, config maps, the plugin registry, opening a path, content hash.
 
 May import zoo.errors, zoo.core, zoo.containers, zoo.text and zoo.models.
 """

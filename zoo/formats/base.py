@@ -1,4 +1,4 @@
-"""What a format is: a container, a layout table and a config map. Subclass Format to add one."""
+"""The base class of formats: a container, a layout table and a config map. Subclass Format to add one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zoo.core.html import html_table
 from zoo.core.stream import Progress, ignore_progress
 from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import OptionError
@@ -26,17 +27,17 @@ Known = Mapping[str, Any] | None
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint as it lies in its files, in its format's names; no tensor has been read yet.
+    """An opened checkpoint with its format's tensor names. No tensor has been read yet.
 
     Attributes:
-        path: the file or directory.
-        config: the architecture.
-        tensors: by the format's names, without `prefix`, in the order of the files.
-        prefix: that every name had in the file, such as "transformer.".
-        vocabulary: of its own tokenizer, when it carries one.
-        files: that hold the weights and the config, for hashing.
-        provenance: where the weights came from, as recorded by the zoo that wrote them.
-        notes: sentences about what is in the files and is not converted.
+        path: The file or directory.
+        config: The architecture.
+        tensors: Tensors by the format's names, without `prefix`, in the order of the files.
+        prefix: Prefix of all names in the file, such as "transformer.".
+        vocabulary: Vocabulary of the checkpoint's own tokenizer, if it has one.
+        files: Files with the weights and the config, for hashing.
+        provenance: Origin of the weights, as the zoo that wrote them recorded it.
+        notes: Sentences about parts of the files that are not converted.
         exact: whether the tensors are the file's own values; False where reading rounds them.
         left_behind: names of trained tensors that belong to no language model, such as a value head.
     """
@@ -52,17 +53,24 @@ class Checkpoint:
     exact: bool = True
     left_behind: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, {len(self.tensors)} tensors, {self.config.n_parameters:,} parameters)"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, " x ".join(map(str, each.shape)), each.stored_as) for name, each in self.tensors.items()]
+        return html_table(("tensor", "shape", "dtype"), rows)
+
 
 @dataclass(frozen=True)
 class WriteOptions:
-    """How a format shall write.
+    """Options for writing a checkpoint.
 
     Attributes:
-        on_bytes: told of bytes as they are written.
-        encoding: one of the format's encodings, "" for none: the tensors' own dtypes.
-        provenance: returns where the weights came from, to be recorded. Call it after writing the tensors: it blocks
-            until the source's files are hashed.
-        max_shard_bytes: tensor bytes in a file at most, for formats that shard; None for one file.
+        on_bytes: Callback with the number of bytes written.
+        encoding: One of the format's encodings; "" keeps the tensors' dtypes.
+        provenance: Returns the origin of the weights, to be recorded. Call it after writing the tensors: it blocks
+            until the source files are hashed.
+        max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
     """
 
     on_bytes: Progress = ignore_progress
@@ -72,20 +80,20 @@ class WriteOptions:
 
 
 class Format(ABC):
-    """One file format. Attributes are data about it; sniff, read and write touch its files.
+    """A file format. Its attributes describe it; only sniff, read and write access files.
 
     Attributes:
-        name: as in `--to NAME`.
-        summary: one line for lists.
-        table: the layout.
-        config_map: how it spells the config.
-        suffixes: of output names that mean this format when no format is given.
-        is_directory: whether it writes a directory.
-        dtypes: names of the dtypes it can store.
-        encodings: names, beside dtypes, of quantised ways in which it can store matrices.
-        reads: whether read() is there; sniff() must be, so that such a file is recognised.
-        writes: whether write() is there.
-        shards: whether it can spread the weights over several files.
+        name: Name, as in `--to NAME`.
+        summary: One line for lists.
+        table: Layout.
+        config_map: Names of the config's fields.
+        suffixes: Suffixes of output names that select this format.
+        is_directory: Whether it writes a directory.
+        dtypes: Names of the dtypes that it can store.
+        encodings: Names of the quantisations in which it can store matrices.
+        reads: Whether it implements read(). Every format implements sniff(), so that its files are recognised.
+        writes: Whether it implements write().
+        shards: Whether it can shard the weights into several files.
     """
 
     name: ClassVar[str]
@@ -102,69 +110,69 @@ class Format(ABC):
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
-        """Whether the content of a file or directory is this format's; it looks at magic and names, and never raises
-        for a file that is something else.
-        """
+        """Return whether a file or directory is in this format, judged by magic numbers and names. Never raises."""
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open a checkpoint without reading its tensors.
 
         Args:
-            path: the file or directory.
+            path: The file or directory.
             known: fields of the config that the user gave; formats that store no config need some, others ignore them.
 
         Raises:
-            FormatError: the files are not a whole checkpoint of this format.
-            OptionError: the format is one that zoo only writes.
+            FormatError: The files are not a complete checkpoint of this format.
+            OptionError: zoo only writes this format.
         """
-        raise OptionError(f"zoo writes {self.name}, but does not read it; `zoo formats` shows what it reads")
+        raise OptionError(
+            f"zoo writes {self.name}, but does not read it; `zoo formats` lists the formats that it reads"
+        )
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
-        """Write a checkpoint, whose tensors are already in this format's names, to a path that does not exist yet.
+        """Write a checkpoint, whose tensors have this format's names, to a path that does not exist yet.
 
         Raises:
-            CannotHold: the format has no place for something.
-            OSError: the disk is full, or the path cannot be written.
-            OptionError: the format is one that zoo only reads.
+            CannotHold: The format cannot represent something.
+            OSError: The path cannot be written, for example because the disk is full.
+            OptionError: zoo only reads this format.
         """
         raise OptionError(f"zoo reads {self.name}, but does not write it; `zoo formats` shows what it writes")
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
-        """Return what reading back will give for a tensor that was written in one of the format's encodings.
+        """Return the tensor that reading back gives after it was written in one of the format's encodings.
 
         Args:
-            name: of the tensor, in the format's names.
-            tensor: as it was before.
-            encoding: of the options.
+            name: Name of the tensor in the format.
+            tensor: Tensor before it is encoded.
+            encoding: Encoding from the options.
         """
         return tensor
 
     def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:
-        """Return how many bytes a tensor takes in the format's files.
+        """Return the number of bytes that a tensor takes in the format's files.
 
         Args:
-            name: of the tensor, in the format's names.
-            tensor: as it is before.
-            encoding: of the options.
+            name: Name of the tensor in the format.
+            tensor: Tensor before it is encoded.
+            encoding: Encoding from the options.
         """
         return tensor.nbytes
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
-        """Say why the format cannot hold a model of this config; an empty list means that it can."""
+        """Return the reasons why the format cannot hold a model with this config; an empty list means that it can."""
         return self.config_map.cannot_hold(config)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Say what of a checkpoint is left behind, or means something else, once it is written in this format.
+        """Return notes on what is left out or changes its meaning when a checkpoint is written in this format.
 
         Args:
-            checkpoint: what will be written.
+            checkpoint: Checkpoint to be written.
         """
         return self.config_map.forgets(checkpoint.config)
 
     def to_ours(self, checkpoint: Checkpoint) -> tuple[dict[str, LazyTensor], list[Drop]]:
-        """Map a checkpoint's tensors to zoo's names, and say which are dropped.
+        """Map a checkpoint's tensors to zoo's names and return the tensors that are dropped.
 
         Raises:
-            CheckpointMismatch: names, shapes or dtypes are not those of the config.
+            CheckpointMismatch: Names, shapes or dtypes differ from those of the config.
         """
         return to_ours(self.table, checkpoint.tensors, checkpoint.config, checkpoint.path)

@@ -1,4 +1,4 @@
-"""How a format spells the config: a table like that of the tensors, read in both directions."""
+"""Map a format's config to zoo's by a table that works in both directions, like that of the tensors."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ _REQUIRED = object()
 
 @dataclass(frozen=True)
 class Field:
-    """One of our fields and the key, or keys, under which the format writes it.
+    """A config field and the keys under which the format stores it.
 
     Attributes:
-        theirs: key, or several that all mean it: the first one present is read, all are written.
-        ours: field of GPTConfig.
-        default: what an absent key, or null, means; without one the key is required.
-        values: their word -> ours, all that there are; the first of several for one meaning is the one written.
+        theirs: Key, or several equivalent keys: the first one present is read, all are written.
+        ours: Field of GPTConfig.
+        default: Value if the key is absent or null; without a default, the key is required.
+        values: All possible values of the format -> values in zoo. If several have the same meaning, the first one is
+            written.
         aliases: further keys that are read, never written; they must not contradict the others.
     """
 
@@ -39,7 +40,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Constant:
-    """A key that must have one value, because zoo's model has no other; absent means it has it."""
+    """A key that must have a fixed value, because zoo's model supports no other. An absent key has this value."""
 
     theirs: str
     value: Any
@@ -51,10 +52,10 @@ class ConfigMap:
     """The config table of a format.
 
     Attributes:
-        fields: the keys that translate.
-        constants: keys that must have a value.
-        implied: our field -> the one value that this format can mean, for what it has no key for.
-        forgotten: our fields that the format has no place for and that change no tensor, such as dropout.
+        fields: Keys that correspond to fields.
+        constants: Keys that must have a fixed value.
+        implied: Fields without a key -> the only value that this format can represent.
+        forgotten: Fields that the format does not store and that affect no tensor, such as dropout.
         passive: further keys that do not change what the model computes; any other key is a note. None: notes on none.
     """
 
@@ -65,15 +66,15 @@ class ConfigMap:
     passive: frozenset[str] | None = None
 
     def read(self, theirs: Mapping[str, Any], path: Path) -> tuple[GPTConfig, list[str]]:
-        """Return the config, and a sentence for everything in it that zoo cannot keep.
+        """Return the config and a note for everything in it that zoo cannot keep.
 
         Raises:
-            FormatError: a required key is missing, or a value is not one zoo's model can have.
+            FormatError: A required key is missing, or a value is not supported by zoo's model.
         """
         for constant in self.constants:
             if theirs.get(constant.theirs, constant.value) != constant.value:
                 found = f"{theirs[constant.theirs]!r:.80}"
-                raise FormatError(path, f"{constant.theirs} is {found}; zoo's GPT-2 has only {constant.value!r}")
+                raise FormatError(path, f"{constant.theirs} is {found}; zoo's GPT-2 supports only {constant.value!r}")
         notes = self._unknown(theirs, path)
         ours = dict(self.implied)
         for item in self.fields:
@@ -111,10 +112,10 @@ class ConfigMap:
         return item.values[value]
 
     def write(self, config: GPTConfig) -> dict[str, Any]:
-        """Return the config in the format's keys.
+        """Return the config with the format's keys.
 
         Raises:
-            CannotHold: the format has no place for a value; the message names all of them.
+            CannotHold: The format cannot represent a value; the message names all of them.
         """
         if reasons := self.cannot_hold(config):
             raise CannotHold("; ".join(reasons))
@@ -126,7 +127,7 @@ class ConfigMap:
         return theirs
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
-        """Say which of the config's values the format has no place for; an empty list means it holds the config."""
+        """Return the values that the format cannot represent; an empty list means that it holds the config."""
         held = config.replace(**self.implied)
         return [
             f"it has no place for {name} {getattr(config, name)!r} (only {getattr(held, name)!r})"
@@ -135,7 +136,7 @@ class ConfigMap:
         ]
 
     def forgets(self, config: GPTConfig) -> list[str]:
-        """Say which values will read as the default, because the format does not write them."""
+        """Return notes on the values that will be read back as defaults, because the format does not store them."""
         default = GPTConfig()
         return [
             f"the format does not store {name}: {getattr(config, name)!r} will read as {getattr(default, name)!r}"

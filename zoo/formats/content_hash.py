@@ -1,10 +1,10 @@
-"""One hash of what a model is, whatever file it lies in.
+"""The content hash of a model, which is the same in every format.
 
 The hash is the BLAKE3 of a JSON text in ASCII, without spaces and with sorted keys: {"config": {...}, "tensors": {name:
-[dtype, shape, hash], ...}}. Names, shapes and orientation are zoo's own (GPTConfig.parameter_shapes), each hash the
-BLAKE3 of a tensor's values, little-endian in C order. Rows of padding, from vocab_size on, are left out of embedding
-and head; a tied head is no tensor of its own. Of the config only CONFIG_FIELDS count: sizes are in the shapes, and
-dropout is no part of what a model computes.
+[dtype, shape, hash], ...}}. Names, shapes and orientation are zoo's own (GPTConfig.parameter_shapes). Each hash is the
+BLAKE3 of a tensor's values, little-endian in C order. Padding rows, from vocab_size on, are left out of embedding and
+head; a tied head is not a tensor. Only CONFIG_FIELDS of the config are included: the shapes determine the sizes, and
+dropout does not change what a trained model computes.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _PADDED = ("tok_emb.weight", "head.weight")
 
 
 def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
-    """Return the content hash of the checkpoint at a path; zoo.content_hash describes arguments and errors."""
+    """Return the content hash of the checkpoint at a path. Arguments and errors are those of zoo.content_hash."""
     found, checkpoint = open_path(path, format=format, size=size)
     ours, _ = found.to_ours(checkpoint)
     return hash_tensors(ours, checkpoint.config)
 
 
 def hash_tensors(ours: Tensors, config: GPTConfig) -> str:
-    """Return the content hash of tensors in zoo's names, reading one chunk after the other."""
+    """Return the content hash of tensors with zoo's names, reading them chunk by chunk."""
     with ThreadPoolExecutor(WORKERS) as pool:
         hashes = dict(zip(ours, pool.map(lambda name: _hash(unpadded(name, ours[name], config)), ours), strict=True))
     return combine(hashes, config)
@@ -68,14 +68,14 @@ def check_recorded(checkpoint: Checkpoint, found: str) -> None:
 
 
 def combine(hashes: Mapping[str, list[Any]], config: GPTConfig) -> str:
-    """Return the content hash that tensors of these dtypes, shapes and hashes have together."""
+    """Return the content hash for tensors with these dtypes, shapes and hashes."""
     fields = {name: getattr(config, name) for name in CONFIG_FIELDS}
     text = json.dumps({"config": fields, "tensors": dict(hashes)}, sort_keys=True, separators=(",", ":"))
     return blake3(text.encode()).hexdigest()
 
 
 def unpadded(name: str, tensor: LazyTensor, config: GPTConfig) -> LazyTensor:
-    """Leave out the rows of padding, which are no tokens."""
+    """Drop the padding rows, which are not tokens."""
     if name not in _PADDED or tensor.shape[0] == config.vocab_size:
         return tensor
     return LazyTensor((config.vocab_size, *tensor.shape[1:]), tensor.dtype, lambda: tensor.load()[: config.vocab_size])

@@ -1,6 +1,6 @@
 """Map tensors between a format's names and zoo's, by the rules of a table.
 
-Nothing is read here: the results are lazy tensors that do the work when they are loaded.
+Nothing is read here: the results are lazy tensors that are rearranged when they are loaded.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from zoo.models.gpt2.config import GPTConfig
 
 
 def to_ours(table: Table, tensors: Tensors, config: GPTConfig, path: Path) -> tuple[dict[str, LazyTensor], list[Drop]]:
-    """Map a format's tensors to zoo's names and orientation, and say which tensors are dropped.
+    """Map a format's tensors to zoo's names and orientation, and return the tensors that are dropped.
 
     Raises:
-        CheckpointMismatch: names, shapes or dtypes differ from what table and config say; it lists all differences.
+        CheckpointMismatch: Names, shapes or dtypes differ from table and config; the message lists all differences.
     """
     drops = _drops(table, tensors, config)
     problems = _differences(table.shapes(config), tensors, {drop.name for drop in drops})
@@ -39,7 +39,7 @@ def to_ours(table: Table, tensors: Tensors, config: GPTConfig, path: Path) -> tu
 
 
 def to_theirs(table: Table, ours: Tensors, config: GPTConfig) -> dict[str, LazyTensor]:
-    """Map zoo's tensors to a format's names and orientation, with the copies and buffers that the format wants."""
+    """Map zoo's tensors to a format's names and orientation, with the copies and buffers that the format requires."""
     theirs: dict[str, LazyTensor] = {}
     for row in table.rows(config):
         theirs.update(_scatter(row, ours[row.ours], config))
@@ -55,7 +55,7 @@ def to_theirs(table: Table, ours: Tensors, config: GPTConfig) -> dict[str, LazyT
 def strip_prefix(tensors: Tensors, prefixes: tuple[str, ...]) -> tuple[str, dict[str, LazyTensor]]:
     """Remove the first of the prefixes that any name has; return it ("" for none) and the tensors.
 
-    Where both a name and its prefixed form are there, the prefixed one keeps its prefix, to be reported as unexpected.
+    If both a name and its prefixed form exist, the prefixed one keeps its prefix and is reported as unexpected.
     """
     prefix = next((p for p in prefixes if any(name.startswith(p) for name in tensors)), "")
 
@@ -67,7 +67,7 @@ def strip_prefix(tensors: Tensors, prefixes: tuple[str, ...]) -> tuple[str, dict
 
 
 def _gather(row: Row, parts: list[LazyTensor], config: GPTConfig) -> LazyTensor:
-    """Lay a row's source tensors out as our one."""
+    """Combine a row's source tensors into zoo's tensor."""
     pattern, sizes = row.pattern, pattern_sizes(config)
     if pattern is None:
         return parts[0]
@@ -81,7 +81,7 @@ def _gather(row: Row, parts: list[LazyTensor], config: GPTConfig) -> LazyTensor:
 
 
 def _scatter(row: Row, ours: LazyTensor, config: GPTConfig) -> dict[str, LazyTensor]:
-    """Lay our one tensor out as a row's source tensors."""
+    """Split zoo's tensor into a row's source tensors."""
     if row.pattern is None:
         return {row.theirs[0]: ours}
     back, sizes = row.pattern.reversed(), pattern_sizes(config)
@@ -96,7 +96,7 @@ def _scatter(row: Row, ours: LazyTensor, config: GPTConfig) -> dict[str, LazyTen
 
 
 def _drops(table: Table, tensors: Tensors, config: GPTConfig) -> list[Drop]:
-    """List the tensors that are known to be redundant, each with its check."""
+    """Return the tensors that should be redundant, each with its check."""
     drops = []
     for copy in table.copies:
         if config.tied and copy.name in tensors and copy.source in tensors:
@@ -111,7 +111,7 @@ def _drops(table: Table, tensors: Tensors, config: GPTConfig) -> list[Drop]:
 
 
 def same_tensor(a: LazyTensor, b: LazyTensor) -> bool:
-    """Whether two tensors have the same shape, dtype and bits; nothing is read when shape or dtype already differ."""
+    """Return whether two tensors have the same shape, dtype and bits. Nothing is read if shape or dtype differ."""
     return a is b or ((a.shape, a.dtype) == (b.shape, b.dtype) and same_bits(a.load(), b.load()))
 
 
@@ -120,17 +120,17 @@ def _is_buffer(buffer: Derived, tensor: LazyTensor, config: GPTConfig) -> bool:
 
 
 def _same_values(tensor: LazyTensor, expected: LazyTensor) -> bool:
-    """Whether a buffer has the expected shape and values; masks come as float, bool or uint8."""
+    """Return whether a buffer has the expected shape and values; masks are float, bool or uint8."""
     if tensor.shape != expected.shape:
         return False
-    # As many elements of each at a time: a mask of bytes would be many times as large as numbers.
+    # The same number of elements of each: a mask of bytes is much larger as numbers.
     pairs = (chunks(t.load(), CHUNK_BYTES * t.dtype.itemsize) for t in (tensor, expected))
     with np.errstate(over="ignore", invalid="ignore"):
         return all(np.array_equal(found.astype(np.float32), wanted) for found, wanted in zip(*pairs, strict=True))
 
 
 def _differences(expected: Mapping[str, Shape], tensors: Tensors, dropped: set[str]) -> list[str]:
-    """Say everything in which tensors differ from the names, shapes and dtypes that are expected."""
+    """Return all differences between tensors and the expected names, shapes and dtypes."""
     problems = [f"tensor {name} {shape} is missing" for name, shape in expected.items() if name not in tensors]
     for name, tensor in tensors.items():
         if name in dropped:
@@ -140,5 +140,5 @@ def _differences(expected: Mapping[str, Shape], tensors: Tensors, dropped: set[s
         elif tensor.shape != expected[name]:
             problems.append(f"tensor {name} has shape {tensor.shape} where the config asks for {expected[name]}")
         elif tensor.dtype not in DTYPES.values():
-            problems.append(f"tensor {name} has dtype {tensor.dtype}, which is no dtype of weights")
+            problems.append(f"tensor {name} has dtype {tensor.dtype}, which is not a dtype of weights")
     return problems

@@ -1,4 +1,4 @@
-"""Open a checkpoint at a path, in whatever format it is, without reading its tensors."""
+"""Open a checkpoint of any format at a path, without reading its tensors."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Opened:
     """A checkpoint with its tensors in zoo's names.
 
     Attributes:
-        format: what reads it.
-        checkpoint: as it lies in its files.
-        tensors: the model's parameters by zoo's names, in zoo's orientation; nothing has been read yet.
+        format: The format that reads it.
+        checkpoint: The checkpoint in its format's names.
+        tensors: The parameters in zoo's names and orientation; nothing has been read yet.
     """
 
     format: Format
@@ -34,15 +34,15 @@ def open_path(path: Path | str, *, format: str | None = None, size: Size | None 
     """Open a checkpoint of any format, in its own names.
 
     Args:
-        path: file or directory; zoo.hub.resolve turns names and addresses into paths.
-        format: the format's name; None recognises it by its content.
+        path: File or directory; zoo.hub.resolve turns names and addresses into paths.
+        format: Name of the format; None recognises it by its content.
         size: the model it must be: its name, its config, or some fields of its config. Formats that store no config
             take theirs from here.
 
     Raises:
-        UnknownName: there is no such format or model.
-        FormatError: it is not an intact checkpoint of the format.
-        ConfigError: it is another model than `size` says.
+        UnknownName: There is no such format or model.
+        FormatError: The path is not an intact checkpoint of the format.
+        ConfigError: The model differs from `size`.
     """
     path = follow(Path(path))
     known = None if size is None else known_fields(size)
@@ -60,12 +60,13 @@ def open_path(path: Path | str, *, format: str | None = None, size: Size | None 
 
 
 def open_parameters(path: Path | str, *, format: str | None = None, size: Size | None = None) -> Opened:
-    """Open a checkpoint in zoo's names, having compared the tensors that are left out with what they repeat.
+    """Open a checkpoint in zoo's names, after checking that the tensors it drops are redundant.
 
     Arguments and errors are those of open_path.
 
     Raises:
-        CheckpointMismatch: names, shapes or dtypes are not those of the config, or a copy differs from its original.
+        CheckpointMismatch: Names, shapes or dtypes differ from those of the config, or a copy differs from its
+            original.
     """
     found, checkpoint = open_path(path, format=format, size=size)
     tensors, drops = found.to_ours(checkpoint)
@@ -74,10 +75,10 @@ def open_parameters(path: Path | str, *, format: str | None = None, size: Size |
 
 
 def check_redundant(source: Checkpoint, drops: list[Drop]) -> None:
-    """Prove that what is about to be dropped is redundant.
+    """Check that the tensors to be dropped are redundant.
 
     Raises:
-        CheckpointMismatch: it is not; the message names the tensors.
+        CheckpointMismatch: They are not; the message names them.
     """
     problems = [f"tensor {drop.name} is not {drop.why}" for drop in drops if not drop.redundant()]
     if problems:

@@ -1,4 +1,4 @@
-"""The formats there are: the built-in ones, and those of installed packages (entry-point group "zoo.converters").
+"""The registry of formats: the built-in ones and those of installed packages (entry-point group "zoo.converters").
 
 A package adds a format by an entry point whose name is the format's and whose value is a Format class:
 
@@ -47,7 +47,7 @@ _BUILTIN = {
 
 @dataclass(frozen=True)
 class FormatInfo:
-    """A line of `zoo formats`: name, summary, the package it comes from and that package's version."""
+    """A row of `zoo formats`: name, summary, package and version of the package."""
 
     name: str
     summary: str
@@ -82,8 +82,8 @@ def get_format(name: str) -> Format:
     """Return a format by its name.
 
     Raises:
-        UnknownName: there is none; the message offers the nearest.
-        ZooError: it belongs to a package that cannot be loaded.
+        UnknownName: There is no such format; the message suggests similar names.
+        ZooError: The format belongs to a package that cannot be loaded.
     """
     if name in _BUILTIN:
         module, attribute = _BUILTIN[name].split(":")
@@ -96,7 +96,7 @@ def get_format(name: str) -> Format:
     except Exception as error:  # a stranger's code: whatever goes wrong in it, say whose it is
         raise ZooError(f"the format {name!r} of package {_origin(point)[0]} cannot be loaded: {error}") from error
     if not isinstance(made, Format) or made.name != name:
-        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is no zoo.Format of this name")
+        raise ZooError(f"the format {name!r} of package {_origin(point)[0]} is not a zoo.Format of this name")
     return made
 
 
@@ -114,7 +114,7 @@ def list_formats() -> list[FormatInfo]:
 def usable_formats() -> Iterator[Format]:
     """Yield every format that can be loaded, the built-in ones first.
 
-    A package that is broken does not take the others along. Who stops early spares the look for packages.
+    A broken package does not affect other formats. Packages are searched only after the built-in formats.
     """
     yield from map(get_format, _BUILTIN)
     yield from (get_format(name) for name in _third_party() if name not in broken_formats())
@@ -122,7 +122,7 @@ def usable_formats() -> Iterator[Format]:
 
 @lru_cache(maxsize=1)
 def broken_formats() -> dict[str, str]:
-    """Say of each format that cannot be loaded why."""
+    """Return the reason for each format that cannot be loaded."""
     broken = {}
     for name in _third_party():
         try:
@@ -133,12 +133,12 @@ def broken_formats() -> dict[str, str]:
 
 
 def detect_format(path: Path) -> Format:
-    """Find the format of a checkpoint by its content.
+    """Return the format of a checkpoint, recognised by its content.
 
     Raises:
-        FormatError: there is nothing at the path, or no format, or more than one, knows it.
+        FormatError: The path does not exist, or not exactly one format recognises it.
     """
-    if not path.exists():
+    if not path.exists() and not path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name of such files
         raise missing(path, "file or directory")
     path = follow(path)
     try:

@@ -1,12 +1,12 @@
-"""Layouts as tables: which name and orientation each parameter has in a format. Every table works in both directions.
+"""Layouts as tables of rules: the name and orientation of each parameter in a format. Tables work in both directions.
 
-A rule says what one of our parameters is called elsewhere and how its axes lie there:
+A rule has a parameter's name in the format, its name in zoo, and the pattern of its axes:
 
     Rule("h.{i}.attn.c_attn.weight", "blocks.{i}.attn.qkv.weight", "i o -> o i")
 
-reads "transpose" from left to right when a checkpoint comes in and from right to left when it goes out; nobody writes
-an inverse. Several names on the left are stacked along a new first axis, n. "{i}" is the layer number. Axes whose
-length a pattern may take from the config: n = 3 (query, key, value), h = heads, d = head size.
+It is a transpose from left to right when a checkpoint is read and from right to left when it is written, so no inverse
+has to be written. Several names on the left are stacked along a new first axis, n. "{i}" is the layer. Lengths of axes
+that patterns may take from the config: n = 3 (query, key, value), h = heads, d = head size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from zoo.models.gpt2.config import GPTConfig
 
 @dataclass(frozen=True)
 class Rule:
-    """One parameter: its names in the format, its name in zoo, and the pattern from theirs to ours ("" = the same)."""
+    """One parameter: its names in the format, its name in zoo, and the pattern from the former to the latter ("" =
+    same).
+    """
 
     theirs: str | tuple[str, ...]
     ours: str
@@ -34,24 +36,24 @@ def weight_and_bias(
     """Return the rules of a layer with a weight and a bias.
 
     Args:
-        theirs: name of the layer in the format.
-        ours: name of the layer in zoo.
-        how: pattern of the weight.
-        weight: suffix of the weight's name in the format.
-        bias: suffix of the bias's name in the format.
-        bias_how: pattern of the bias.
+        theirs: Name of the layer in the format.
+        ours: Name of the layer in zoo.
+        how: Pattern of the weight.
+        weight: Suffix of the weight's name in the format.
+        bias: Suffix of the bias's name in the format.
+        bias_how: Pattern of the bias.
     """
     return Rule(f"{theirs}{weight}", f"{ours}.weight", how), Rule(f"{theirs}{bias}", f"{ours}.bias", bias_how)
 
 
 @dataclass(frozen=True)
 class Copy:
-    """A second copy of the token embedding under the head's name, for formats that store tied heads twice.
+    """A copy of the token embedding under the head's name, in formats that store tied heads twice.
 
     Attributes:
-        name: of the copy.
-        source: of the tensor it repeats, in the format's names.
-        written: whether the format wants the copy written; when read it is compared and dropped either way.
+        name: Name of the copy.
+        source: Name of the copied tensor in the format.
+        written: Whether the copy is written. When read, it is always compared and dropped.
     """
 
     name: str
@@ -64,9 +66,9 @@ class Derived:
     """A buffer that follows from the config, such as a causal mask: compared when read, rebuilt when written.
 
     Attributes:
-        name: may hold "{i}".
-        build: describes it, in float32; masks are compared by value, whatever dtype a file gives them.
-        written: whether the format wants it written, unless it is empty.
+        name: Name, which may contain "{i}".
+        build: Returns the buffer in float32. Masks are compared by value, in any dtype.
+        written: Whether it is written, unless it is empty.
         accepts: tells whether a tensor that is read computes the same; None compares it with what `build` gives.
     """
 
@@ -78,7 +80,7 @@ class Derived:
 
 @dataclass(frozen=True)
 class Row:
-    """A rule for one layer: no "{i}" is left, names are tuples, the pattern is parsed."""
+    """A rule for one layer: "{i}" is replaced, names are tuples, the pattern is parsed."""
 
     theirs: tuple[str, ...]
     ours: str
@@ -86,18 +88,18 @@ class Row:
 
     @property
     def pattern(self) -> Pattern | None:
-        """The parsed pattern from theirs to ours, None where the tensor is the same."""
+        """The parsed pattern from the format to zoo; None if the tensor is the same."""
         return parse(self.how) if self.how else None
 
 
 @dataclass(frozen=True)
 class Drop:
-    """A tensor of the source that is not carried over, and the proof that nothing is lost by it.
+    """A source tensor that is dropped, and the check that nothing is lost.
 
     Attributes:
-        name: in the source's names.
-        why: one clause for people.
-        redundant: reads what it must and tells whether the tensor is what `why` says.
+        name: Name in the source.
+        why: Reason, as a clause for messages.
+        redundant: Reads the tensor and returns whether `why` is true.
     """
 
     name: str
@@ -114,20 +116,20 @@ class Table:
     derived: tuple[Derived, ...] = ()
 
     def rows(self, config: GPTConfig) -> list[Row]:
-        """Return the rules as rows for this config, each layer spelled out.
+        """Return the rules as rows for this config, one per layer.
 
-        Rules for parameters the config does not have (a bias, an untied head) give no row.
+        Rules for parameters that the config does not have (a bias, an untied head) give no row.
         """
         wanted = config.parameter_shapes()
         rows = [row for rule in self.rules for row in _spell_out(rule, config.n_layers) if row.ours in wanted]
         covered = [row.ours for row in rows]
         names = [name for row in rows for name in row.theirs]
         if sorted(covered) != sorted(wanted) or len(set(names)) != len(names):
-            raise AssertionError("a table must name every parameter once")  # the format's author's mistake
+            raise AssertionError("a table must name every parameter once")  # a mistake of the format's author
         return rows
 
     def shapes(self, config: GPTConfig) -> dict[str, Shape]:
-        """Return name and shape of every parameter in the format's layout (copies and buffers apart)."""
+        """Return name and shape of every parameter in the format's layout, without copies and buffers."""
         ours, sizes = config.parameter_shapes(), pattern_sizes(config)
         shapes: dict[str, Shape] = {}
         for row in self.rows(config):

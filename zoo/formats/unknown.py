@@ -21,7 +21,7 @@ def why_unknown(path: Path, formats: Iterable[Format]) -> str:
     if path.is_dir():
         return _directory(path, list(formats))
     if not path.is_file():
-        return "is no file, but a device or a pipe"
+        return "is a device or a pipe, not a file"
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -53,7 +53,7 @@ def _directory(path: Path, formats: list[Format]) -> str:
         shown = _shorten(below)
         return f"is a directory with checkpoints in it ({shown}); give the path of one of them"
     listing = _shorten(inside) if inside else "nothing"
-    return f"is a directory without a checkpoint that zoo knows (it has {listing}); `zoo formats` shows all formats"
+    return f"is a directory without a checkpoint that zoo recognises (it has {listing}); see `zoo formats`"
 
 
 def _names(tree: Any, depth: int = 3) -> list[str]:

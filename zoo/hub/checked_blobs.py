@@ -11,7 +11,7 @@ from typing import Any
 from zoo.core.output import atomic_output
 from zoo.errors import DownloadError, OutputError
 from zoo.hub.http.sha256 import hash_file
-from zoo.hub.model_cache import Cache
+from zoo.hub.model_cache import Cache, read_record
 
 
 def check_blobs(directory: Path, repository: str) -> None:
@@ -28,7 +28,7 @@ def check_blobs(directory: Path, repository: str) -> None:
         DownloadError: a file is another one; it is removed.
     """
     record = Cache().root / "hub" / f"{repository.replace('/', '--')}.json"
-    known = _read(record)
+    known = read_record(record)
     checked = {}
     for blob in sorted({path.resolve() for path in directory.iterdir() if path.is_symlink()}):
         if not re.fullmatch("[0-9a-f]{64}", blob.name):
@@ -37,18 +37,10 @@ def check_blobs(directory: Path, repository: str) -> None:
         checked[blob.name] = [state.st_size, state.st_mtime_ns, state.st_ino]
         if known.get(blob.name) != checked[blob.name] and (found := hash_file(blob)) != blob.name:
             blob.unlink()
-            problem = f"sends another file than it says: the SHA-256 is {found}, not {blob.name}; try again"
+            problem = f"sends a file whose SHA-256 is {found} instead of {blob.name}; try again"
             raise DownloadError(f"hf:{repository} {problem}")
     if any(known.get(name) != state for name, state in checked.items()):
         _write(record, {**known, **checked})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

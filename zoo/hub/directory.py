@@ -1,4 +1,4 @@
-"""The files of a source in a directory: downloaded, or recognised as here already; and SHA256SUMS beside them."""
+"""Download the files of a source into a directory, or recognise files that are already there, and write SHA256SUMS."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.hub.locks import exclusive
 from zoo.hub.source_table import RemoteFile, Source, redacted
 
 SUMS = "SHA256SUMS"
-"""As `sha256sum --check` reads it; the first line says of which source the files are."""
+"""The file that `sha256sum --check` reads. Its first line names the source of the files."""
 
 _LOCK = ".download.lock"
 
@@ -31,21 +31,21 @@ def fetch_files(
     beside: int = 0,
     on_progress: OnProgress | None = None,
 ) -> dict[str, str]:
-    """Download the files of a source that are not in a directory yet, each checked.
+    """Download the files of a source that are missing in a directory, and check each.
 
     Args:
-        source: what; not on the Hub.
-        directory: made if need be.
-        known: SHA-256 by file name, of an earlier download; the table's count more.
-        beside: bytes that will be needed on the same disk besides.
+        source: Source of the files; not the Hub.
+        directory: Directory, which is created if necessary.
+        known: SHA-256 by file name from an earlier download; hashes in the source table take precedence.
+        beside: Bytes that will also be needed on the same disk.
         on_progress: called as bytes are downloaded, once for each file.
 
-    Returns:
+        The model.
         SHA-256 by file name.
 
     Raises:
-        DownloadError: a file cannot be downloaded, or another one is in its place.
-        OutputError: the disk has no room, or the directory cannot be written.
+        DownloadError: A file cannot be downloaded, or a different file has its name.
+        OutputError: The disk has too little space, or the directory cannot be written.
     """
     _make(directory)
     with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
@@ -53,7 +53,7 @@ def fetch_files(
         known = {**found, **known}
         check_room(directory, sum(file.size or 0 for file in source.files) - _bytes_in(directory) + beside)
         with Client() as client:
-            # Large files last: what is wrong with an address shows in the small ones.
+            # Large files last: the small ones reveal a wrong address quickly.
             for file in sorted(source.files, key=lambda file: file.size or 0):
                 expected = file if file.sha256 else replace(file, sha256=known.get(file.name))
                 target = directory / file.name
@@ -66,11 +66,11 @@ def fetch_files(
 
 
 def copy_files(source: Source, files: list[Path], directory: Path) -> None:
-    """Put files that are on this machine already, in the Hub's cache, into a directory.
+    """Copy files from the Hub's cache into a directory.
 
     Raises:
-        DownloadError: another file is in the place of one.
-        OutputError: the disk has no room, or the directory cannot be written.
+        DownloadError: A different file has the name of one of them.
+        OutputError: The disk has too little space, or the directory cannot be written.
     """
     _make(directory)
     with exclusive(directory / _LOCK, f"downloads {redacted(source.model)}"):
@@ -87,15 +87,15 @@ def copy_files(source: Source, files: list[Path], directory: Path) -> None:
 
 
 def check_sums(directory: Path) -> None:
-    """Compare files that were brought from elsewhere with the SHA256SUMS beside them, if there are any.
+    """Compare the files in a directory with its SHA256SUMS, if it has one.
 
     Raises:
-        CorruptFile: a file is missing or another one.
+        CorruptFile: A file is missing or different.
     """
     for name, sha256 in _read_sums(directory)[1].items():
         path = directory / name
         if not path.is_file() or hash_file(path) != sha256:
-            raise CorruptFile(path, f"is missing or not the file that {SUMS} tells of; bring it again")
+            raise CorruptFile(path, f"is missing or does not match {SUMS}; copy it again")
 
 
 def check_published(sources: Iterable[Source], checkpoint: Path) -> None:
@@ -123,21 +123,21 @@ def check_published(sources: Iterable[Source], checkpoint: Path) -> None:
 
 
 def _check_present(file: RemoteFile, target: Path) -> str:
-    """The SHA-256 of a file that is here already; "" if it is not here."""
+    """Return the SHA-256 of an existing file, or "" if it does not exist."""
     if not target.exists():
         return ""
     sha256 = hash_file(target)
     if sha256 != file.sha256 or file.size not in (None, target.stat().st_size):
-        problem = "exists and is not the file that was to be downloaded; move it away, or choose another directory"
+        problem = "exists and differs from the file to download; move it away or choose another directory"
         raise DownloadError(f"{target} {problem}")
     return sha256
 
 
 def _own_sums(source: Source, directory: Path) -> dict[str, str]:
-    """The hashes of what an earlier call left; a directory is for one source."""
+    """Return the hashes that an earlier call recorded; each directory is for one source."""
     title, sums = _read_sums(directory)
     if title not in ("", _title(source)):
-        raise DownloadError(f"{directory} has the files of {title} already; choose another directory")
+        raise DownloadError(f"{directory} already has the files of {title}; choose another directory")
     return sums
 
 

@@ -1,4 +1,4 @@
-"""From a registered name, or a URL, to a file on this machine: downloaded and converted once."""
+"""Download and convert a registered model or a URL once, and return the local file."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ logger = logging.getLogger("zoo")
 
 
 def is_offline() -> bool:
-    """Whether ZOO_OFFLINE forbids to use the network."""
+    """Return whether ZOO_OFFLINE disables the network."""
     return os.environ.get("ZOO_OFFLINE", "").lower() not in ("", "0", "false", "no", "off")
 
 
 def get_model(name: str, *, on_progress: OnProgress | None = None) -> Path:
-    """Return the zoo file of a registered model; if it is not in the cache, it is downloaded and converted.
+    """Return the zoo file of a registered model. If it is not in the cache, it is downloaded and converted.
 
     Raises:
-        UnknownName: there is no such model.
-        MissingWeights: no source is known for it, or it is not here and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded.
-        OutputError: the disk is full, or the cache cannot be written.
-        ZooError: what came is damaged.
+        UnknownName: There is no such model.
+        MissingWeights: The model has no known source, or it is not cached and ZOO_OFFLINE is set.
+        DownloadError: The download failed.
+        OutputError: The disk is full, or the cache cannot be written.
+        ZooError: The downloaded files are corrupt.
     """
     name, cache = resolve_name(name), Cache()
     if found := cache.find(name):
@@ -43,7 +43,7 @@ def get_model(name: str, *, on_progress: OnProgress | None = None) -> Path:
     with cache.lock(name, f"downloads {name}"):
         if found := cache.find(name):
             return found.path
-        logger.warning("downloading %s to the cache, %s", name, cache.root)
+        logger.warning("downloading %s into the cache, %s", name, cache.root)
         with _fetched(source, beside=cache.root, on_progress=on_progress) as directory:
             return _convert(name, directory, source.format, on_progress)
 
@@ -57,17 +57,17 @@ def published(
     beside: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Iterator[tuple[Path, str | None]]:
-    """Give a registered model's checkpoint, and its format, for the block: downloaded, if it is not in the cache.
+    """Yield the checkpoint of a registered model and its format; it is downloaded if it is not in the cache.
 
     Args:
-        name: of the model.
-        format: of the published checkpoint; None takes the usual one.
-        keep: whether the downloaded files stay in the cache behind the block, if it ends well.
-        beside: the directory in which the block will write as many bytes again, if it will.
+        name: Name of the model.
+        format: Format of the published checkpoint; None means the usual one.
+        keep: Whether the downloaded files stay in the cache after the block succeeds.
+        beside: Directory in which the block will write as many bytes again, if it will.
         on_progress: called as bytes are downloaded.
 
     Raises:
-        ZooError: as get_model.
+        ZooError: As for get_model.
     """
     source, cache = find_source(name, format), Cache()
     found = cache.find(source.model)
@@ -83,14 +83,14 @@ def published(
 
 
 def get_url(url: str, *, on_progress: OnProgress | None = None) -> Path:
-    """Return the file of a URL; it is downloaded once.
+    """Return the local file of a URL, which is downloaded once.
 
     Raises:
-        OptionError: the URL does not end in the name of a file, or has a login in it.
-        MissingWeights: it is not in the cache, and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded, or is another file than before.
-        FormatError: what came is no checkpoint.
-        OutputError: the disk is full, or the cache cannot be written.
+        OptionError: The URL does not end in a file name, or contains a login.
+        MissingWeights: The file is not in the cache, and ZOO_OFFLINE is set.
+        DownloadError: The download failed, or the file differs from the one downloaded before.
+        FormatError: The downloaded file is not a checkpoint.
+        OutputError: The disk is full, or the cache cannot be written.
     """
     from zoo.formats.registry import detect_format
 
@@ -104,7 +104,7 @@ def get_url(url: str, *, on_progress: OnProgress | None = None) -> Path:
             return found.path
         with _fetched(source, on_progress=on_progress) as directory:
             path = directory / source.files[0].name
-            detect_format(path)  # the page of a captive portal, say, is none
+            detect_format(path)  # fails for other content, such as the login page of a captive portal
             return cache.add(url, path, {"format": "", "urls": [redacted(url)]}).path
 
 
@@ -116,20 +116,20 @@ def add_model(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """Convert a checkpoint into the cache, as a registered model; returns the zoo file.
+    """Convert a checkpoint into the cache under the name of a registered model, and return the zoo file.
 
     Args:
-        name: of the model.
+        name: Name of the model.
         checkpoint: its files.
         format: their format; None recognises it.
         force: whether files are accepted that are not the published ones, or cannot be compared with them.
         on_progress: called as bytes are converted.
 
     Raises:
-        CheckpointMismatch: it is not this model.
+        CheckpointMismatch: The checkpoint is of another model.
         CorruptFile: a file is not the one in SHA256SUMS, which `zoo download --to` wrote beside it; or not the
             published one, whose SHA-256 is known.
-        ZooError: it cannot be read, or the cache cannot be written.
+        ZooError: The checkpoint cannot be read, or the cache cannot be written.
     """
     name = resolve_name(name)
     check_sums(checkpoint)
@@ -140,18 +140,18 @@ def add_model(
 
 
 def download(name: str, to: Path, format: str | None = None, *, on_progress: OnProgress | None = None) -> None:
-    """Put the published files of a model into a directory, with their SHA256SUMS, to be brought elsewhere.
+    """Download the published files of a model into a directory with SHA256SUMS, for a machine without a network.
 
     Args:
-        name: of a registered model, or hf:org/name@revision, or the https address of a file.
-        to: the directory, made if need be; files of an earlier call are kept and completed.
-        format: of a registered model's checkpoint; None takes the usual one.
+        name: Name of a registered model, hf:org/name@revision, or the https address of a file.
+        to: Directory, which is created if necessary. Files of an earlier call are kept and completed.
+        format: Format of a registered model's checkpoint; None means the usual one.
         on_progress: called as bytes are downloaded.
 
     Raises:
         MissingWeights: ZOO_OFFLINE is set.
-        DownloadError: a file cannot be downloaded, or is another one than the first time.
-        OutputError: the disk is full, or the directory cannot be written.
+        DownloadError: A download failed, or a file differs from the one downloaded before.
+        OutputError: The disk is full, or the directory cannot be written.
     """
     if name.startswith("hf:"):
         source = Source("", "", hub=name.removeprefix("hf:"))
@@ -165,7 +165,7 @@ def download(name: str, to: Path, format: str | None = None, *, on_progress: OnP
         return
     cache = Cache()
     found = fetch_files(source, to, cache.known_hashes(source.model), on_progress=on_progress)
-    with suppress(OutputError):  # another user's cache
+    with suppress(OutputError):  # the cache may belong to another user
         cache.remember_hashes(source.model, found)
 
 
@@ -173,9 +173,9 @@ def download(name: str, to: Path, format: str | None = None, *, on_progress: OnP
 def _fetched(
     source: Source, *, keep: bool = False, beside: Path | None = None, on_progress: OnProgress | None = None
 ) -> Iterator[Path]:
-    """Download a source into the cache for the block; what turns out damaged in the block is not kept.
+    """Download a source for the block and remove the files if the block finds them corrupt.
 
-    Only after the block the hashes are recorded: those of damaged files would refuse the right ones later.
+    Hashes are recorded only after the block: hashes of corrupt files would make zoo refuse the right ones later.
     """
     if source.hub:
         yield _fetch_hub(source)
@@ -191,7 +191,7 @@ def _fetched(
     try:
         yield directory
     except (FormatError, ConfigError):
-        logger.warning("what was downloaded of %s is damaged, and removed", redacted(source.model))
+        logger.warning("the downloaded files of %s are corrupt and were removed", redacted(source.model))
         _remove(directory)
         raise
     cache.remember_hashes(source.model, found)
@@ -215,7 +215,7 @@ def _convert(name: str, checkpoint: Path, format: str | None, on_progress: OnPro
 def _remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
-        directory.parent.rmdir()  # unless there is something else
+        directory.parent.rmdir()  # keep the directory if it has other files
 
 
 def _fetch_hub(source: Source) -> Path:
@@ -225,7 +225,7 @@ def _fetch_hub(source: Source) -> Path:
 
 
 def _check_online(source: Source) -> None:
-    """Refuse to ask a server if ZOO_OFFLINE is set; the Hub has a cache of its own."""
+    """Raise an error if ZOO_OFFLINE is set. Not called for the Hub, which has its own cache."""
     if not is_offline() or source.hub:
         return
     if "://" in source.model:
@@ -233,6 +233,6 @@ def _check_online(source: Source) -> None:
     else:
         name, use = source.model, f"run `zoo cache add {source.model} DIR` (or give DIR's path)"
     raise MissingWeights(
-        f"the weights of {name} are not on this machine, and ZOO_OFFLINE is set; where there is a network, "
-        f"run `zoo download {name} --to DIR`, bring DIR here, and {use}"
+        f"the weights of {name} are not on this machine, and ZOO_OFFLINE is set; on a machine with a network, "
+        f"run `zoo download {name} --to DIR`, copy DIR here, and {use}"
     )

@@ -1,4 +1,4 @@
-"""One process works, others wait. The system frees the lock of a process that dies."""
+"""File locks between processes. The system releases the lock of a process that ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ logger = logging.getLogger("zoo")
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock of this path for the block.
+    """Hold the lock of this path during the block.
 
     Args:
-        path: of the lock file; it stays.
-        what: that the holder does, for the message of those who wait ("downloads gpt2-small").
+        path: Path of the lock file, which is not deleted.
+        what: What the holder does, for the message of waiting processes ("downloads gpt2-small").
 
     Raises:
-        OutputError: the file cannot be made.
+        OutputError: The file cannot be created.
     """
     lock = FileLock(path)
     try:
@@ -42,10 +42,10 @@ def exclusive(path: Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock of this path for the block, or say that another process has it.
+    """Hold the lock of this path during the block and yield True, or yield False if another process has it.
 
     Raises:
-        OutputError: the file cannot be made.
+        OutputError: The file cannot be created.
     """
     lock = FileLock(path)
     try:

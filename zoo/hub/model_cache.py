@@ -1,20 +1,19 @@
-"""The cache: whole, checked files under the SHA-256 of their bytes, and records of what they are.
+"""The model cache: complete, checked files under the SHA-256 of their bytes, and records that describe them.
 
-objects/SHA256/NAME   a zoo file, or a file that a URL gave; never changed, and read-only
-records/KEY.json      which object a model or URL is, and where it came from
-hashes/KEY.json       SHA-256 of each file that was ever downloaded for it: another one is refused later
-sources/KEY/          files on their way, or kept, and what is made of them
+objects/SHA256/NAME   a zoo file, or a file from a URL; read-only, never changed
+records/KEY.json      the object of a model or URL, and its origin
+hashes/KEY.json       SHA-256 of each file that was ever downloaded for it; different files are refused later
+sources/KEY/          files that are being downloaded or were kept, and files that are being converted
 locks/KEY.lock
 
-A key is the name of a model, or made from a URL. Reading needs no lock: a record is written after its object, at once.
+A key is the name of a model, or derived from a URL. Reading needs no lock: a record is written atomically and after its
+object.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -27,6 +26,7 @@ import platformdirs
 from zoo.core.durable import sync_path
 from zoo.core.output import as_output_error, atomic_output
 from zoo.errors import OutputError
+from zoo.hub.cache_names import key_of, plain_name
 from zoo.hub.http.sha256 import hash_ends, hash_file
 from zoo.hub.locks import exclusive, if_free
 from zoo.hub.source_table import redacted
@@ -41,10 +41,10 @@ class Entry:
     Attributes:
         name: of the model, or its URL without the query.
         key: of its record.
-        path: of the file.
-        size: in bytes.
-        sha256: of the file, in hexadecimal.
-        origin: where it came from: "format", "hub" or "urls", "files" with their hashes.
+        path: Path of the file.
+        size: Size in bytes.
+        sha256: SHA-256 of the file, in hexadecimal.
+        origin: Origin of the file: "format", "hub" or "urls", "files" with their hashes.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Entry:
 
 
 class Cache:
-    """A directory of models. Nothing is created before something is put in."""
+    """A directory of models. Nothing is created before the first write."""
 
     def __init__(self, root: Path | None = None) -> None:
-        """Take a directory: ZOO_CACHE, or the system's place for caches."""
+        """Use a directory; None means ZOO_CACHE or the system's place for caches."""
         named = os.environ.get("ZOO_CACHE")
         self.root = root or (
             Path(named).expanduser() if named else platformdirs.user_cache_path("zoo", appauthor=False)
@@ -69,17 +69,21 @@ class Cache:
         """Return a model that is here, whole; None if it is not. Only its first and last bytes are
         read: see damage.
         """
-        return self._read(self.root / "records" / f"{_key(name)}.json", with_ends=True)
+        return self._read(self.root / "records" / f"{key_of(name)}.json", with_ends=True)
+
+    def recorded(self, name: str) -> Entry | None:
+        """Return a model that a record is of and whose file has the right size, be it damaged."""
+        return self._read(self.root / "records" / f"{key_of(name)}.json")
 
     def entries(self) -> list[Entry]:
-        """Return all models, by name."""
+        """Return all models, sorted by name."""
         return [entry for path in sorted(self.root.glob("records/*.json")) if (entry := self._read(path))]
 
     def add(self, name: str, file: Path, origin: Mapping[str, Any]) -> Entry:
-        """Move a file into the cache, which is on the same disk.
+        """Move a file, which must be on the same disk, into the cache.
 
         Raises:
-            OutputError: the cache cannot be written.
+            OutputError: The cache cannot be written.
         """
         sha256 = hash_file(file)
         place = self.make("objects") / sha256
@@ -102,10 +106,10 @@ class Cache:
         return found
 
     def remove(self, entry: Entry) -> None:
-        """Delete a model; the hashes of its files stay, and an object that another name has too.
+        """Delete a model. Its recorded hashes are kept, and so is an object that another name uses.
 
         Raises:
-            OutputError: the cache cannot be written.
+            OutputError: The cache cannot be written.
         """
         with self._changing():
             try:
@@ -117,23 +121,23 @@ class Cache:
 
     def known_hashes(self, name: str) -> dict[str, str]:
         """Return SHA-256 of each file, by name, that was downloaded for a model before."""
-        return {file: sha256 for file, sha256 in _read_json(self._hashes(name)).items() if isinstance(sha256, str)}
+        return {file: sha256 for file, sha256 in read_record(self._hashes(name)).items() if isinstance(sha256, str)}
 
     def remember_hashes(self, name: str, hashes: Mapping[str, str]) -> None:
-        """Record them, for the next download.
+        """Record the hashes of downloaded files for later downloads.
 
         Raises:
-            OutputError: the cache cannot be written.
+            OutputError: The cache cannot be written.
         """
         old = self.known_hashes(name)
         if (new := {**old, **hashes}) != old:
             self._write("hashes", name, new)
 
     def forget_hashes(self, name: str) -> None:
-        """Accept other files from now on.
+        """Delete the recorded hashes, so that different files are accepted next time.
 
         Raises:
-            OutputError: the cache cannot be written.
+            OutputError: The cache cannot be written.
         """
         try:
             self._hashes(name).unlink(missing_ok=True)
@@ -141,15 +145,15 @@ class Cache:
             raise as_output_error(error, self._hashes(name)) from error
 
     def unfinished(self) -> list[Path]:
-        """Return the directories of downloads that did not end, or were kept, and objects that no record is of."""
+        """Return the directories of unfinished or kept downloads, and objects without a record."""
         begun = [path for path in sorted(self.root.glob("sources/*")) if directory_size(path)]
         return begun + self._without_record()
 
     def remove_unfinished(self) -> int:
-        """Delete them, but for those that a process is at work on; return how many bytes that were.
+        """Delete what unfinished() returns, except what a process is using, and return the number of bytes freed.
 
         Raises:
-            OutputError: the cache cannot be written.
+            OutputError: The cache cannot be written.
         """
         freed = 0
         with self._changing():
@@ -162,33 +166,33 @@ class Cache:
 
     def source(self, name: str, kind: str) -> Path:
         """Return the directory for a kind of files of a model, on their way."""
-        return self.make("sources", _key(name), kind)
+        return self.make("sources", key_of(name), kind)
 
     def lock(self, name: str, what: str) -> AbstractContextManager[None]:
         """Return a context in which only this process fills the cache with a model."""
-        return exclusive(self.make("locks") / f"{_key(name)}.lock", what)
+        return exclusive(self.make("locks") / f"{key_of(name)}.lock", what)
 
     def make(self, *parts: str) -> Path:
-        """Return a directory of the cache, made if need be.
+        """Return a directory of the cache, which is created if necessary.
 
         Raises:
-            OutputError: it cannot be made; the message says how to use another cache.
+            OutputError: It cannot be created; the message says how to use another cache.
         """
         path = self.root.joinpath(*parts)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            tag = self.root / "CACHEDIR.TAG"  # backups leave such directories out
+            tag = self.root / "CACHEDIR.TAG"  # backup programs skip directories with this file
             if not tag.exists():
                 tag.write_text(_TAG, encoding="utf-8")
         except OSError as error:
-            hint = "set ZOO_CACHE to a directory that can be written"
+            hint = "set ZOO_CACHE to a writable directory"
             raise OutputError(f"the cache {self.root} cannot be written ({error.strerror}); {hint}") from error
         if not os.access(path, os.W_OK):
-            raise OutputError(f"the cache {self.root} cannot be written; set ZOO_CACHE to a directory that can")
+            raise OutputError(f"the cache {self.root} cannot be written; set ZOO_CACHE to a writable directory")
         return path
 
     def _changing(self) -> AbstractContextManager[None]:
-        """Only one process at a time changes what objects and records there are."""
+        """Return a context in which only this process changes objects and records."""
         return exclusive(self.make("locks") / ".objects.lock", "changes the cache")
 
     def _without_record(self) -> list[Path]:
@@ -196,12 +200,12 @@ class Cache:
         return [path for path in sorted(self.root.glob("objects/*")) if path not in known]
 
     def _hashes(self, name: str) -> Path:
-        return self.root / "hashes" / f"{_key(name)}.json"
+        return self.root / "hashes" / f"{key_of(name)}.json"
 
     def _read(self, path: Path, *, with_ends: bool = False) -> Entry | None:
-        record = _read_json(path)
+        record = read_record(path)
         try:
-            file = self.root / "objects" / _plain(record["sha256"]) / _plain(record["file"])
+            file = self.root / "objects" / plain_name(record["sha256"]) / plain_name(record["file"])
             whole = file.stat().st_size == record["size"]
             whole = whole and (not with_ends or hash_ends(file) == record["ends"])
             entry = Entry(record["name"], path.stem, file, record["size"], record["sha256"], record["origin"])
@@ -210,12 +214,12 @@ class Cache:
         return entry if whole else None
 
     def _write(self, kind: str, name: str, record: Mapping[str, Any]) -> None:
-        with atomic_output(self.make(kind) / f"{_key(name)}.json", force=True) as temporary:
+        with atomic_output(self.make(kind) / f"{key_of(name)}.json", force=True) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def damage(entry: Entry) -> str:
-    """Read a cached file and return what is wrong with it; "" if nothing is."""
+    """Read a cached file and return what is wrong with it, or ""."""
     try:
         found = hash_file(entry.path)
     except OSError as error:
@@ -224,7 +228,7 @@ def damage(entry: Entry) -> str:
 
 
 def directory_size(path: Path) -> int:
-    """Return how many bytes the files in a directory, and in those in it, have."""
+    """Return the number of bytes in a directory, including its subdirectories."""
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
@@ -234,21 +238,8 @@ def _remove(path: Path) -> int:
     return size
 
 
-def _key(name: str) -> str:
-    """A file name for a model's name or a URL."""
-    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        return name
-    end = re.sub(r"[^A-Za-z0-9._-]", "_", redacted(name).rstrip("/").rpartition("/")[2])
-    return f"{end[-40:]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-
-
-def _plain(name: str) -> str:
-    if not name or name in (".", "..") or set(name) & set("/\\\0"):
-        raise ValueError(name)
-    return name
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Return a JSON object of a file, {} where there is none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

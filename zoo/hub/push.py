@@ -1,4 +1,4 @@
-"""A checkpoint as a repository on the Hugging Face Hub: transformers' layout, and a card that says what it is."""
+"""Publish a checkpoint on the Hugging Face Hub in transformers' layout, with a model card."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from zoo.hub.fetch import is_offline
 from zoo.hub.http.sha256 import hash_file
 from zoo.hub.hub_client import explained, load_library
 
-_OWN = {".gitattributes"}  # what a new repository has
+_OWN = {".gitattributes"}  # files of a new repository
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What was published.
+    """A published checkpoint.
 
     Attributes:
         repository: "org/name".
-        commit: address of the commit; "" where nothing was uploaded.
-        content_blake3: hash of the model, as `zoo hash` prints it.
+        commit: Address of the commit; "" if nothing was uploaded.
+        content_blake3: Content hash, as `zoo hash` prints it.
         files: SHA-256 of each file.
     """
 
@@ -39,11 +39,11 @@ class Pushed:
     files: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self)
 
 
-def push(
+def push_path(
     source: str | Path,
     repository: str,
     *,
@@ -55,25 +55,7 @@ def push(
     update: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Pushed:
-    """Publish a checkpoint of any format on the Hub.
-
-    Args:
-        source: path or name.
-        repository: "org/name"; it is made if it does not exist.
-        private: whether a new repository is for its owner only.
-        revision: branch to commit to, made if need be; None is main.
-        message: of the commit.
-        license: for the card, as the Hub spells it ("mit").
-        dtype: to cast to.
-        update: whether a repository that has files already may be changed.
-        on_progress: called as the conversion's bytes go by.
-
-    Raises:
-        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
-        DownloadError: the Hub refuses, or cannot be reached.
-        MissingPackage: huggingface_hub is not installed.
-        ZooError: the source cannot be converted.
-    """
+    """Publish the checkpoint at a path on the Hub; zoo.push describes arguments and errors."""
     if is_offline():
         raise OptionError(
             "ZOO_OFFLINE is set, so nothing is uploaded; prepare the files without uploading: dry_run=DIR"
@@ -86,7 +68,7 @@ def push(
             api.create_repo(repository, private=private, exist_ok=True)
             if not update and (present := set(api.list_repo_files(repository)) - _OWN):
                 raise OptionError(
-                    f"{repository} has files already, {min(present)} for one; replace them with update=True"
+                    f"{repository} already has files, such as {min(present)}; replace them with update=True"
                 )
             if revision:
                 api.create_branch(repository, branch=revision, exist_ok=True)
@@ -109,15 +91,15 @@ def prepare(
     force: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Pushed:
-    """Write the files of a Hub repository into a directory, and upload nothing.
+    """Write the files of a Hub repository into a directory and upload nothing.
 
     Raises:
-        OptionError: repository is no "org/name".
-        OutputError: the directory exists, or cannot be written.
-        ZooError: the source cannot be converted.
+        OptionError: repository is not of the form "org/name".
+        OutputError: The directory exists or cannot be written.
+        ZooError: The source cannot be converted.
     """
     if repository.count("/") != 1 or not all(repository.split("/")):
-        raise OptionError(f"{repository!r} is no name of a repository; write org/name")
+        raise OptionError(f"{repository!r} is not a repository name; write org/name")
     with atomic_output(directory, force=force) as temporary:
         report = convert_path(source, temporary, to="huggingface", dtype=dtype, on_progress=on_progress)
         files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
@@ -135,7 +117,7 @@ def make_card(
     files: dict[str, str],
     license: str | None,
 ) -> str:
-    """Return the README of a repository: metadata for the Hub, how to load it, where it came from, and hashes."""
+    """Return the model card: metadata for the Hub, how to load the model, its origin, and hashes."""
     head = [f"license: {json.dumps(license)}"] if license else []
     head += ["library_name: transformers", "pipeline_tag: text-generation", "tags:", "- gpt2", "- zoo"]
     name = repository.partition("/")[2]
@@ -147,7 +129,7 @@ def make_card(
 # {name}
 
 A GPT-2 with {report.n_parameters:,} parameters, converted from the format {report.source_format} by
-zoo {zoo.__version__} and compared, bit for bit, with its source.{casts}
+zoo {zoo.__version__} and compared bit for bit with its source.{casts}
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -166,7 +148,7 @@ zoo generate --model hf:{repository} "Every effort moves you"
 
 ## Provenance
 
-The hash of the model itself, whatever format it is in (`zoo hash hf:{repository}`):
+The content hash of the model, which is the same in every format (`zoo hash hf:{repository}`):
 `{content}`
 
 {_table(("file", "SHA-256"), files)}

@@ -1,7 +1,8 @@
-"""From what a user names, a path or a model, to the checkpoint on this machine."""
+"""Resolve what a user names, a path or a model, to a local checkpoint."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -11,23 +12,23 @@ from zoo.hub.runs import weights_of_run
 from zoo.models.registry import is_registered, registered_names
 
 PACKAGED = "stories"
-"""The model that comes with the package, in zoo/data/."""
+"""The model that is part of the package, in zoo/data/."""
 
 
 def find_checkpoint(source: str | Path, *, on_progress: OnProgress | None = None) -> Path:
     """Return the path of a checkpoint that the user named.
 
     Args:
-        source: a path, where a run of zoo train stands for its newest weights; the name of a registered model; the
-            https address of a file; or hf:org/name@revision, a repository of the Hugging Face Hub. What is not in the
-            cache is downloaded.
+        source: A path (for a run of zoo train: its newest weights), the name of a registered model, the https address
+            of a file, or a repository of the Hugging Face Hub, hf:org/name@revision. What is not in the cache is
+            downloaded.
         on_progress: called as bytes are downloaded and converted.
 
     Raises:
-        MissingWeights: no source is known for a registered model, or it is not here and ZOO_OFFLINE is set.
-        DownloadError: it cannot be downloaded.
-        FormatError: there is no such path.
-        UnknownName: it is neither a path that exists nor a registered name.
+        MissingWeights: A registered model has no known source, or it is not cached and ZOO_OFFLINE is set.
+        DownloadError: The download failed.
+        FormatError: The path does not exist.
+        UnknownName: The source is neither an existing path nor a registered name.
     """
     path, name = Path(source), str(source)
     if name.startswith("hf:"):
@@ -35,13 +36,13 @@ def find_checkpoint(source: str | Path, *, on_progress: OnProgress | None = None
         from zoo.hub.hub_client import fetch
 
         return fetch(name.removeprefix("hf:"), offline=is_offline())
-    if address := re.fullmatch(r"([A-Za-z]{2,}):/{1,2}([^/].*)", name):  # Path makes one slash of two
+    if address := re.fullmatch(r"([A-Za-z]{2,}):/{1,2}([^/].*)", name):  # Path turns two slashes into one
         from zoo.hub.fetch import get_url
 
         return get_url(f"{address[1].lower()}://{address[2]}", on_progress=on_progress)
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
         return weights_of_run(path) or path
-    if path.with_name(f"{path.name}.index").is_file():  # TensorFlow's name for the files that begin so
+    if os.path.isfile(f"{path}.index"):  # noqa: PTH113  # TensorFlow's name for the files that begin so
         return path
     if set(name) & set("/\\") or path.suffix or (isinstance(source, Path) and not is_registered(name)):
         raise missing(path, "file or directory", registered_names())

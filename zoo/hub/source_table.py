@@ -1,4 +1,4 @@
-"""The table of sources: from which addresses a registered model's files come, and what is known of them."""
+"""The source table: where a registered model's files are downloaded from, and their known sizes and hashes."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class RemoteFile:
     """A file that can be downloaded.
 
     Attributes:
-        name: that it gets here.
-        urls: addresses of the same bytes, the preferred one first.
-        size: in bytes; None where it is not known.
-        sha256: of its bytes, in hexadecimal; None where it is not known.
+        name: Local name.
+        urls: Addresses of the same bytes, in order of preference.
+        size: Size in bytes; None if unknown.
+        sha256: SHA-256 in hexadecimal; None if unknown.
     """
 
     name: str
@@ -36,12 +36,12 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one model comes from: files by URL, or a repository on the Hugging Face Hub.
+    """The source of one model: files by URL, or a repository on the Hugging Face Hub.
 
     Attributes:
-        model: registered name; of a URL itself.
-        format: of the checkpoint there.
-        files: to download; none for a Hub repository.
+        model: Registered name, or the URL itself.
+        format: Format of the published checkpoint.
+        files: Files to download; empty for a Hub repository.
         hub: "org/name" or "org/name@revision"; "" for files.
     """
 
@@ -52,16 +52,16 @@ class Source:
 
 
 def find_source(name: str, format: str | None = None) -> Source:
-    """Return where a registered model comes from.
+    """Return the source of a registered model.
 
     Args:
-        name: of the model, or an alias.
-        format: of the checkpoint; None takes the first one in the table.
+        name: Name or alias of the model.
+        format: Format of the checkpoint; None means the first one in the table.
 
     Raises:
-        UnknownName: there is no such model.
-        MissingWeights: the table has no source for it, or none in this format.
-        ConfigError: the user's table is malformed.
+        UnknownName: There is no such model.
+        MissingWeights: The table has no source for it, or none in this format.
+        ConfigError: The user's table is malformed.
     """
     model = resolve_name(name)
     sources = read_table().get(model, {})
@@ -70,28 +70,30 @@ def find_source(name: str, format: str | None = None) -> Source:
             f"no address is known for the weights of {model}; give the path of a checkpoint instead of the name"
         )
     if format is not None and format not in sources:
-        raise MissingWeights(f"no address is known for {model} as {format}; there is one as {' and '.join(sources)}")
+        raise MissingWeights(
+            f"no address is known for {model} in the format {format}; known formats: {', '.join(sources)}"
+        )
     return sources[format or next(iter(sources))]
 
 
 def source_of_url(url: str) -> Source:
-    """Return the source of one file, whose model is the URL.
+    """Return the source of a single file. Its model name is the URL.
 
     Raises:
-        OptionError: it is no address, does not end in the name of a file, or has a login in it.
+        OptionError: The text is not a URL, does not end in a file name, or contains a login.
     """
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise OptionError(f"{redacted(url)!r} is no address: {error}") from error
+        raise OptionError(f"{redacted(url)!r} is not a valid address: {error}") from error
     name = PurePosixPath(unquote(parts.path)).name
     if not _is_plain(name):
         raise OptionError(
-            f"{redacted(url)} does not end in the name of a file; give the address of a checkpoint of one file"
+            f"{redacted(url)} does not end in a file name; give the address of a checkpoint that is a single file"
         )
     if "@" in parts.netloc:
         host = parts.netloc.rpartition("@")[2]
-        raise OptionError(f"the address of {name} at {host} has a login in it, which belongs into ~/.netrc")
+        raise OptionError(f"the address of {name} at {host} contains a login; put it into ~/.netrc instead")
     return Source(url, "", (RemoteFile(name, (url,)),))
 
 
@@ -101,19 +103,19 @@ def redacted(name: str) -> str:
 
 
 def read_table() -> dict[str, dict[str, Source]]:
-    """Return all sources by model and format; the user's table replaces entries of the packaged one."""
+    """Return all sources by model and format. Entries of the user's table replace those of the packaged one."""
     table = _parse(PACKAGED)
     own = own_table()
     if own.is_file():
         for model, sources in _parse(own).items():
             table[model] = {**sources, **{f: s for f, s in table.get(model, {}).items() if f not in sources}}
     elif "ZOO_SOURCES" in os.environ:
-        raise ConfigError(f"ZOO_SOURCES names {own}, which is no file")
+        raise ConfigError(f"ZOO_SOURCES is {own}, which is not a file")
     return table
 
 
 def own_table() -> Path:
-    """Return where the user's table is looked for: ZOO_SOURCES, or sources.toml in the configuration directory."""
+    """Return the path of the user's table: ZOO_SOURCES, or sources.toml in the config directory."""
     named = os.environ.get("ZOO_SOURCES")
     return Path(named) if named else platformdirs.user_config_path("zoo", appauthor=False) / "sources.toml"
 
@@ -127,7 +129,7 @@ def _parse(path: Path) -> dict[str, dict[str, Source]]:
             for model, each in models.items()
         }
     except (OSError, tomllib.TOMLDecodeError, LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ConfigError(f"the table of sources {path} is malformed: {error}; see docs/downloads.md") from error
+        raise ConfigError(f"the source table {path} is malformed: {error}; see docs/downloads.md") from error
 
 
 def _source(model: str, format: str, value: dict[str, Any]) -> Source:
@@ -147,9 +149,9 @@ def _file(name: str, urls: tuple[str, ...], known: dict[str, Any]) -> RemoteFile
     if unknown := set(known) - {"size", "sha256"}:
         raise ValueError(f"{name} has the unknown key {min(unknown)!r}")
     if not _is_plain(name):
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
     if size is not None and (type(size) is not int or size < 0):
-        raise ValueError(f"the size of {name} is {size!r}, no number of bytes")
+        raise ValueError(f"the size of {name} is {size!r}, which is not a number of bytes")
     if sha256 is not None and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
         raise ValueError(f"the sha256 of {name} is not 64 hexadecimal digits in lower case")
     return RemoteFile(name, urls, size, sha256)

@@ -1,4 +1,4 @@
-"""Configs by name: the published GPT-2 sizes, a tiny one for tests, and your own."""
+"""Register configs by name: the published GPT-2 sizes, a tiny model for tests, and your own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from zoo.errors import ConfigError, UnknownName
 from zoo.models.gpt2.config import GPTConfig
 
 _CONFIGS: dict[str, GPTConfig] = {}  # canonical name -> config, in the order of registration
-_ALIASES: dict[str, str] = {}  # every accepted name, the canonical ones too -> canonical name
+_ALIASES: dict[str, str] = {}  # every accepted name, including canonical ones -> canonical name
 
 
 Size = str | GPTConfig | Mapping[str, Any]
@@ -21,10 +21,10 @@ _SIZE_FIELDS = ("vocab_size", "context_length", "width", "n_heads", "n_layers", 
 
 
 def register(name: str, config: GPTConfig, *, aliases: Sequence[str] = ()) -> None:
-    """Add a config under a name, so that get_config, create and the command line know it.
+    """Register a config under a name that get_config, create and the command line accept.
 
     Raises:
-        ConfigError: a name is taken, or looks like a path (it has a slash, backslash, colon or a file's suffix).
+        ConfigError: A name is taken, or looks like a path (it has a slash, backslash, colon or a file suffix).
     """
     for new in (name, *aliases):
         if new in _ALIASES:
@@ -36,10 +36,10 @@ def register(name: str, config: GPTConfig, *, aliases: Sequence[str] = ()) -> No
 
 
 def resolve_name(name: str) -> str:
-    """Return the canonical name behind a name or alias such as "124M".
+    """Return the canonical name for a name or alias such as "124M".
 
     Raises:
-        UnknownName: it is not registered; the message offers the nearest names.
+        UnknownName: The name is not registered. The message suggests similar names.
     """
     try:
         return _ALIASES[name]
@@ -48,7 +48,7 @@ def resolve_name(name: str) -> str:
 
 
 def is_registered(name: str) -> bool:
-    """Whether a name or alias is registered."""
+    """Return whether a name or alias is registered."""
     return name in _ALIASES
 
 
@@ -58,13 +58,13 @@ def registered_names() -> list[str]:
 
 
 def get_config(name: str) -> GPTConfig:
-    """Return the config registered under a name or alias.
+    """Return the config that is registered under a name or alias.
 
     >>> get_config("355M").width
     1024
 
     Raises:
-        UnknownName: it is not registered; the message offers the nearest names.
+        UnknownName: The name is not registered. The message suggests similar names.
     """
     return _CONFIGS[resolve_name(name)]
 
@@ -105,7 +105,7 @@ def fixed_fields(size: Size) -> dict[str, Any]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the canonical names of which the name or an alias matches a shell-style pattern, smallest family first.
+    """Return the canonical names whose name or alias matches a shell-style pattern, in the order of registration.
 
     >>> list_models("gpt2-*")
     ['gpt2-small', 'gpt2-medium', 'gpt2-large', 'gpt2-xl']
@@ -115,7 +115,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def list_aliases(name: str) -> list[str]:
-    """Return the other names of a registered model."""
+    """Return the aliases of a registered model."""
     return [alias for alias, canonical in _ALIASES.items() if canonical == resolve_name(name) != alias]
 
 

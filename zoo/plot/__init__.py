@@ -1,1 +1,1 @@
-"""Pictures, drawn with matplotlib (the extra `plot`): losses, next tokens, weights."""
+"""Plots of losses, next-token distributions, weights and speeds, with matplotlib (extra `plot`)."""

@@ -1,4 +1,4 @@
-"""Figures as files, without a screen."""
+"""Write figures to files, without a display."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def check_figure(out: str | Path, *, force: bool) -> None:
-    """Refuse a file that a figure could not be written to, before work is done for it.
+    """Raise an error if a figure cannot be written to a path, before its data is computed.
 
     Raises:
-        OptionError: it has another suffix.
-        OutputError: it exists, or its directory is not there.
+        OptionError: The suffix is not supported.
+        OutputError: The file exists, or its directory does not.
         MissingPackage: matplotlib is not installed.
     """
     _check_suffix(Path(out))
@@ -30,16 +30,16 @@ def check_figure(out: str | Path, *, force: bool) -> None:
 
 
 def make_figure(out: str | Path, width: float, height: float) -> tuple[Figure, Any]:
-    """Return a figure, drawn without a screen and without matplotlib's global state, and what writes it to a file."""
+    """Return a figure without a display or matplotlib's global state, and a function that writes it to a file."""
     out = Path(out)
     _check_suffix(out)
     figure: Figure = _figure_class()(figsize=(width, height), layout="constrained")
 
     def save(force: bool) -> None:
-        # Without a date, the same numbers give the same bytes.
+        # Without a date, the same data gives the same bytes.
         metadata: dict[str, Any] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}[out.suffix]
         with atomic_output(out, force=force) as temporary, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # tokens in scripts that the font lacks are drawn as boxes
+            warnings.filterwarnings("ignore", "Glyph")  # The font lacks some scripts; their tokens are drawn as boxes.
             figure.savefig(temporary, dpi=150, metadata=metadata)
 
     return figure, save
@@ -47,7 +47,7 @@ def make_figure(out: str | Path, width: float, height: float) -> tuple[Figure, A
 
 def _check_suffix(out: Path) -> None:
     if out.suffix not in SUFFIXES:
-        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}, so that its kind is known")
+        raise OptionError(f"{out} must end in {', '.join(SUFFIXES)}")
 
 
 def _figure_class() -> Any:

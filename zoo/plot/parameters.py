@@ -1,4 +1,4 @@
-"""Norms and histograms of a checkpoint's matrices, layer by layer."""
+"""Plot norms and histograms of a checkpoint's matrices, layer by layer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zoo.plot.figure import make_figure
 
 
 def plot_weights(report: Report, out: str | Path, *, force: bool = False) -> None:
-    """Draw, for each kind of matrix of a block, its norm over the layers and its values' distribution in each layer.
+    """Plot, for each kind of matrix in a block, its norm per layer and the distribution of its values in each layer.
 
     Args:
-        report: of a checkpoint.
-        out: a .png, .pdf or .svg file.
-        force: whether an existing file may be replaced.
+        report: Report of a checkpoint.
+        out: A .png, .pdf or .svg file.
+        force: Whether to replace an existing file.
 
     Raises:
-        OptionError: out's suffix is another.
+        OptionError: The suffix of out is not supported.
         OutputError: out exists or cannot be written.
         MissingPackage: matplotlib is not installed.
     """
@@ -34,7 +34,7 @@ def plot_weights(report: Report, out: str | Path, *, force: bool = False) -> Non
         upper.plot(range(len(rms)), rms, marker="o", markersize=3, color=f"C{i}", label=kind.removesuffix(".weight"))
         axes = lower[i]
         if layers:
-            # Roots, so that the tails can be seen; layers from the first, below, to the last.
+            # Square roots, so that the tails are visible. The first layer is at the bottom.
             rows = np.sqrt(np.array([each.bins for each in layers], float))
             axes.imshow(rows, aspect="auto", origin="lower", extent=(-4, 4, -0.5, len(layers) - 0.5), cmap="Blues")
         axes.set_title(kind.removesuffix(".weight"), fontsize="small")

@@ -1,4 +1,4 @@
-"""Speeds of a benchmark, as bars."""
+"""Plot the speeds of a benchmark."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from zoo.plot.figure import make_figure
 
 
 def plot_speeds(found: dict[str, Any], out: str | Path, *, force: bool = False) -> None:
-    """Draw tokens/s of prefill and of decoding, a bar for each contender and precision, into a file.
+    """Plot tokens per second of prefill and decode, one bar per contender and precision, into a file.
 
     Args:
-        found: what zoo.bench.bench returns.
-        out: a .png, .pdf or .svg file.
-        force: whether an existing file may be replaced.
+        found: Result of zoo.bench.bench.
+        out: A .png, .pdf or .svg file.
+        force: Whether to replace an existing file.
 
     Raises:
-        OptionError: out has another suffix.
+        OptionError: The suffix of out is not supported.
         OutputError: out exists or cannot be written.
         MissingPackage: matplotlib is not installed.
     """

@@ -1,4 +1,4 @@
-"""Distributions of the next token at several temperatures, as bars."""
+"""Plot distributions of the next token at several temperatures."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def plot_temperatures(
     n_tokens: int = 10,
     force: bool = False,
 ) -> list[dict[str, Any]]:
-    """Draw how probable the next tokens are at several temperatures and top_k, into a file.
+    """Plot the probabilities of the next token at several temperatures and top_k into a file.
 
     Args:
-        model: that predicts.
-        prompt: text before the next token.
-        out: a .png, .pdf or .svg file.
-        temperatures: that the logits are divided by, above 0; one colour each.
-        top_k: how many tokens are kept; None keeps all; one panel each.
-        n_tokens: the most probable ones are drawn.
-        force: whether an existing file may be replaced.
+        model: Model that predicts.
+        prompt: Text before the next token.
+        out: A .png, .pdf or .svg file.
+        temperatures: Temperatures above 0; each has its own colour.
+        top_k: Numbers of tokens to keep; None keeps all. Each has its own panel.
+        n_tokens: Number of most probable tokens to plot.
+        force: Whether to replace an existing file.
 
     Returns:
-        one row a token, temperature and top_k that are drawn: {"id", "token", "temperature", "top_k", "probability"}.
+        One row per plotted token, temperature and top_k: {"id", "token", "temperature", "top_k", "probability"}.
 
     Raises:
-        OptionError: a value is outside its range, or the prompt fits not into the context.
+        OptionError: A value is out of range, or the prompt is longer than the context.
         OutputError: out exists or cannot be written.
         MissingPackage: matplotlib is not installed.
     """
@@ -57,7 +57,7 @@ def plot_temperatures(
         axes.set_ylabel("probability")
         axes.set_title("all tokens" if k is None else f"top {k}", fontsize="medium", loc="left")
     panels[0].legend(frameon=False)
-    # "$" would begin a formula; spaces are shown, for " moves" and "moves" are two tokens.
+    # "$" would start a formula. Spaces are made visible, because " moves" and "moves" are two tokens.
     labels = [name.replace(" ", "\u2423").replace("\n", "\u21b5").replace("$", r"\$") for _, name in names]
     panels[-1].set_xticks(range(len(names)), labels, rotation=45, ha="right", rotation_mode="anchor")
     shown = prompt if len(prompt) <= 60 else f"...{prompt[-57:]}"
@@ -69,7 +69,7 @@ def plot_temperatures(
 def next_tokens(
     model: GPTModel, prompt: str, *, temperatures: Sequence[float], top_k: Sequence[int | None], n_tokens: int
 ) -> list[dict[str, Any]]:
-    """Compute what plot_temperatures draws; arguments, result and errors are its own."""
+    """Compute the rows of plot_temperatures, with the same arguments and errors."""
     import torch
 
     from zoo.generation.options import GenerationOptions
@@ -77,14 +77,14 @@ def next_tokens(
 
     for temperature in temperatures:
         for k in top_k:
-            GenerationOptions(temperature=temperature, top_k=k)  # checks both
+            GenerationOptions(temperature=temperature, top_k=k)  # raises if either is out of range
         if temperature == 0:
-            raise OptionError("temperature 0 has no distribution to draw: it always takes the most probable token")
+            raise OptionError("temperature 0 has no distribution to plot: it always takes the most probable token")
     if not temperatures or not top_k or n_tokens < 1:
-        raise OptionError("there is nothing to draw: give at least one temperature, and 1 token")
+        raise OptionError("there is nothing to plot: give at least one temperature and one token")
     ids = model.tokenizer.encode(prompt) or ([] if model.tokenizer.eos_id is None else [model.tokenizer.eos_id])
     if not ids or max(ids) >= model.config.vocab_size:
-        raise OptionError("the prompt has no tokens of this model's vocabulary; give another")
+        raise OptionError("the prompt has no tokens in this model's vocabulary; give another prompt")
     device = model.tok_emb.weight.device
     with torch.no_grad():
         tokens = torch.tensor([ids[-model.config.context_length :]], device=device)

@@ -240,7 +240,7 @@ def _parse_tokens(data: bytes, path: Path) -> dict[str, int]:
         if not token:
             raise FormatError(path, "holds a token without any letter; take it out")
         if type(i) is not int or not 0 <= i < 2**31:
-            raise FormatError(path, f"has {i!r} as id of {token!r}, not a whole number; copy the file again")
+            raise FormatError(path, f"has {i!r} as id of {token!r}, not an integer; copy the file again")
     return dict(tokens)
 
 

@@ -1,4 +1,4 @@
-"""The settings of a run."""
+"""The settings of a training run."""
 
 from __future__ import annotations
 
@@ -18,46 +18,48 @@ Decay = Literal["matrices", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides what a run computes, but for its model and its text.
+    """All settings of a run except its model and its text.
 
     Attributes:
-        steps: of the optimizer; 0 means as many as epochs take.
-        epochs: passes over the text, if steps is 0.
-        batch_size: windows in a step, over all processes.
-        micro_batch_size: windows that a process computes at once; 0 means about 4,096 tokens of them. The result does
-            not depend on it, but for rounding and dropout.
-        context: tokens of a window, T; 0 means the model's context length, 512 at most.
-        stride: tokens from one window to the next; 0 means context, so that none is seen twice in an epoch.
-        order: of the windows: "shuffled", "sequential", or "book": as the book's DataLoader and evaluation draw it from
-            torch's global generator, to reproduce its figures.
-        lr: the highest learning rate.
-        schedule: "cosine", "linear" or "constant", after the warmup.
-        warmup: steps that the learning rate rises for; below 1, a fraction of all.
-        start_lr: at the first of them.
-        final_lr: at the end.
-        weight_decay: of AdamW.
-        decay: "matrices" spares biases and norms; "all" does not.
-        betas: of AdamW.
-        clip: largest norm of the gradients; 0 leaves them as they are.
-        dropout: in training; None leaves the model's own.
-        dtype: of products: "float32", "bfloat16" (the weights stay as they are), or "auto": bfloat16 where the machine
-            has instructions for it.
-        seed: of the order and of dropout.
-        eval_every: steps between evaluations; 0 evaluates at the end only.
-        eval_batches: batches of an evaluation; 0 means all.
-        patience: evaluations without a better validation loss before the run ends; 0 goes on.
-        sample_every: steps between samples; 0 writes none.
-        sample_prompt: that they continue.
-        sample_tokens: of each, taken greedily.
-        save_every: steps between checkpoints; 0 saves at the end only.
-        keep: how many of the newest checkpoints stay, beside the best.
-        average: fraction of the steps, at the end, whose weights are averaged (Izmailov et al., 2018).
-        recompute: whether activations inside blocks are computed again for the backward pass, to save memory.
-        only_used_ids: whether the head computes only the ids that the text has; see LanguageModelLoss.used. All other
-            rows of the embedding are set to zero.
+        steps: Number of optimizer steps; 0 means as many as the epochs take.
+        epochs: Number of passes over the text, used if steps is 0.
+        batch_size: Windows per step, over all processes.
+        micro_batch_size: Windows that a process computes at once; 0 means about 4,096 tokens. It changes the result
+            only through rounding and dropout.
+        context: Tokens per window, T; 0 means the model's context length, but at most 512.
+        stride: Tokens from the start of one window to the start of the next; 0 means context, so that windows do not
+            overlap.
+        order: Order of the windows: "shuffled", "sequential" or "book". "book" draws the order from torch's global
+            generator as the book's DataLoader and evaluation do, to reproduce its numbers.
+        lr: Peak learning rate.
+        schedule: Learning-rate decay after the warmup: "cosine", "linear" or "constant".
+        warmup: Number of warmup steps; a value below 1 is a fraction of all steps.
+        start_lr: Learning rate at the first warmup step.
+        final_lr: Learning rate at the end of the decay.
+        weight_decay: Weight decay of AdamW.
+        decay: Parameters that decay: "matrices" excludes biases and norms, "all" does not.
+        betas: Betas of AdamW.
+        clip: Largest gradient norm; 0 disables clipping.
+        dropout: Dropout probability during training; None keeps the model's own.
+        dtype: Dtype of matrix products: "float32", "bfloat16" (weights keep their dtype) or "auto", which means
+            bfloat16 where the processor supports it.
+        seed: Seed of the order and of dropout.
+        eval_every: Steps between evaluations; 0 evaluates only at the end.
+        eval_batches: Batches per evaluation; 0 means all.
+        patience: Number of evaluations without a better validation loss after which the run stops; 0 disables early
+            stopping.
+        sample_every: Steps between samples; 0 disables them.
+        sample_prompt: Prompt of the samples.
+        sample_tokens: Tokens per sample, generated greedily.
+        save_every: Steps between checkpoints; 0 saves only at the end.
+        keep: Number of newest checkpoints to keep in addition to the best one.
+        average: Fraction of the steps, at the end, whose weights are averaged (Izmailov et al., 2018).
+        recompute: Whether to recompute the activations of each block in the backward pass, to save memory.
+        only_used_ids: Whether the head computes only the ids that occur in the text; see LanguageModelLoss.used. All
+            other rows of the embedding are set to zero.
 
     Raises:
-        OptionError: a value is outside its range.
+        OptionError: A value is out of range.
     """
 
     steps: int = 0
@@ -109,7 +111,7 @@ class TrainConfig:
         self._check("decay", lambda x: x in ("matrices", "all"), "matrices or all")
         self._check("dtype", lambda x: x in ("auto", "float32", "bfloat16"), "auto, float32 or bfloat16")
         if not self.steps and not self.epochs:
-            raise OptionError("a run needs steps or epochs; give one of them")
+            raise OptionError("a run needs steps or epochs: set one of them above 0")
 
     def _check(self, name: str, is_valid: Any, allowed: str) -> None:
         value = getattr(self, name)
@@ -117,7 +119,7 @@ class TrainConfig:
             raise OptionError(f"must be {allowed}, not {value!r}", option=name)
 
     def make_schedule(self, steps: int) -> Schedule:
-        """Return the learning rates of a run of so many steps."""
+        """Return the learning-rate schedule of a run with this number of steps."""
         warmup = int(self.warmup * steps) if self.warmup < 1 else int(self.warmup)
         return Schedule(
             kind=self.schedule, peak=self.lr, steps=steps, warmup=warmup, start=self.start_lr, final=self.final_lr
@@ -128,15 +130,15 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, all of them plain JSON values."""
+        """Return all fields by name as plain JSON values."""
         return {**dataclasses.asdict(self), "betas": list(self.betas)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> TrainConfig:
-        """Build a config from to_dict's fields.
+        """Build a config from the fields that to_dict returns.
 
         Raises:
-            OptionError: a field is unknown or its value impossible.
+            OptionError: A field is unknown or its value is invalid.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := set(fields) - known:
@@ -161,4 +163,4 @@ BOOK = TrainConfig(
     eval_batches=5,
     sample_every=9,
 )
-"""The settings of chapter 5 of "Build a Large Language Model (From Scratch)"; its text makes 9 steps an epoch."""
+"""The settings of chapter 5 of "Build a Large Language Model (From Scratch)". Its text gives 9 steps per epoch."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +49,7 @@ class Npz(zoo.Format):
         """Whether it is a zip with our config in it."""
         return zipfile.is_zipfile(path) and "zoo_config.npy" in zipfile.ZipFile(path).namelist()
 
-    def read(self, path: Path, config: zoo.GPTConfig | None = None) -> zoo.Checkpoint:
+    def read(self, path: Path, known: Mapping[str, Any] | None = None) -> zoo.Checkpoint:
         """Open the file; numpy reads a member when it is asked for."""
         try:
             file = np.load(path, allow_pickle=False)
@@ -58,7 +60,7 @@ class Npz(zoo.Format):
                 for name, shape in shapes.items()
             }
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise CorruptFile(path, f"is no whole .npz of zoo-example ({error})") from error
+            raise CorruptFile(path, f"is not an intact .npz of zoo-example ({error})") from error
         return zoo.Checkpoint(path, found, tensors, files=(path,))
 
     def write(self, path: Path, checkpoint: zoo.Checkpoint, options: WriteOptions) -> None:

@@ -17,7 +17,7 @@ from zoo.train.data.tokens import encode_documents
 
 
 def test_sources_are_found_in_a_fixed_order(tmp_path):
-    """Directories give their texts sorted, patterns theirs, and files of other kinds are left out."""
+    """Directories and patterns give their texts in sorted order, and files of other kinds are skipped."""
     for name in ("b.txt", "a.md", "c.jsonl", "d.png", "deep/e.txt"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -29,7 +29,7 @@ def test_sources_are_found_in_a_fixed_order(tmp_path):
 
 @pytest.mark.parametrize("source", ["missing.txt", "*.nothing", "empty"])
 def test_a_source_without_files_is_named(tmp_path, monkeypatch, source):
-    """What means no file is refused, not passed over."""
+    """A source that matches no file is refused instead of skipped."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(FormatError, match=source.replace("*", r"\*")):
@@ -38,14 +38,14 @@ def test_a_source_without_files_is_named(tmp_path, monkeypatch, source):
 
 @given(st.lists(st.text("ab<|>\n\r", min_size=1), max_size=5))
 def test_documents_end_at_the_separator(tmp_path_factory, texts):
-    """A text file is split at <|endoftext|>; line ends of every kind stay."""
+    """A text file is split at <|endoftext|>; all kinds of line ends are kept."""
     path = tmp_path_factory.mktemp("text") / "x.txt"
     path.write_bytes("<|endoftext|>".join(texts).encode())
     assert texts == list(read_documents(path))
 
 
 def test_json_lines_give_one_document_each(tmp_path):
-    """The field is the caller's choice; empty lines and texts are none."""
+    """The caller chooses the key of the text; empty lines and texts are skipped."""
     path = tmp_path / "x.jsonl"
     path.write_text("\n".join([json.dumps({"body": "one\ntwo"}), "", json.dumps({"body": ""}), '{"body": "3"}']))
     assert ["one\ntwo", "3"] == list(read_documents(path, field="body"))
@@ -55,13 +55,13 @@ def test_json_lines_give_one_document_each(tmp_path):
     ("name", "content", "message"),
     [
         ("x.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not JSON"),
-        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}', r"line 2 has no text in a field 'text' \(fields: body\)"),
+        ("x.jsonl", b'{"text": "a"}\n{"body": "b"}', r"line 2 has no text under the key 'text' \(keys: body\)"),
         ("x.jsonl", b"[1]", "line 1 has no text"),
-        ("x.txt", b"abc\xff", "is not text in UTF-8"),
+        ("x.txt", b"abc\xff", "is not UTF-8 text"),
     ],
 )
 def test_damaged_text_is_refused_with_its_place(tmp_path, name, content, message):
-    """The message has the file, and the line or byte."""
+    """The error names the file and the line or byte."""
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(FormatError, match=message):
@@ -89,7 +89,7 @@ def test_a_cut_keeps_every_character_in_its_place(documents, n_first):
     st.integers(1, 40),
 )
 def test_pieces_of_long_documents_have_the_tokens_of_the_whole(tmp_path_factory, texts, size):
-    """However a text is cut into blocks and pieces, tokens and separators are those of its documents."""
+    """For every way of splitting a text into blocks and pieces, tokens and separators are those of its documents."""
     path = tmp_path_factory.mktemp("text") / "x.txt"
     path.write_bytes("<|endoftext|>".join(texts).encode())
     expected = [zoo.Tokenizer().encode(document) for document in read_documents(path)]
@@ -109,7 +109,7 @@ def test_pieces_of_long_documents_have_the_tokens_of_the_whole(tmp_path_factory,
 
 
 def test_a_file_without_separators_is_read_in_little_memory(tmp_path):
-    """Of 60 MB in one document, little is held at a time; the pieces are the text."""
+    """A single document of 60 MB is read in little memory, and its pieces are the text."""
     path, line = tmp_path / "x.txt", "Every effort moves you a little forward, every day.\n"
     path.write_text(line * 1_200_000)
     tracemalloc.start()

@@ -33,7 +33,7 @@ def test_llmc_files_have_its_header(tmp_path, dtype, version):
 
 
 def test_wide_ids_do_not_fit_nanogpt(tmp_path):
-    """They are refused, not cut; nothing is written."""
+    """Ids above 65,535 are refused instead of truncated, and nothing is written."""
     with pytest.raises(OptionError, match="65,536"):
         write_tokens(tmp_path / "x.bin", [np.array([70000], np.uint32)])
     assert [] == list(tmp_path.iterdir())
@@ -50,7 +50,7 @@ def test_wide_ids_do_not_fit_nanogpt(tmp_path):
     ],
 )
 def test_damaged_files_are_refused(tmp_path, content, message):
-    """Lengths must be what the header says."""
+    """Token files whose length differs from their header are refused."""
     path = tmp_path / "x.bin"
     path.write_bytes(content)
     with pytest.raises(FormatError, match=message):
@@ -59,7 +59,7 @@ def test_damaged_files_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_documents_are_separated_and_in_order(processes):
-    """<|endoftext|> stands between documents, not around them; processes change nothing."""
+    """<|endoftext|> is written between documents, not around them, for any number of processes."""
     tokenizer = zoo.Tokenizer()
     parts = encode_documents((text for text in DOCUMENTS), tokenizer, processes=processes)
     ids = np.concatenate(list(parts)).tolist()
@@ -70,7 +70,7 @@ def test_documents_are_separated_and_in_order(processes):
 
 
 def test_an_existing_file_is_kept(tmp_path):
-    """Without force nothing is replaced."""
+    """Without force, an existing file is not replaced."""
     path = tmp_path / "x.bin"
     path.write_bytes(b"ab")
     with pytest.raises(OutputError, match="exists already"):

@@ -1,4 +1,4 @@
-"""Which windows there are, and who gets them when."""
+"""The windows of a token stream, their order, and their distribution among processes."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from zoo.train.step.loss import IGNORED
 
 @given(st.integers(2, 60), st.integers(1, 9), st.integers(1, 12))
 def test_windows_are_those_of_the_books_loop(n, context, stride):
-    """They start every stride tokens while a token follows the window, as in the book's dataset."""
+    """Windows start every stride tokens while a token follows them, as in the book's dataset."""
     tokens = np.arange(100, 100 + n).astype(np.uint16)
     starts = list(range(0, n - context, stride))
     if not starts:
@@ -29,7 +29,7 @@ def test_windows_are_those_of_the_books_loop(n, context, stride):
 
 @given(st.integers(1, 30), st.integers(1, 7), st.integers(0, 5))
 def test_an_epoch_visits_windows_once(n, batch_size, epoch):
-    """No window comes twice in an epoch, and fewer than a batch are left out."""
+    """No window comes twice in an epoch, and an incomplete last batch is dropped."""
     batches = Batches(n, batch_size, seed=5)
     first = epoch * batches.steps_per_epoch
     seen = [i for step in range(first, first + batches.steps_per_epoch) for i in batches[step]]
@@ -38,7 +38,7 @@ def test_an_epoch_visits_windows_once(n, batch_size, epoch):
 
 
 def test_the_order_follows_from_seed_and_step_alone():
-    """Any step can be asked for first; another seed or epoch gives another order."""
+    """Steps can be requested in any order; another seed or epoch gives another order."""
     forward = [Batches(17, 3, seed=9)[step] for step in range(12)]
     batches = Batches(17, 3, seed=9)
     backward = [batches[step] for step in reversed(range(12))]
@@ -49,7 +49,7 @@ def test_the_order_follows_from_seed_and_step_alone():
 
 
 def test_the_books_order_is_torchs_dataloader():
-    """Both draw the same numbers from torch's global generator, pass after pass."""
+    """The book's order and torch's DataLoader draw the same numbers from torch's global generator, pass after pass."""
     with torch.random.fork_rng():
         torch.manual_seed(123)
         loader, plain = DataLoader(range(18), batch_size=2, shuffle=True), DataLoader(range(3))
@@ -69,7 +69,7 @@ def test_the_books_order_is_torchs_dataloader():
 
 @given(st.integers(2, 40), st.integers(1, 9), st.integers(1, 12), st.integers(1, 3))
 def test_evaluation_predicts_every_token_once(n, context, stride, batch_size):
-    """Whatever the stride, each token but the first is a target once, behind the tokens that precede it."""
+    """For every stride, each token except the first is a target once, after the tokens that precede it."""
     tokens = np.arange(100, 100 + n).astype(np.uint16)
     targets = []
     for ids, wanted in cover(tokens, context, stride, batch_size=batch_size):
@@ -83,7 +83,9 @@ def test_evaluation_predicts_every_token_once(n, context, stride, batch_size):
 
 @given(st.integers(1, 9), st.integers(1, 13), st.integers(1, 5))
 def test_processes_share_out_a_step(size, batch_size, micro_batch_size):
-    """Together they have each window of it once, in as many parts each; only the last part may be one too large."""
+    """Together, the processes have each window of a step once, in equally many micro-batches; only the last of them
+    may be one window larger.
+    """
     batch_size = max(size, batch_size)
     batches = Batches(17, batch_size, seed=3)
     shares = [batches.share(0, rank, size, micro_batch_size) for rank in range(size)]

@@ -49,7 +49,7 @@ print(killed_while_writing, first)
 
 
 def test_two_hundred_kills_leave_whole_checkpoints(tmp_path):
-    """SIGKILL at 200 random moments of a process that does nothing but save: what has a name is whole, with hashes."""
+    """After SIGKILL at 200 random moments of saving, every named checkpoint is intact and has hashes."""
     done = subprocess.run([sys.executable, "-c", STORM, str(tmp_path), "200"], capture_output=True, text=True)
     assert "" == done.stderr
 

@@ -1,4 +1,4 @@
-"""Runs: begun, interrupted, killed, damaged, resumed, loaded."""
+"""Runs that are started, interrupted, killed, damaged, resumed and loaded."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def begin(path, text, config=CONFIG, start=None, **watch):
 
 
 def resume(path, **watch):
-    """A trainer that goes on, with the run."""
+    """Return a trainer that resumes a run, and the run."""
     run = Run.open(path)
     return run.trainer(World(), Watcher(**watch)), run
 
@@ -75,7 +75,7 @@ def rows(path):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, text):
-    """A run that nothing disturbed."""
+    """Return a run without interruptions."""
     path = tmp_path_factory.mktemp("run") / "straight"
     assert "done" == begin(path, text).run()
     return path
@@ -96,7 +96,7 @@ def test_a_run_learns_and_leaves_what_is_promised(straight):
 
 
 def test_the_run_is_a_model_for_everything_else(straight, tmp_path):
-    """It loads, converts and generates as the checkpoint it means, the newest."""
+    """A run loads, converts and generates as its newest checkpoint."""
     newest = zoo.load(list_checkpoints(straight)[0] / "model.safetensors").state_dict()
     model = zoo.load(straight)
     assert all(torch.equal(value, newest[name]) for name, value in model.state_dict().items())
@@ -105,13 +105,13 @@ def test_the_run_is_a_model_for_everything_else(straight, tmp_path):
 
 
 def test_the_same_settings_give_the_same_bits(straight, text, tmp_path):
-    """Dropout, order and all: a second run is the first."""
+    """A second run with the same settings has the same dropout, order and result."""
     begin(tmp_path / "again", text).run()
     assert last_bytes(straight) == last_bytes(tmp_path / "again")
 
 
 def test_torchs_global_generator_is_left_alone(text, tmp_path):
-    """A run draws dropout from it, and puts it back."""
+    """A run draws dropout from torch's global generator and restores its state."""
     before = torch.get_rng_state()
     begin(tmp_path / "run", text, CONFIG.replace(steps=2)).run()
     assert torch.equal(before, torch.get_rng_state())
@@ -119,7 +119,7 @@ def test_torchs_global_generator_is_left_alone(text, tmp_path):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_saves_and_goes_on_to_the_same_end(straight, text, tmp_path, signum):
-    """The signal ends the run after its step, between checkpoints too."""
+    """A signal ends the run after the current step, also between checkpoints."""
     path = tmp_path / "run"
     trainer = begin(path, text, on_row=lambda row: os.kill(os.getpid(), signum) if row["step"] == 5 else None)
     assert "interrupted" == trainer.run()
@@ -130,7 +130,9 @@ def test_an_interrupted_run_saves_and_goes_on_to_the_same_end(straight, text, tm
 
 
 def test_the_average_of_the_last_weights_is_kept_and_resumed(text, tmp_path):
-    """It is the mean of the weights after the last steps, is what loads, and survives a resume bit for bit."""
+    """The average is the mean of the weights after the last steps, is loaded by default, and survives a resume bit
+    for bit.
+    """
     config = CONFIG.replace(average=0.25, save_every=1, keep=20)
     begin(tmp_path / "one", text, config).run()
     checkpoints = list_checkpoints(tmp_path / "one")[:3]
@@ -147,7 +149,7 @@ def test_the_average_of_the_last_weights_is_kept_and_resumed(text, tmp_path):
 
 
 def test_training_goes_on_from_any_checkpoint(straight, text, tmp_path):
-    """A converted checkpoint is where a run may begin: its first loss is what it ended with, about."""
+    """A run can start from a converted checkpoint: its first loss is about the last one of the run before."""
     zoo.convert(straight, tmp_path / "book.pth", to="book")
     trainer = begin(tmp_path / "run", text, CONFIG.replace(steps=2), Start(model=str(tmp_path / "book.pth")))
     trainer.run()
@@ -155,7 +157,7 @@ def test_training_goes_on_from_any_checkpoint(straight, text, tmp_path):
 
 
 def test_lora_trains_adapters_only_and_resumes(straight, text, tmp_path):
-    """The base is untouched, checkpoints hold adapters, and the run loads as base and adapters merged."""
+    """The base is unchanged, checkpoints have adapters, and the run loads as the base with the adapters merged."""
     start = Start(model=str(straight), lora=LoRA(rank=2))
     begin(tmp_path / "one", text, CONFIG, start).run()
     path = tmp_path / "two"
@@ -170,7 +172,7 @@ def test_lora_trains_adapters_only_and_resumes(straight, text, tmp_path):
 
 
 def test_the_average_of_adapters_is_kept_and_resumed(straight, text, tmp_path):
-    """With LoRA the mean is of the adapters: it is what loads, and survives a resume bit for bit."""
+    """With LoRA the average is that of the adapters; it is loaded by default and survives a resume bit for bit."""
     config = CONFIG.replace(average=0.25, save_every=1, keep=20)
     start = Start(model=str(straight), lora=LoRA(rank=2))
     begin(tmp_path / "one", text, config, start).run()
@@ -190,7 +192,7 @@ def test_the_average_of_adapters_is_kept_and_resumed(straight, text, tmp_path):
 
 
 def test_a_moved_base_is_named_at_resume(straight, text, tmp_path):
-    """A LoRA run whose base is elsewhere says so, and goes on to the same end with the base's new place."""
+    """A LoRA run whose base has moved says so; with the new path of the base it ends as the uninterrupted run."""
     base, path = tmp_path / "base.safetensors", tmp_path / "run"
     zoo.convert(straight, base)
     begin(path, text, CONFIG, Start(model=str(base), lora=LoRA(rank=2))).run()
@@ -205,7 +207,9 @@ def test_a_moved_base_is_named_at_resume(straight, text, tmp_path):
 
 
 def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path):
-    """The one before is taken, with a note; the end is the same. Without any, the run says so."""
+    """If a checkpoint is damaged, the one before is used with a note, and the run ends the same; without any, the
+    error says so.
+    """
     path = tmp_path / "run"
     shutil.copytree(straight, path)
     file = checkpoint_path(path, 12) / "model.safetensors"
@@ -214,13 +218,13 @@ def test_a_damaged_checkpoint_is_passed_over(straight, tmp_path):
     file.write_bytes(data)
     trainer, run = resume(path)
     assert 9 == trainer.state.step
-    assert "step-00000012/model.safetensors: is not what was written" in run.notes[0]
+    assert "step-00000012/model.safetensors: is corrupt" in run.notes[0]
     trainer.run()
     assert last_bytes(straight) == last_bytes(path)
 
     for checkpoint in list_checkpoints(path):
         (checkpoint / "optimizer.safetensors").unlink()
-    with pytest.raises(TrainingError, match="no checkpoint of .* is whole"):
+    with pytest.raises(TrainingError, match="no intact checkpoint in"):
         resume(path)
 
 
@@ -254,7 +258,9 @@ def test_a_loss_that_explodes_keeps_the_last_checkpoint(text, tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.03, 0.4, 0.7, 0.9999])
 def test_a_full_disk_leaves_the_checkpoints_there_were(straight, text, tmp_path, share):
-    """Full at any share of a file: one sentence, nothing half written; with room again the run ends bit-identical."""
+    """If the disk is full at any share of a file, there is one error and nothing incomplete; with space again the
+    run ends bit-identical.
+    """
     path, limits = tmp_path / "run", ExitStack()
     largest = max(each.stat().st_size for each in list_checkpoints(straight)[0].iterdir())
 
@@ -274,13 +280,13 @@ def test_a_full_disk_leaves_the_checkpoints_there_were(straight, text, tmp_path,
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"context": 24}, "a context of 24 does not fit the model's 23"),
+        ({"context": 24}, "the context 24 is longer than the model's context length; use at most 23"),
         ({"context": 23, "stride": 5, "_text": "you " * 20}, "not enough for one window of 23"),
         ({"_text": ""}, "there is no text for train.bin"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path, change, message):
-    """No run's directory is left behind by a refusal that comes before its first step, or it resumes to the same."""
+    """An error before the first step leaves no run directory, or one that resumes to the same error."""
     text = tmp_path / "text.txt"
     text.write_text(change.pop("_text", "every effort moves you forward " * 40))
     with pytest.raises(OptionError, match=message):
@@ -288,7 +294,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path, change, message):
 
 
 def test_ids_that_the_model_does_not_have_are_refused(tmp_path):
-    """A .bin of another vocabulary would index past the embedding."""
+    """A .bin file of another vocabulary, whose ids would be outside the embedding, is refused."""
     np.arange(0, 900, dtype=np.uint16).tofile(tmp_path / "x.bin")
     with pytest.raises(OptionError, match="has token id 719, but the model's ids are 0 to 96"):
         begin(tmp_path / "run", tmp_path / "x.bin", CONFIG, Start(config=MODEL.replace(vocab_size=97)))
@@ -296,13 +302,15 @@ def test_ids_that_the_model_does_not_have_are_refused(tmp_path):
 
 def test_a_step_needs_a_window_for_every_process(text, tmp_path):
     """Fewer windows than processes are refused before anything is computed."""
-    with pytest.raises(OptionError, match="a step has 4 windows, fewer than there are processes, 5"):
+    with pytest.raises(OptionError, match="a step has 4 windows, fewer than the number of processes, 5"):
         sources = Sources(train=(str(text),))
         Run.begin(tmp_path / "run", CONFIG, sources, Start(config=MODEL), World())[0].trainer(World(0, 5), Watcher())
 
 
 def test_tokens_are_found_again_from_anywhere(straight, text, tmp_path, monkeypatch):
-    """A .bin may be a pattern and relative; the run goes on from another directory. More than one are refused."""
+    """A .bin source may be a relative pattern; the run resumes from another directory. Several .bin files are
+    refused.
+    """
     monkeypatch.chdir(tmp_path)
     shutil.copy(straight / "data" / "train.bin", "a.bin")
     begin(tmp_path / "run", "*.bin", CONFIG.replace(steps=2)).run()
@@ -310,7 +318,7 @@ def test_tokens_are_found_again_from_anywhere(straight, text, tmp_path, monkeypa
     assert "done" == resume(tmp_path / "run")[0].run()
     monkeypatch.chdir(tmp_path)
     shutil.copy("a.bin", "b.bin")
-    with pytest.raises(OptionError, match="give one .bin of tokens"):
+    with pytest.raises(OptionError, match="give either one .bin file of tokens"):
         begin(tmp_path / "other", "*.bin")
     with pytest.raises(FormatError, match="none.bin: there is no such file"):
         begin(tmp_path / "other", "none.bin")
@@ -318,12 +326,12 @@ def test_tokens_are_found_again_from_anywhere(straight, text, tmp_path, monkeypa
 
 def test_no_directory_but_a_run_resumes(tmp_path):
     """Other directories are said to be none."""
-    with pytest.raises(ZooError, match="is no run of zoo train"):
+    with pytest.raises(ZooError, match="is not a run of zoo train"):
         Run.open(tmp_path)
 
 
 def killed(path, seconds):
-    """Go on with a run in a process of its own, and kill it after some seconds; whether it ended before."""
+    """Resume a run in a process, kill it after some seconds, and return whether it had ended before."""
     program = f"from zoo.cli.main import main; main(['train', '--resume', {str(path)!r}, '-q'])"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.PIPE) as process:
@@ -337,7 +345,7 @@ def killed(path, seconds):
 
 
 def storm(tmp_path, text, n_kills):
-    """Kill a run at random moments, and compare its end with that of one that nobody killed."""
+    """Kill a run at random moments and compare its result with that of an uninterrupted run."""
     config = CONFIG.replace(steps=n_kills * 12, save_every=2)
     begin(tmp_path / "straight", text, config).run()
     path = tmp_path / "killed"
@@ -371,7 +379,7 @@ def test_a_run_killed_twenty_times_ends_as_if_it_had_not_been(tmp_path, text):
 
 
 def test_settings_survive_their_files():
-    """Configs and starts come back from their JSON as they were."""
+    """Configs and starts survive a round trip through JSON."""
     assert TrainConfig.from_dict(json.loads(json.dumps(CONFIG.to_dict()))) == CONFIG
     start = Start(config=MODEL, lora=LoRA(rank=3, targets=("attn.qkv",)))
     assert start == Start.from_dict(start.to_dict())

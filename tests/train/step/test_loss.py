@@ -24,7 +24,7 @@ def tensors(n, width, rows, seed, dtype=torch.float64):
 
 @given(st.integers(1, 23), st.integers(1, 7), st.integers(2, 31), st.integers(1, 9), st.integers(0, 99))
 def test_value_and_gradients_are_torchs(n, width, rows, chunk, seed):
-    """In float64 they agree to rounding, whatever the size of the chunks."""
+    """In float64 the two agree up to rounding, for all chunk sizes."""
     hidden, weight, targets = tensors(n, width, rows, seed)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK", chunk)
@@ -63,7 +63,7 @@ def test_extreme_logits_stay_finite():
 
 
 def test_autocast_gives_the_same_to_the_precision_of_bfloat16():
-    """Products are bfloat16 there, sums are not; gradients keep the dtype of the weights."""
+    """Under autocast, products are bfloat16 and sums are not; gradients have the dtype of the weights."""
     hidden, weight, targets = tensors(40, 30, 97, 4, torch.float32)
     exact = linear_cross_entropy(hidden, weight, targets)
     with torch.autocast("cpu", torch.bfloat16):
@@ -78,7 +78,9 @@ def test_autocast_gives_the_same_to_the_precision_of_bfloat16():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_model_trains_with_the_ids_it_uses(tied):
-    """With all other rows zero, loss and gradients are those of the whole head, but for rows that get none."""
+    """With all other rows zero, loss and gradients are those of the complete head, except for rows that get no
+    gradient.
+    """
     model = small_model(SMALL.replace(tied=tied, vocab_rows=101)).train()
     model.config = model.config.replace(dropout=0.0)
     for part in model.modules():

@@ -1,4 +1,4 @@
-"""One step against torch's own pieces, and the same step in parts."""
+"""A training step against torch's own functions, and the same step in micro-batches."""
 
 import math
 
@@ -57,7 +57,7 @@ def test_a_step_is_torchs():
 
 @pytest.mark.parametrize("sizes", [[2, 2, 2], [5, 1], [1] * 6])
 def test_parts_of_any_size_are_the_whole_batch(sizes):
-    """Accumulated gradients weigh tokens, not parts."""
+    """Accumulated gradients weight tokens equally, not micro-batches."""
     ids, targets = batch()
     whole, one = trained([(ids, targets)])
     model, other = trained(parts(ids, targets, sizes))
@@ -67,7 +67,7 @@ def test_parts_of_any_size_are_the_whole_batch(sizes):
 
 
 def test_recomputed_activations_change_nothing():
-    """With dropout too, loss and gradients are the same to the bit."""
+    """With recomputed activations, loss and gradients are bit-identical, also with dropout."""
     found = []
     for recompute in (False, True):
         model = small_model(SMALL).train()
@@ -82,7 +82,7 @@ def test_recomputed_activations_change_nothing():
 
 
 def test_decay_spares_biases_and_norms():
-    """Only matrices decay unless all shall."""
+    """Only matrices decay unless decay is "all"."""
     model = small_model()
     sizes = [(len(group["params"]), group["weight_decay"]) for group in make_optimizer(model, lr=1.0).param_groups]
     n = len(list(model.parameters()))
@@ -96,7 +96,7 @@ def test_decay_spares_biases_and_norms():
 
 @pytest.mark.parametrize(("name", "word"), [("tok_emb.weight", "loss is nan"), ("final_norm.bias", "loss is inf")])
 def test_a_loss_that_is_no_number_stops_before_the_weights_change(name, word):
-    """The error has the step; weights and optimizer are untouched."""
+    """The error has the step; weights and optimizer are unchanged."""
     model = small_model(PLAIN).train()
     with torch.no_grad():
         model.get_parameter(name).fill_(math.nan if "nan" in word else 1e306)
@@ -109,7 +109,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(name, word):
 
 
 def test_dropout_is_set_everywhere():
-    """What the config says, every module does."""
+    """set_dropout changes the config and every module."""
     model = small_model(SMALL).train()
     set_dropout(model, 0.0)
     ids, targets = batch()
@@ -119,6 +119,6 @@ def test_dropout_is_set_everywhere():
 
 
 def test_the_fast_dtype_is_one_that_autocast_has():
-    """Whatever the machine, the answer is usable."""
+    """The fast dtype is one that autocast supports, on every machine."""
     assert fast_dtype() in ("float32", "bfloat16")
     assert "float32" == fast_dtype("mps")

@@ -22,7 +22,7 @@ def test_appendix_d():
 
 @pytest.mark.parametrize(("kind", "middle", "last"), [("constant", 0.4, 0.4), ("linear", 0.25, 0.1 + 0.3 / 90)])
 def test_other_kinds(kind, middle, last):
-    """Constant stays at the peak; linear falls evenly to the final rate one step after the last."""
+    """A constant schedule stays at the peak; a linear one falls evenly to the final rate one step after the last."""
     schedule = Schedule(kind=kind, peak=0.4, steps=100, warmup=10, final=0.1)
     assert (0.0, 0.2, 0.4) == (schedule(0), schedule(5), schedule(10))
     assert (middle, last) == pytest.approx((schedule(55), schedule(99)))

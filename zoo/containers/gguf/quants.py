@@ -25,7 +25,7 @@ def quantise(array: Array, name: str) -> Array:
     """Return the bytes of an array's blocks, uint8 (n * bytes of a block).
 
     Args:
-        array: of float32 or narrower, each row a whole number of blocks.
+        array: of float32 or narrower, each row a multiple of the block size.
         name: of a type in QUANTS that has an encoder.
 
     Raises:
@@ -73,7 +73,7 @@ def _encode_q8_0(values: Floats, out: Blocks) -> None:
 
 
 def _encode_symmetric(values: Floats, out: Blocks, half: int) -> Bytes:
-    """Return whole numbers from 0 to 2 * half - 1; the value that is largest in size, the first such, becomes 0."""
+    """Return integers from 0 to 2 * half - 1; the value that is largest in size, the first such, becomes 0."""
     largest = np.abs(values).argmax(1, keepdims=True)
     scaled = values * _scale(np.take_along_axis(values, largest, 1), -half, out["d"])
     numbers: Bytes = (scaled + np.float32(half + 0.5)).astype(np.uint8)

@@ -68,7 +68,7 @@ class _Cursor:
 
     def take(self, nbytes: int) -> memoryview:
         if nbytes > len(self.data) - self.at:
-            raise CorruptFile(self.path, "is cut short in front of its tensors, or damaged there; copy it again")
+            raise CorruptFile(self.path, "has a truncated or corrupt header; copy it again")
         self.at += nbytes
         return self.data[self.at - nbytes : self.at]
 
@@ -146,14 +146,14 @@ def read_gguf(path: Path) -> GgufFile:
     described = [_read_description(cursor) for _ in range(n_tensors)]
     alignment = metadata.get("general.alignment", ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
-        raise CorruptFile(path, f"has general.alignment {alignment!r}, which is no power of two")
+        raise CorruptFile(path, f"has general.alignment {alignment!r}, which is not a power of two")
     start = end = padded(cursor.at, alignment)
     tensors: dict[str, LazyTensor] = {}
     for name, type_name, shape, offset in described:
         begin = padded(end, alignment)
         end = begin + nbytes(type_name, shape)
         if start + offset != begin or end > len(cursor.data) or name in tensors:
-            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be cut short")
+            raise CorruptFile(path, f"the bytes of tensor {name} are not where they must be; the file may be truncated")
         tensors[name] = _view(cursor.data, type_name, shape, begin)
     if len(cursor.data) > padded(end, alignment):
         raise CorruptFile(path, f"has {len(cursor.data):,} bytes where its header describes {end:,}; copy it again")
@@ -163,7 +163,7 @@ def read_gguf(path: Path) -> GgufFile:
 def _read_start(cursor: _Cursor) -> tuple[int, int]:
     """Return how many tensors and keys there are."""
     if cursor.take(4) != MAGIC:
-        raise FormatError(cursor.path, "is no GGUF file")
+        raise FormatError(cursor.path, "is not a GGUF file")
     version = cursor.u4()
     if version and not version & 0xFFFF:
         raise FormatError(cursor.path, "is a big-endian GGUF file; convert it with gguf-convert-endian first")

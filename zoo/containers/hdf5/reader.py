@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.files import is_shape, map_file
-from zoo.containers.hdf5.process import WorkerProcess
+from zoo.containers.hdf5.worker_process import WorkerProcess
 from zoo.core.stream import Progress, ignore_progress, write_at
 from zoo.core.tensors import DTYPES, Array, LazyTensor, Tensors
 from zoo.errors import CorruptFile, MissingPackage
@@ -34,7 +34,7 @@ def read_hdf5(path: Path) -> dict[str, LazyTensor]:
 
     Raises:
         MissingPackage: h5py is not installed.
-        CorruptFile: it is no HDF5 file, or a damaged one.
+        CorruptFile: it is not an intact HDF5 file.
         UnsafeFile: something in it leads out of the file.
     """
     if find_spec("h5py") is None:
@@ -73,7 +73,7 @@ def write_hdf5(path: Path, tensors: Tensors, on_bytes: Progress = ignore_progres
 
     Raises:
         MissingPackage: h5py is not installed.
-        OSError: the disk is full, or the path cannot be written.
+        OSError: The path cannot be written, for example because the disk is full.
         ZooError: whatever loading a tensor raises.
     """
     h5py = _h5py()

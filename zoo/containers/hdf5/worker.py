@@ -73,7 +73,7 @@ def _answer(h5py: Any, request: dict[str, Any], size: int) -> None:
         os._exit(1)
     except Exception as error:  # libhdf5 has many words for damage, and h5py many exceptions
         first = (str(error) or type(error).__name__).splitlines()[0]
-        answer = {"error": "corrupt", "problem": f"is no whole HDF5 file ({first}); copy or download it again"}
+        answer = {"error": "corrupt", "problem": f"is not a valid HDF5 file ({first}); copy or download it again"}
     answer["number"] = request["number"]
     sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + content)
     sys.stdout.buffer.flush()
@@ -92,7 +92,7 @@ def _arrays(h5py: Any, file: Any) -> Iterator[tuple[str, Any]]:
             name = f"{prefix}{key}"
             n_names += 1
             if n_names > _MAX_NAMES:
-                raise Refused("corrupt", f"has more than {_MAX_NAMES:,} names; it is no checkpoint of a GPT-2")
+                raise Refused("corrupt", f"has more than {_MAX_NAMES:,} names; it is not a checkpoint of a GPT-2")
             if not isinstance(group.get(key, getlink=True), h5py.HardLink):
                 raise Refused("unsafe", f"{name} is a link, which may lead elsewhere; it is not followed")
             item = group[key]
@@ -118,7 +118,7 @@ def _describe(h5py: Any, size: int, name: str, array: Any) -> dict[str, Any]:
     elif nbytes:
         offset = array.id.get_offset()
         if offset is None or array.id.get_storage_size() != nbytes or offset + nbytes > size:
-            raise Refused("corrupt", f"the bytes of {name} are not there; the file may be cut short")
+            raise Refused("corrupt", f"the bytes of {name} are not there; the file may be truncated")
     return {"name": name, "shape": shape, "dtype": dtype, "offset": offset}
 
 

@@ -75,12 +75,13 @@ def _latest(directory: Path) -> Path:
     found = re.search(rb'^\s*model_checkpoint_path\s*:\s*"((?:[^"\\\n]|\\.){1,200})"', map_file(file), re.MULTILINE)
     if not found:
         raise CorruptFile(file, "does not say which checkpoint it means; give the path of the .index file")
-    name = Path(_unescape(found[1]).replace("\0", "\ufffd"))
-    # TensorFlow writes an absolute path when it was given one.
-    if name.is_absolute() and name.parent.resolve() == directory.resolve():
-        name = Path(name.name)
+    name = _unescape(found[1]).replace("\0", "\ufffd")
+    # TensorFlow writes the path that it was given, and the directory may have moved since, even from Windows.
+    last = re.split(r"[/\\]", name)[-1]
+    if last and _index_of(directory / last).is_file():
+        name = last
     try:
-        return inside(directory, str(name), file)
+        return inside(directory, name, file)
     except UnsafeFile as error:
         raise UnsafeFile(
             file, f"points to '{name}', not to a name in its own directory; give the path of the .index file"
@@ -98,7 +99,8 @@ def _only(directory: Path) -> Path:
     found = sorted(directory.glob("*.index"))
     if len(found) != 1:
         names = ", ".join(file.name for file in found) or "none"
-        raise FormatError(directory, f"must have one .index file of a TensorFlow checkpoint, but has: {names}")
+        problem = f"has no file `checkpoint`, and of TensorFlow's .index files: {names}"
+        raise FormatError(directory, f"{problem}; give the path of the one that you mean")
     return found[0].with_suffix("")
 
 
@@ -123,7 +125,7 @@ def read_bundle(prefix: Path) -> dict[str, LazyTensor]:
     """Open a checkpoint: its tensors, in the order of their names, as views of the mapped files.
 
     The views can be written to, which changes neither file. A tensor's checksum is compared when it is first loaded.
-    Partitioned variables are whole again. Tensors of byte strings have dtype object and load as bytes objects.
+    Partitioned variables are joined. Tensors of byte strings have dtype object and load as bytes objects.
 
     Raises:
         CorruptFile: the index is damaged, or a data file is shorter than it says.
@@ -141,7 +143,7 @@ def read_bundle(prefix: Path) -> dict[str, LazyTensor]:
             tensors[key.decode()] = LazyTensor(entry.shape, entry.dtype, load)
         except UnicodeDecodeError as error:
             raise CorruptFile(
-                index, f"the name of tensor {show(key)} is no UTF-8; copy or download it again"
+                index, f"the name of tensor {show(key)} is not UTF-8; copy or download it again"
             ) from error
     return tensors
 
@@ -190,7 +192,7 @@ def _key(name: str) -> bytes:
     try:
         key = name.encode()
     except UnicodeEncodeError as error:
-        raise CannotHold(f"the tensor's name {name!r} is no text, which TensorFlow cannot hold") from error
+        raise CannotHold(f"the tensor's name {name!r} is not text, which TensorFlow cannot hold") from error
     if not key or is_slice_key(key):
         raise CannotHold(f"TensorFlow reserves the name {name!r}; give the tensor another one")
     return key

@@ -55,7 +55,7 @@ DTYPE_CODES = {dtype: code for code, dtype in _DTYPES.items() if dtype != STRING
 _VERSION = 1  # of the format, the only one so far
 _MAX_RANK = 32
 _MAX_BYTES = 1 << 62  # of one tensor, an axis of length 0 counting as 1; beyond, numpy's own numbers overflow
-_MAX_SHARDS = 99_999  # the file names have five digits
+_MAX_SHARDS = 1024  # each is a file that must be there; the file names would have room for 99,999
 _WHOLE_AXIS = -1  # the length in a slice that takes all of an axis
 
 Extent = tuple[int, int]
@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[int, dict[bytes, bytes]]:
         if not 1 <= shards <= _MAX_SHARDS:
             raise Malformed(f"it says that there are {shards} data files")
     except Malformed as error:
-        problem = f"is no TensorFlow index, or a damaged one ({error}); copy or download it again"
+        problem = f"is not an intact TensorFlow index ({error}); copy or download it again"
         raise CorruptFile(path, problem) from error
     return shards, records
 

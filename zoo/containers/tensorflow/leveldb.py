@@ -26,11 +26,13 @@ _RESTART_INTERVAL = 16  # after so many keys one is written without sharing a pr
 _MAX_KEY_BYTES = 4096
 _MAX_ALL_KEYS_BYTES = 8 << 20
 _MAX_ENTRIES = 1 << 15
-_MAX_BLOCK_BYTES = 16 << 20  # unpacked
+_MAX_BLOCK_BYTES = 4 << 20  # unpacked; TensorFlow's have 256 kB
+_MAX_ALL_BLOCKS_BYTES = 12 << 20
+_MAX_ALL_VALUES_BYTES = 1 << 20  # an entry has some 30, and a field of it at least 2
 
 
 def mask_crc(crc: int) -> int:
-    """Return a CRC as LevelDB stores it: changed, so that the CRC of bytes with their CRC in them is no trivial one."""
+    """Return a CRC as LevelDB stores it: changed, so that the CRC of bytes with their CRC in them is not trivial."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -38,7 +40,7 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield the keys and values of a table, in order.
 
     Raises:
-        Malformed: it is no table, or a damaged one.
+        Malformed: it is not an intact table.
     """
     if len(data) < _FOOTER_BYTES or data[-len(MAGIC) :] != MAGIC:
         raise Malformed("it does not end as an index does")
@@ -46,17 +48,21 @@ def read_table(data: mmap | bytes) -> Iterator[tuple[bytes, bytes]]:
     _, _, position = _read_handle(footer, 0)
     offset, size, _ = _read_handle(footer, position)
     last: bytes | None = None
-    end = total = count = 0
+    end = keys = values = unpacked = count = 0
     for _, handle in _entries(_read_block(data, offset, size)):
         offset, size, _ = _read_handle(handle, 0)
         if offset < end:
             # Blocks read twice could keep us busy for a time that grows with the square of the file's length.
             raise Malformed("its blocks overlap")
         end = offset + size
-        for key, value in _entries(_read_block(data, offset, size)):
-            total, count = total + len(key), count + 1
-            if (last is not None and key <= last) or total > _MAX_ALL_KEYS_BYTES or count > _MAX_ENTRIES:
+        block = _read_block(data, offset, size)
+        unpacked += len(block)
+        for key, value in _entries(block):
+            keys, values, count = keys + len(key), values + len(value), count + 1
+            if (last is not None and key <= last) or keys > _MAX_ALL_KEYS_BYTES or count > _MAX_ENTRIES:
                 raise Malformed("its keys are not sorted, too long or too many")
+            if values > _MAX_ALL_VALUES_BYTES or unpacked > _MAX_ALL_BLOCKS_BYTES:
+                raise Malformed("its entries are too long")
             last = key
             yield key, value
 
@@ -83,7 +89,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, bytes]]:
     restarts = int.from_bytes(block[-4:], "little")  # they are for binary search; we read everything
     end = len(block) - 4 * (restarts + 1)
     if end < 0:
-        raise Malformed("a block in it is cut short")
+        raise Malformed("a block in it is truncated")
     position, key = 0, b""
     while position < end:
         shared, position = read_varint(block, position)

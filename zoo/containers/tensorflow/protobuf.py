@@ -42,7 +42,7 @@ def parse(data: bytes) -> Fields:
     """Split a message into its fields, those that nobody asks for included.
 
     Raises:
-        Malformed: it is no message.
+        Malformed: it is not a message.
     """
     fields: Fields = {}
     position = 0
@@ -64,7 +64,7 @@ def _read_value(data: bytes, start: int, wire_type: int) -> tuple[int | bytes, i
         raise Malformed(f"a field in it has the unknown wire type {wire_type}")
     value = data[start : start + length]
     if len(value) != length:
-        raise Malformed("a field in it is cut short")
+        raise Malformed("a field in it is truncated")
     return (value if wire_type == 2 else int.from_bytes(value, "little")), start + length
 
 
@@ -76,7 +76,7 @@ def number(fields: Fields, key: int) -> int:
     """
     value = fields.get(key, [0])[-1]
     if isinstance(value, bytes):
-        raise Malformed(f"field {key} in it is no number")
+        raise Malformed(f"field {key} in it is not a number")
     return value
 
 
@@ -89,7 +89,7 @@ def messages(fields: Fields, key: int) -> list[Fields]:
     found = []
     for value in fields.get(key, []):
         if isinstance(value, int):
-            raise Malformed(f"field {key} in it is no message")
+            raise Malformed(f"field {key} in it is not a message")
         found.append(parse(value))
     return found
 

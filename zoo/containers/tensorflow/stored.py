@@ -119,7 +119,7 @@ def place(index: Path, entries: Mapping[bytes, Entry], paths: Sequence[Path]) ->
         raise CorruptFile(
             last.shard.path,
             f"has {len(last.shard.data):,} bytes, but tensor {last.name} ends at byte {last.end:,} by the index; "
-            "the file is cut short, copy or download it again",
+            "the file is truncated, copy or download it again",
         )
     if sum(each.entry.size for each in stored.values()) > sum(len(shard.data) for shard in shards):
         # Read again and again, a small file could fill memory and disk.

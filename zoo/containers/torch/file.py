@@ -55,15 +55,15 @@ def read_torch(path: Path) -> Any:
 
     Raises:
         UnsafeFile: reading it as torch does would run code or make objects.
-        CorruptFile: it is damaged or cut short.
-        FormatError: it is no torch file, or holds tensors of a kind that zoo does not read.
+        CorruptFile: it is corrupt or truncated.
+        FormatError: it is not a torch file, or holds tensors of a kind that zoo does not read.
     """
     start = _start(path)
     if is_torch_legacy(start):
         return read_torch_legacy(path)
     if not start.startswith(ZIP_MAGIC):
         map_file(path)  # says it if the file is empty or a Git LFS pointer
-        raise FormatError(path, "is no file of torch.save; give a .pt, .pth or .bin that torch wrote")
+        raise FormatError(path, "is not a file of torch.save; give a .pt, .pth or .bin that torch wrote")
     records = TorchZip(path)
     order = records.read("byteorder", 16)
     if order not in (None, b"little"):  # torch before 2.1 did not say, and ran on little-endian machines
@@ -83,7 +83,7 @@ def read_extra(path: Path, name: str) -> bytes | None:
 
     Raises:
         CorruptFile: the file is damaged.
-        FormatError: it is no torch file.
+        FormatError: it is not a torch file.
     """
     return TorchZip(path).read(name, MAX_JSON_BYTES) if _start(path).startswith(ZIP_MAGIC) else None
 

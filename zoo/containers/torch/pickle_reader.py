@@ -34,6 +34,9 @@ MAX_PICKLE_BYTES = 16 << 20
 _MAX_STEPS = 80_000
 """Instructions. The largest GPT-2 with its optimizer has 68,000."""
 
+_MAX_INTEGER_BITS = 1024
+"""numpy's random generators have states of 128."""
+
 _ONLY_TENSORS = (
     "zoo runs nothing in a file and loads tensors and plain containers only, so save those alone, "
     "with `torch.save(model.state_dict(), path)` say"
@@ -99,6 +102,8 @@ class _Machine:
             if name in _PUSH:
                 if isinstance(argument, str):
                     argument.encode()  # raises ValueError for half a surrogate pair, which no file can hold
+                if type(argument) is int and argument.bit_length() > _MAX_INTEGER_BITS:
+                    raise ValueError("it has an integer of very many digits")
                 self.push(argument)
             elif name in _NEW:
                 self.push(_NEW[name]())
@@ -135,12 +140,12 @@ class _Machine:
         if type(self.stack[-1]) is Opaque:
             return
         if type(self.stack[-1]) is not list:
-            raise TypeError("appends to something that is no list")
+            raise TypeError("appends to something that is not a list")
         self.stack[-1].extend(items)
 
     def update(self, items: list[Any]) -> None:
         if not isinstance(self.stack[-1], dict):
-            raise TypeError("sets an item of something that is no dict")
+            raise TypeError("sets an item of something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self.stack[-1][check_key(key)] = value
 
@@ -150,7 +155,7 @@ class _Machine:
 
     def add(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not set:
-            raise TypeError("adds to something that is no set")
+            raise TypeError("adds to something that is not a set")
         self.stack[-1].update(map(check_key, items))
 
     def find(self, module: Any, name: Any) -> None:
@@ -173,7 +178,7 @@ class _Machine:
             self.push(Opaque())
             return
         if type(function) is not Global or function.name not in self.functions or type(arguments) is not tuple:
-            raise UnsafeFile(self.path, f"its pickle calls something that is no function; {_ONLY_TENSORS}")
+            raise UnsafeFile(self.path, f"its pickle calls something that is not a function; {_ONLY_TENSORS}")
         # The functions copy, so a short pickle that calls them again and again on one long list could fill the memory.
         self.copied += sum(len(argument) for argument in arguments if isinstance(argument, Sized))
         if self.copied > MAX_PICKLE_BYTES:

@@ -37,7 +37,7 @@ class TreePickler:
         """Return the pickle.
 
         Raises:
-            CannotHold: something in the tree is no plain container, value or tensor, or the tree contains itself.
+            CannotHold: something in the tree is not a plain container, value or tensor, or the tree contains itself.
         """
         try:
             self._save(tree)

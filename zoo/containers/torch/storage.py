@@ -30,7 +30,7 @@ STORAGES: dict[str, np.dtype[np.generic]] = {
 }
 """The storage classes of module torch whose tensors zoo reads and writes."""
 
-DAMAGED = "the file is damaged or cut short; copy or download it again"
+DAMAGED = "the file is corrupt or truncated; copy or download it again"
 
 _MAX_BYTES = 1 << 62
 _MAX_AXES = 64  # numpy's and torch's limit

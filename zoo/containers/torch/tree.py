@@ -15,6 +15,7 @@ from zoo.containers.torch.storage import DAMAGED, STORAGES
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError
 
+_MAX_KEY = 16  # items of a tuple that is a key: it is hashed each time
 _MAX_DEPTH = 100  # of containers in containers
 _MAX_NODES = 1 << 18  # counted along every way: containers that share parts can make a short pickle an endless tree
 
@@ -60,7 +61,7 @@ def check_tree(node: Any, path: Path) -> None:
 
     Raises:
         CorruptFile: it is nested too deeply, contains itself, or is too large.
-        FormatError: something in it is no plain value, such as a storage that belongs to no tensor.
+        FormatError: something in it is not a plain value, such as a storage that belongs to no tensor.
     """
     room = _MAX_NODES
 
@@ -110,13 +111,17 @@ def check_key(value: Any) -> Any:
     Raises:
         TypeError: it is not.
     """
-    if isinstance(value, _SCALARS) or (type(value) is tuple and all(isinstance(item, _SCALARS) for item in value)):
+    if isinstance(value, _SCALARS) or _is_short_tuple(value):
         return value
     raise TypeError(f"a {type(value).__name__} as a key")
 
 
+def _is_short_tuple(value: Any) -> bool:
+    return type(value) is tuple and len(value) <= _MAX_KEY and all(isinstance(item, _SCALARS) for item in value)
+
+
 def find_dtype(name: str) -> str | None:
-    """Return "float32" for "torch.float32", None for what is no dtype."""
+    """Return "float32" for "torch.float32", None for what is not a dtype."""
     module, _, short = name.rpartition(".")
     return short if module == "torch" and short in _DTYPES else None
 

@@ -6,9 +6,11 @@ so that is read here, and compared with the directory: records that lie about th
 
 from __future__ import annotations
 
+import io
 import struct
 import zipfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,9 @@ PICKLE = "data.pkl"
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _ENCRYPTED, _SIZES_FOLLOW, _UTF8 = 1, 8, 1 << 11  # flags
 _IN_ZIP64 = 0xFFFFFFFF
+
+MAX_DIRECTORY_BYTES = 1 << 20
+"""Some 15,000 records. The largest GPT-2 with its optimizer has 1,800."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class TorchZip:
         path: of the archive.
 
     Raises:
-        FormatError: it is no archive of torch.save, or not one that zoo reads.
+        FormatError: it is not an archive of torch.save, or not one that zoo reads.
         CorruptFile: it is damaged.
     """
 
@@ -112,7 +117,7 @@ class TorchZip:
 
 
 def is_torch_zip(path: Path) -> bool:
-    """Whether a file that begins as a zip archive does is one of torch.save, perhaps cut short."""
+    """Whether a file that begins as a zip archive does is one of torch.save, perhaps truncated."""
     with path.open("rb") as file:
         header = file.read(_LOCAL_HEADER.size)
         name_length = int.from_bytes(header[26:28], "little")
@@ -130,10 +135,27 @@ def _archive_name(names: list[str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+class _Bounded(io.FileIO):
+    """A file of which zipfile does not read a directory of more than MAX_DIRECTORY_BYTES."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read as ever, or refuse."""
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile("its directory is too large for a checkpoint")
+        return super().read(size)
+
+
 def _read_directory(path: Path) -> list[zipfile.ZipInfo]:
+    state = path.stat()
+    return _read_directory_once(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)
+def _read_directory_once(path: Path, _state: tuple[int, ...]) -> list[zipfile.ZipInfo]:
+    """Return a file's directory: several formats ask for it until one of them opens the file."""
     # A damaged directory makes zipfile raise nearly anything.
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _Bounded(path) as file, zipfile.ZipFile(file) as archive:
             return archive.infolist()
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror or error})") from error

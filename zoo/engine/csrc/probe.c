@@ -1,58 +1,27 @@
-/* What this machine can do at most, in one thread: the floors that the engine is compared with. */
+/* Limits of this machine, measured with the kernels of the engine: what its speed is compared with. */
+#include "kernels.h"
 
-#include <stdlib.h> /* says __GLIBC__: the others cannot choose a function at start */
-
-typedef float vector __attribute__((vector_size(64), aligned(4)));
-enum { SUMS = 12 }; /* independent, so that none waits for the one before it */
-
-#if defined(__x86_64__) && defined(__GLIBC__)
-#define DISPATCHED
-#include <immintrin.h>
-#define BEST_OF_MACHINE __attribute__((target_clones("avx512f", "fma", "default")))
-#else
-#define BEST_OF_MACHINE
-#endif
-
-static float total(const vector *sums) {
-    float found = 0;
-    for (int j = 0; j < SUMS; j++)
-        for (int i = 0; i < 16; i++) found += sums[j][i];
-    return found;
+static const Kernels *chosen(void) {
+    const char *name = getenv("ZOO_ENGINE_ISA");
+    const Kernels *found = find_kernels(name ? name : "");
+    return found ? found : find_kernels("");
 }
 
-/* The sum of n floats, a multiple of 128, read in order. */
-BEST_OF_MACHINE float zoo_read(const float *values, size_t n) {
-    vector sums[SUMS] = {{0}};
-    for (size_t i = 0; i < n; i += 128)
-        for (int j = 0; j < 8; j++) {
-            const float *line = values + i + 16 * j;
-            __builtin_prefetch((const char *)line + 1024);
-            sums[j] += *(const vector *)line;
-        }
-    return total(sums);
+float zoo_read(const float *values, size_t n) {
+    enum { COLS = 1024 };
+    static const float ones[COLS] = {[0 ... COLS - 1] = 1};
+    const Kernels *kernels = chosen();
+    float total = 0, y[BLOCK_ROWS];
+    for (size_t i = 0, rows, cols; i < n; i += rows * cols) {
+        cols = n - i < COLS ? n - i : COLS;
+        rows = (n - i) / cols < BLOCK_ROWS ? (n - i) / cols : BLOCK_ROWS;
+        kernels->product((Rows){(const char *)(values + i), NULL, 4 * cols, 0, (int)cols}, F32, (int)rows, ones, COLS, 1, y, BLOCK_ROWS, NULL);
+        for (size_t r = 0; r < rows; r++) total += y[r];
+    }
+    return total;
 }
 
-/* n times SUMS products of 16 floats, each added to a sum: 32 operations each. */
-BEST_OF_MACHINE float zoo_multiply(size_t n) {
-    vector sums[SUMS] = {{0}};
-    float less = 0.9990234375f;
-    __asm__ volatile("" : "+m"(less)); /* or the compiler would compute the result itself */
-    for (size_t i = 0; i < n; i++)
-        for (int j = 0; j < SUMS; j++) sums[j] = sums[j] * less + 1.0f;
-    return total(sums);
-}
-
-/* The same with 32 bfloat16, which is 64 operations; 0 where the processor has no such instruction. */
-#if defined(DISPATCHED) && (__GNUC__ >= 10 || __clang_major__ >= 9)
-__attribute__((target("avx512f,avx512bf16"))) static float multiply_bf16(size_t n) {
-    __m512 sums[SUMS];
-    __m512i ones = _mm512_set1_epi32(0x3f803f80);
-    for (int j = 0; j < SUMS; j++) sums[j] = _mm512_setzero_ps();
-    for (size_t i = 0; i < n; i++)
-        for (int j = 0; j < SUMS; j++) sums[j] = _mm512_dpbf16_ps(sums[j], (__m512bh)ones, (__m512bh)ones);
-    return total((const vector *)sums);
-}
-float zoo_multiply_bf16(size_t n) { return __builtin_cpu_supports("avx512bf16") ? multiply_bf16(n) : 0; }
-#else
-float zoo_multiply_bf16(size_t n) { return 0 * n; }
-#endif
+float zoo_multiply(size_t n) { return chosen()->multiply(OPERAND_F32, n); }
+float zoo_multiply_bf16(size_t n) { return chosen()->multiply(OPERAND_BF16, n); }
+float zoo_multiply_int16(size_t n) { return chosen()->multiply(OPERAND_INT16, n); }
+float zoo_multiply_int8(size_t n) { return chosen()->multiply(OPERAND_INT8, n); }

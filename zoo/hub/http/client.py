@@ -1,4 +1,4 @@
-"""One request for a range of a file, with everything checked that an honest server does right."""
+"""Request a range of a file over HTTP and check everything in the answer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from zoo.hub.source_table import redacted
 
 CONNECTIONS = 4
 TIMEOUT = 30.0
-"""Seconds without a byte, after which a connection counts as dead."""
+"""Seconds without a byte after which a connection counts as dead."""
 
 _SLOWEST = 100
-"""Bytes a second; a server that stays below it through TIMEOUT seconds counts as stalled."""
+"""Bytes per second. A server that stays below this rate for TIMEOUT seconds counts as stalled."""
 
 _PIECE = 1 << 18
 _MOST_REDIRECTS = 5
@@ -30,11 +30,11 @@ _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 
 
 class RefusedError(Exception):
-    """This address will not give the file, however often it is asked."""
+    """The address will never return the file, so it is not requested again."""
 
 
 class InterruptedTransferError(Exception):
-    """It did not give the file now, but may when it is asked again, `wait` seconds from now."""
+    """The transfer failed but may succeed when it is repeated, `wait` seconds from now."""
 
     def __init__(self, problem: str, wait: float = 0.0) -> None:
         super().__init__(problem)
@@ -42,7 +42,7 @@ class InterruptedTransferError(Exception):
 
 
 class ChangedError(Exception):
-    """The file there is not the one of which a part was downloaded already."""
+    """The remote file is not the one that was partially downloaded."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Answer:
     """The head of a server's answer, before its body is read.
 
     Attributes:
-        start: of the body within the file: what was asked for, or 0 from a server that does not know ranges.
-        length: of the body; None where the server does not say.
-        total: of the file; None where the server does not say.
-        validator: what names this state of the file (an ETag or a date); "" without one.
-        body: to be read with `pieces`.
+        start: Offset of the body in the file: the requested one, or 0 if the server ignores ranges.
+        length: Length of the body; None if the server does not send it.
+        total: Length of the file; None if the server does not send it.
+        validator: Identifier of this version of the file (an ETag or a date); "" without one.
+        body: Body, to be read with `pieces`.
     """
 
     start: int
@@ -67,18 +67,18 @@ class Answer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.body.close()  # a connection whose body was read to the end is kept for the next request all the same
+        self.body.close()  # A connection whose body was read completely is kept for the next request anyway.
 
     @property
     def has_end(self) -> bool:
-        """Whether the end of the body can be told from a connection that breaks."""
+        """Whether the end of the body can be distinguished from a broken connection."""
         return self.length is not None or self.body.headers.get("Transfer-Encoding", "").lower() == "chunked"
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it comes.
+        """Yield the body in pieces as it arrives.
 
         Raises:
-            InterruptedTransferError: the connection broke, or stalled, before the end.
+            InterruptedTransferError: The connection broke or stalled before the end.
         """
         received, marked, since = 0, 0, time.monotonic()
         raw = self.body.raw
@@ -100,14 +100,14 @@ class Answer:
 
 
 class Client:
-    """Asks for ranges of files; proxies, certificates and .netrc come from the environment. Threads may share one."""
+    """Requests ranges of files. Proxies, certificates and .netrc come from the environment. Thread-safe."""
 
     def __init__(self) -> None:
         self._session = requests.Session()
         adapter = HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, adapter)
-        # What is compressed on the way would have another length, and could be a bomb.
+        # A compressed body would have another length and could be a decompression bomb.
         self._session.headers.update({"User-Agent": f"zoo/{zoo.__version__}", "Accept-Encoding": "identity"})
 
     def __enter__(self) -> Client:
@@ -117,17 +117,18 @@ class Client:
         self._session.close()
 
     def get(self, url: str, start: int, stop: int | None = None, validator: str = "") -> Answer:
-        """Ask for the bytes from start to stop of a file.
+        """Request the bytes from start to stop of a file.
 
         Args:
-            url: of the file.
-            start: first byte.
-            stop: behind the last byte; None goes to the end.
-            validator: of an earlier answer: if the file is another by now, all of it comes, from byte 0.
+            url: Address of the file.
+            start: First byte.
+            stop: End, exclusive; None means the end of the file.
+            validator: Validator of an earlier answer. If the file has changed since, the server sends all of it, from
+                byte 0.
 
         Raises:
-            RefusedError: the server does not give the file, or answers what no honest server does.
-            InterruptedTransferError: there is no connection, or the server has a moment of trouble.
+            RefusedError: The server refuses the request or sends an invalid answer.
+            InterruptedTransferError: The connection failed, or the server has a temporary problem.
         """
         headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
         if validator and headers:
@@ -136,7 +137,7 @@ class Client:
         try:
             answer = _check(response, start, stop)
             if response.status_code == 206 and validator:
-                if answer.validator not in ("", validator):  # a server that knows ranges, but not If-Range
+                if answer.validator not in ("", validator):  # The server supports ranges but not If-Range.
                     raise ChangedError
                 answer = replace(answer, validator=validator)
             return answer
@@ -152,8 +153,8 @@ class Client:
                 )
             except requests.exceptions.SSLError as error:
                 raise RefusedError(f"{_short(error)}; check the clock, or set REQUESTS_CA_BUNDLE") from error
-            except ValueError as error:  # of requests, urllib3 or the standard library, for what is no address
-                raise RefusedError(f"it is no address: {error}") from error
+            except ValueError as error:  # raised by requests, urllib3 or the standard library for an invalid address
+                raise RefusedError(f"the address is invalid: {error}") from error
             except requests.RequestException as error:
                 raise InterruptedTransferError(_short(error)) from error
             if "Location" not in response.headers or response.status_code not in (301, 302, 303, 307, 308):
@@ -164,7 +165,7 @@ class Client:
 
 
 def is_safe(url: str) -> bool:
-    """Whether nobody on the way can change what comes: https, or a server on this machine."""
+    """Return whether a URL is safe from manipulation in transit: https, or a server on this machine."""
     try:
         parts = urlsplit(url)
         if parts.scheme != "http":
@@ -181,7 +182,7 @@ def _redirected(old: str, location: str) -> str:
         if urlsplit(url).scheme not in ("http", "https") or downgrade or (is_safe(old) and not is_safe(url)):
             raise RefusedError(f"it redirects to {redacted(url)!r}, which is not https")
     except ValueError as error:
-        raise RefusedError(f"it redirects to {redacted(location)!r}, which is no address") from error
+        raise RefusedError(f"it redirects to {redacted(location)!r}, which is not a valid address") from error
     return url
 
 
@@ -189,35 +190,37 @@ def _check(response: requests.Response, start: int, stop: int | None) -> Answer:
     status, headers = response.status_code, response.headers
     if status in _TEMPORARY:
         raise InterruptedTransferError(_status(response), _retry_after(headers.get("Retry-After", "")))
-    if status == 416 and headers.get("Content-Range") == "bytes */0":  # of an empty file there are no ranges
+    if status == 416 and headers.get("Content-Range") == "bytes */0":  # an empty file has no ranges
         return Answer(0, 0, 0, "", response)
     if status == 416:
         raise ChangedError
     if status not in (200, 206):
         raise RefusedError(_status(response))
     if headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise RefusedError(f"it sends the file compressed ({headers['Content-Encoding']}), which was not asked for")
+        raise RefusedError(f"it sends the file compressed ({headers['Content-Encoding']}), which was not requested")
     length = _number(headers.get("Content-Length"))
     etag = headers.get("ETag", "")
-    validator = etag if etag.startswith('"') else headers.get("Last-Modified", "")  # a weak ETag is not for ranges
+    validator = (
+        etag if etag.startswith('"') else headers.get("Last-Modified", "")
+    )  # a weak ETag cannot be used for ranges
     if status == 200:
         return Answer(0, length, length, validator, response)
     found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", headers.get("Content-Range", ""))
     if not found:
-        raise RefusedError("it sends a part of the file without saying which")
+        raise RefusedError("it sends a part of the file without its position")
     first, last, total = map(int, found.groups())
     if first != start or not first <= last < total or (stop is not None and last >= stop):
-        raise RefusedError(f"it sends bytes {first:,} to {last:,}, which were not asked for")
+        raise RefusedError(f"it sends bytes {first:,} to {last:,}, which were not requested")
     return Answer(first, last + 1 - first, total, validator, response)
 
 
 def _status(response: requests.Response) -> str:
-    hint = {401: "; it asks for a login, which may be in ~/.netrc", 404: "; there is no such file"}
+    hint = {401: "; it requires a login, which you can put into ~/.netrc", 404: "; there is no such file"}
     return f"HTTP {response.status_code} {response.reason}{hint.get(response.status_code, '')}"
 
 
 def _retry_after(text: str) -> float:
-    """Seconds to wait; a date is not used, because clocks differ."""
+    """Return the seconds to wait. A date is ignored, because clocks differ."""
     return min(float(text), _MOST_WAIT) if text.isdecimal() else 0.0
 
 
@@ -226,7 +229,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _short(error: Exception) -> str:
-    """The innermost reason: requests and urllib3 wrap it several times."""
+    """Return the innermost reason: requests and urllib3 wrap it several times."""
     while True:
         inner = getattr(error, "reason", None) or next((a for a in error.args if isinstance(a, Exception)), None)
         if not isinstance(inner, Exception):

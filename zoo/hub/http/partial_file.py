@@ -1,4 +1,4 @@
-"""The part of a file that is here already, and what is known of the file that it is a part of."""
+"""A partially downloaded file and a record of where it came from."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from zoo.hub.source_table import RemoteFile, redacted
 
 
 class Part:
-    """`.NAME.part`, the first bytes of a file, and `.NAME.part.json`, from where they are.
+    """`.NAME.part`, the first bytes of a file, and `.NAME.part.json`, a record of where they came from.
 
-    One process at a time may have it open.
+    Only one process at a time may have it open.
 
     Attributes:
-        path: of the first bytes.
-        size: how many there are, that can be gone on with.
-        stale: whether there are others, of something else: they stay until an address has answered.
-        validator: the server's name for the state of the file; "" without one.
-        total: bytes of the whole file; None where that is not known.
+        path: Path of the partial file.
+        size: Bytes already downloaded that can be resumed from.
+        stale: Whether the partial file has bytes of another file. They are kept until an address has answered.
+        validator: The server's identifier of this version of the file; "" without one.
+        total: Size of the complete file; None if unknown.
     """
 
     def __init__(self, target: Path) -> None:
@@ -37,14 +37,14 @@ class Part:
         self._file: BinaryIO | None = None
 
     def noted_url(self) -> str:
-        """The address that the bytes came from, as far as that is known; "" without any."""
+        """The address that the bytes came from; "" if unknown."""
         return str(self._read_notes().get("url", "")) if self.path.exists() else ""
 
     def open(self, url: str, file: RemoteFile) -> bool:
-        """Open it for appending, and say whether anything of it can be gone on with.
+        """Open the file for appending and return whether it can be resumed.
 
-        It can if it came from this address and the server can say whether the file is the same, or if its SHA-256 is
-        known: then it does not matter where it came from.
+        It can if it came from this address and the server can tell whether the file has changed. It can also if its
+        SHA-256 is known; then the address does not matter.
         """
         notes = self._read_notes()
         same = notes.get("url") == redacted(url)
@@ -60,7 +60,7 @@ class Part:
         return self.size > 0
 
     def note(self, validator: str, total: int | None) -> None:
-        """Remember from which state of the file the bytes are."""
+        """Record the version of the file that the bytes belong to."""
         if (validator, total) != (self.validator, self.total) or not self._notes.exists():
             self.validator, self.total = validator, total
             with atomic_output(self._notes, force=True, sync=False) as new:
@@ -68,14 +68,14 @@ class Part:
                 new.write_text(json.dumps(content), encoding="utf-8")
 
     def append(self, piece: bytes) -> None:
-        """Add bytes at the end; they are in the file, not in a buffer, when this returns."""
+        """Append bytes and write them to the file without buffering."""
         assert self._file is not None
         self._file.write(piece)
         self._file.flush()
         self.size += len(piece)
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Discard all bytes and start again."""
         self.size, self.stale, self.validator, self.total = 0, False, "", self._expected
         with suppress(FileNotFoundError):
             self._notes.unlink()
@@ -85,7 +85,7 @@ class Part:
             self.path.unlink()
 
     def close(self) -> None:
-        """Close the file; the bytes stay."""
+        """Close the file and keep its bytes."""
         if self._file:
             self._file.close()
 

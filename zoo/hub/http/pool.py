@@ -1,4 +1,6 @@
-"""Threads for requests. Nobody waits for them in the end: one may hang in a dead connection for half a minute."""
+"""Threads for requests. The process does not wait for them at exit: one may hang in a dead connection for half a
+minute.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """A few threads that take calls in turn; unlike concurrent.futures' they do not keep the process alive.
+    """A few daemon threads that run calls. Unlike those of concurrent.futures, they do not keep the process alive.
 
     Attributes:
-        closed: whether the results are not wanted any more; calls that take long look at it.
+        closed: Whether the results are no longer needed; long calls should check it.
     """
 
     def __init__(self, size: int) -> None:
@@ -34,7 +36,7 @@ class Background(Generic[T]):
             self._calls.put(None)
 
     def submit(self, call: Callable[[], T]) -> Future[T]:
-        """Call a function soon; its result, or what it raises, is in the future."""
+        """Schedule a call. The future gets its result or exception."""
         future: Future[T] = Future()
         self._calls.put((future, call))
         return future

@@ -1,4 +1,4 @@
-"""SHA-256 of a file; while it is downloaded on a thread of its own: hashing is about as fast as a fast network."""
+"""SHA-256 of a file during its download, on a separate thread, because hashing takes as long as a fast network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _END_BYTES = 64 << 10
 
 
 class Hasher:
-    """The SHA-256 of the first bytes of a file, and of what is added from now on."""
+    """Computes the SHA-256 of the first bytes of a file and of all bytes added later."""
 
     def __init__(self, path: Path, length: int) -> None:
         self._digest = hashlib.sha256()
@@ -23,14 +23,14 @@ class Hasher:
         self._thread.start()
 
     def update(self, piece: bytes) -> None:
-        """Add bytes behind all others."""
+        """Add bytes at the end."""
         self._pieces.put(piece)
 
     def hexdigest(self) -> str:
-        """Return the hash of everything, in hexadecimal.
+        """Return the hash of all bytes, in hexadecimal.
 
         Raises:
-            OSError: what was there before cannot be read.
+            OSError: The existing bytes cannot be read.
         """
         self.stop()
         if self._error:
@@ -38,7 +38,7 @@ class Hasher:
         return self._digest.hexdigest()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         if self._thread.is_alive():
             self._pieces.put(None)
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Download one file: in parts that survive anything, over several connections, checked before it gets its name."""
+"""Download one file: resumable, over several connections, checked before it gets its final name."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from zoo.hub.http.sha256 import Hasher
 from zoo.hub.source_table import RemoteFile, redacted
 
 TRIES = 5
-"""How often in a row an address may fail without sending more of the file."""
+"""Consecutive attempts without progress after which an address is given up."""
 
 PAUSE = 0.25
-"""Seconds; the pause before the next try begins with twice of it, and doubles."""
+"""Seconds. The pause before the first retry is twice as long and doubles with each further one."""
 
 MOST_WITHOUT_LENGTH = 16 << 20
-"""Bytes that are taken from a server that does not say how many will come."""
+"""Most bytes that are accepted from a server that does not send a length."""
 
 _FIRST, _LARGEST = 256 << 10, 8 << 20
-_ENOUGH = 64 << 10  # bytes, with which a try was not in vain
+_ENOUGH = 64 << 10  # bytes that count as progress
 
 OnBytes = Callable[[int, int | None], None]
-"""Called as on_bytes(bytes of the file that are here, bytes in all or None)."""
+"""Called as on_bytes(bytes downloaded so far, total bytes or None)."""
 
 
 def fetch(
@@ -49,23 +49,23 @@ def fetch(
     client: Client,
     on_bytes: OnBytes | None = None,
 ) -> str:
-    """Download a file; it appears as target when it is whole and right, and not before.
+    """Download a file. It appears under its target name only when it is complete and correct.
 
-    What comes lies in `.NAME.part` beside it, and is gone on with after any interruption.
+    Bytes are stored in `.NAME.part` in the same directory, from which a later call resumes.
 
     Args:
-        file: what to download, from the first of its addresses that gives it; the one that a part came from is asked
-            before the others, who might not be able to go on with it.
-        target: where to.
-        client: to ask with.
-        on_bytes: told what is here, what an earlier call left included.
+        file: File to download. Its addresses are tried in order, but the one that a partial download came from is tried
+            first, because others might be unable to resume it.
+        target: Final path.
+        client: HTTP client.
+        on_bytes: Callback with the number of bytes, including those of an earlier call.
 
     Returns:
-        its SHA-256, in hexadecimal.
+        SHA-256 of the file, in hexadecimal.
 
     Raises:
-        DownloadError: no address gives the file, or what they give is not the right one.
-        OutputError: the disk is full or cannot be written to.
+        DownloadError: No address returns the file, or what they return is wrong.
+        OutputError: The disk is full or cannot be written.
     """
     reasons = []
     part = Part(target)
@@ -86,7 +86,7 @@ def fetch(
 
 
 class _Transfer:
-    """One file from one address."""
+    """The download of one file from one address."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _Transfer:
         self.total: int | None = None
 
     def run(self) -> str:
-        """Complete the part and return its SHA-256; a part that turns out wrong is downloaded once more."""
+        """Complete the partial file and return its SHA-256. If it is wrong, it is downloaded once more."""
         resumed = self.part.open(self.url, self.file)
         self.total = self.part.total
         try:
@@ -110,9 +110,9 @@ class _Transfer:
                 if self.file.sha256 in (None, found):
                     return found
                 self.part.clear()
-            raise RefusedError(f"it sends another file: the SHA-256 is {found}, not {self.file.sha256} as expected")
+            raise RefusedError(f"it sends a different file: the SHA-256 is {found} instead of {self.file.sha256}")
         except ChangedError:
-            raise RefusedError("the file there changes again and again") from None
+            raise RefusedError("the remote file keeps changing during the download") from None
         finally:
             self.part.close()
 
@@ -132,7 +132,7 @@ class _Transfer:
         raise AssertionError
 
     def _receive(self) -> None:
-        """Append to the part until it is whole."""
+        """Append to the partial file until it is complete."""
         patience = _Patience()
         while self.total is None or self.part.size < self.total:
             had = self.part.size
@@ -146,20 +146,20 @@ class _Transfer:
                 patience.endure(error, self.part.size - had)
 
     def _ask(self) -> Answer:
-        """Ask for a first small range: it tells whether the server knows ranges, and how large the file is."""
+        """Request a small first range, which shows whether the server supports ranges and how large the file is."""
         had = self.part.size
         answer = self.client.get(self.url, had, had + _FIRST, self.part.validator)
         if answer.length == answer.total or self.file.sha256 or answer.validator:
             return answer
-        answer.body.close()  # nothing would show that two ranges are of two files
+        answer.body.close()  # otherwise ranges of two versions could be mixed unnoticed
         return self.client.get(self.url, 0)
 
     def _accept(self, answer: Answer) -> None:
-        """Take the first answer: the part begins anew if the server sends all of the file."""
+        """Process the first answer. The partial file is discarded if the server sends the complete file."""
         if answer.total is not None and self.total not in (None, answer.total):
             if self.file.size is None:
                 raise ChangedError
-            raise RefusedError(f"the file there has {answer.total:,} bytes, not {self.file.size:,}")
+            raise RefusedError(f"the remote file has {answer.total:,} bytes, not {self.file.size:,}")
         self.total = answer.total
         if not (answer.has_end or self.file.sha256):
             raise RefusedError("it does not say how long the file is, and no SHA-256 of it is known")
@@ -177,7 +177,7 @@ class _Transfer:
             self._append(piece)
 
     def _receive_rest(self, total: int) -> None:
-        """Ask for one range after the other on several connections, and append them in order."""
+        """Request the remaining ranges on several connections and append them in order."""
         size, position, began, begun = _FIRST, self.part.size, time.monotonic(), self.part.size
         waiting: deque[Future[list[bytes]]] = deque()
         with Background[list[bytes]](CONNECTIONS) as threads:
@@ -188,7 +188,8 @@ class _Transfer:
                     position = stop
                 for piece in waiting.popleft().result():
                     self._append(piece)
-                # As much as a connection gets in half a second: a killed process loses a few seconds at any rate.
+                # A range is what a connection downloads in half a second, so a killed process loses only a few seconds
+                # of work.
                 rate = (self.part.size - begun) / (time.monotonic() - began) / CONNECTIONS
                 size = max(_FIRST, min(int(rate / 2), _LARGEST))
 
@@ -218,15 +219,15 @@ class _Transfer:
 
 
 class _Patience:
-    """How often an address is asked again, and when."""
+    """Counts the attempts at an address and the pauses between them."""
 
     def __init__(self) -> None:
         self.failures = 0
 
     def endure(self, error: InterruptedTransferError, gained: int, closed: Event | None = None) -> None:
-        """Wait before the next try, or give up."""
+        """Wait before the next attempt, or give up."""
         self.failures = 1 if gained >= _ENOUGH else self.failures + 1
         if self.failures >= TRIES:
-            raise RefusedError(f"{error} (asked {TRIES} times)") from error
+            raise RefusedError(f"{error} (tried {TRIES} times)") from error
         seconds = max(error.wait, PAUSE * 2**self.failures)
         (closed or Event()).wait(seconds)

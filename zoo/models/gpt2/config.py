@@ -1,7 +1,7 @@
-"""What shape a GPT-2 has: GPTConfig, and the names and shapes of the parameters that follow from it.
+"""The architecture of a GPT-2: GPTConfig, and the names and shapes of its parameters.
 
-Letters for shapes, here and everywhere in zoo: B batch, T tokens (context length), C width, H heads, D head size,
-V vocabulary rows, I inner width of the MLP, L layers.
+Letters for shapes, here and everywhere in zoo: B batch, T tokens (context length), C width, H heads, D head size, V
+vocabulary rows, I inner width of the MLP, L layers.
 """
 
 from __future__ import annotations
@@ -17,33 +17,38 @@ from zoo.errors import ConfigError
 
 Activation = Literal["gelu_tanh", "gelu"]
 ACTIVATIONS: tuple[Activation, ...] = ("gelu_tanh", "gelu")
+ACTIVATION_DIFFERENCE = (
+    "The two GELUs differ by at most 0.0005; the logits of the model `stories` differ by up to 0.014 of 16.7, "
+    "and its greedy tokens are the same"
+)
+"""What it means to run a model with the other activation (measured on 56 tokens of plain English)."""
 
 MAX_LAYERS = 1024
-"""Far above any GPT-2; it keeps a damaged config from naming more tensors than memory holds."""
+"""Far above any GPT-2. It keeps a corrupt config from naming more tensors than fit into memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig:
-    """The architecture of one GPT-2 model. The defaults are those of gpt2-small.
+    """The architecture of a GPT-2 model. The defaults are those of gpt2-small.
 
     Attributes:
-        vocab_size: number of tokens; ids from vocab_size on are never sampled.
-        vocab_rows: rows of the embedding, at least vocab_size (some checkpoints are padded to a multiple of 64); 0
+        vocab_size: Number of tokens. Ids from vocab_size on are never sampled.
+        vocab_rows: Rows of the embedding, at least vocab_size (some checkpoints are padded to a multiple of 64); 0
             means vocab_size.
-        context_length: longest window of tokens, T.
-        width: of the residual stream, C.
-        n_heads: attention heads, H; divides width.
-        n_layers: transformer blocks, L.
-        inner_width: of the MLP, I; 0 means 4 * width.
-        dropout: probability in training, for embeddings, attention and both shortcuts.
-        qkv_bias: whether the query, key and value projections have a bias.
-        bias: whether every other linear layer and the layer norms have one.
-        tied: whether the output head is the token embedding.
-        norm_eps: epsilon of the layer norms.
-        activation: "gelu_tanh" (GPT-2's) or "gelu" (the exact one).
+        context_length: Longest sequence of tokens, T.
+        width: Width of the residual stream, C.
+        n_heads: Number of attention heads, H; divides width.
+        n_layers: Number of transformer blocks, L.
+        inner_width: Inner width of the MLP, I; 0 means 4 * width.
+        dropout: Dropout probability during training, for embeddings, attention and residual branches.
+        qkv_bias: Whether the query, key and value projections have a bias.
+        bias: Whether all other linear layers and the layer norms have a bias.
+        tied: Whether the output head shares the token embedding.
+        norm_eps: Epsilon of the layer norms.
+        activation: "gelu_tanh" (GPT-2's) or "gelu" (exact).
 
     Raises:
-        ConfigError: a field has a value it cannot have, or two disagree.
+        ConfigError: A field is invalid, or two fields contradict each other.
     """
 
     vocab_size: int = 50257
@@ -103,12 +108,12 @@ class GPTConfig:
 
     @property
     def head_size(self) -> int:
-        """Channels of one attention head, D."""
+        """The channels per attention head, D."""
         return self.width // self.n_heads
 
     @property
     def n_parameters(self) -> int:
-        """Number of trained values; a tied head counts once."""
+        """The number of trained values; a tied head counts once."""
         return sum(math.prod(shape) for shape in self.parameter_shapes().values())
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -140,10 +145,10 @@ class GPTConfig:
         return shapes
 
     def replace(self, **changes: Any) -> GPTConfig:
-        """Return a copy with some fields changed; inner_width and vocab_rows follow where they were the derived ones.
+        """Return a copy with some fields changed. inner_width and vocab_rows are updated if they had their default.
 
         Raises:
-            ConfigError: there is no such field, or the new value cannot be.
+            ConfigError: There is no such field, or the new value is invalid.
         """
         fields = self.to_dict()
         if self.inner_width == 4 * self.width:
@@ -153,15 +158,15 @@ class GPTConfig:
         return GPTConfig.from_dict({**fields, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, all of them plain JSON values."""
+        """Return all fields by name as plain JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> GPTConfig:
-        """Build a config from its fields by name; missing ones take their default.
+        """Build a config from its fields by name; missing fields take their defaults.
 
         Raises:
-            ConfigError: a field is unknown (the message offers the nearest), or has a value it cannot have.
+            ConfigError: A field is unknown (the message suggests a similar one) or invalid.
         """
         cls.check_names(fields)
         return cls(**fields)

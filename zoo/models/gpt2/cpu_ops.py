@@ -1,4 +1,4 @@
-"""Pieces of a step of training on the CPU, each the same function as torch's but cheaper there.
+"""Training operations for the CPU that compute torch's functions at lower cost.
 
 Dropout draws 16 bits an element and keeps 8; attention with dropout goes through the queries in blocks, and keeps no
 scores; each product goes to the library that is fastest on this processor.
@@ -25,16 +25,18 @@ from zoo.models.gpt2.private_ops import (
 _BLOCK = 128  # queries whose scores exist at a time
 
 Draw = Callable[[tuple[int, ...], float], tuple[Tensor, float]]
-"""From a shape and a probability to which elements stay, uint8 0 or 1, and the share that does, in (0, 1]."""
+"""Maps a shape and a probability to the mask of kept elements, uint8 0 or 1, and the fraction that is kept, in (0,
+1].
+"""
 
 
 def draw_as_torch(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
-    """Draw what F.dropout would: 64 bits an element of torch's generator, slow and one element after the other."""
+    """Draw the mask that F.dropout draws: 64 bits per element from torch's generator, sequentially and slowly."""
     return torch.empty(shape, dtype=torch.uint8).bernoulli_(1 - p), 1 - p
 
 
 def draw_quickly(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
-    """Draw 16 bits an element of torch's generator; p is rounded to a multiple of 2**-16."""
+    """Draw 16 bits per element from torch's generator; p is rounded to a multiple of 2**-16."""
     n, dropped = math.prod(shape), round(p * 2**16)
     words = torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[:n].ge_(dropped - 2**15) if dropped < 2**16 else torch.zeros(n)
@@ -42,23 +44,24 @@ def draw_quickly(shape: tuple[int, ...], p: float) -> tuple[Tensor, float]:
 
 
 def dropout(x: Tensor, p: float, draw: Draw) -> Tensor:
-    """F.dropout in training, with the draws of `draw` where x is on the CPU; any shape, floating."""
+    """F.dropout in training mode, with masks from `draw` if x is on the CPU; any shape, floating point."""
     if p == 0 or not _ours(x):
         return F.dropout(x, p)
     return cast("Tensor", _Dropout.apply(x, p, draw))  # type: ignore[no-untyped-call]
 
 
 def causal_attention(qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
-    """Causal attention of all heads, with dropout of its probabilities.
+    """Causal attention of all heads, with dropout of the attention probabilities.
 
     Args:
-        qkv: queries, keys and values of all heads side by side, (B, T, 3C), floating.
-        n_heads: H; a head's width is D = C / H.
-        p: of dropout; 0 for none.
-        draw: of the dropout, on the CPU: for all (B, H, T, T) at once if it is draw_as_torch, block by block otherwise.
+        qkv: Queries, keys and values of all heads, concatenated, (B, T, 3C), floating point.
+        n_heads: H; the head size is D = C / H.
+        p: Dropout probability; 0 for none.
+        draw: Draws the dropout masks on the CPU: for all (B, H, T, T) at once if it is draw_as_torch, otherwise block
+            by block.
 
     Returns:
-        what the heads found, (B, T, C).
+        The outputs of the heads, (B, T, C).
     """
     is_trained_bfloat16 = qkv.dtype == torch.bfloat16 and torch.is_grad_enabled()
     if is_trained_bfloat16 and _ours(qkv) and not has_fast_bfloat16():
@@ -82,10 +85,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: str = "") -> Te
         x: (..., in).
         weight: (out, in).
         bias: (out,) or None.
-        gelu: the `approximate` of F.gelu, "none" or "tanh"; "" for no GELU.
+        gelu: The `approximate` argument of F.gelu, "none" or "tanh"; "" for no GELU.
 
-    Returns:
-        (..., out), in autocast's dtype where that is on.
+        The model.
+        (..., out), in autocast's dtype if autocast is enabled.
     """
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     if _ours(x) and _is_known(x, dtype) and _is_known(weight, dtype) and _gains(x, dtype):
@@ -170,7 +173,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _factors(kept: Tensor, share: float, dtype: torch.dtype) -> Tensor:
-    """What dropout multiplies with: 0 or 1 / share."""
+    """Return the factors of dropout: 0 or 1 / share."""
     return kept.to(dtype).div_(share) if share else kept.to(dtype)
 
 
@@ -178,7 +181,7 @@ class _CausalAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, n_heads: int, p: float, draw: Draw) -> Tensor:
         b, t, c = qkv.shape
-        # (3, G, T, D), G = B H; a copy, so that the queries can be scaled in it.
+        # (3, G, T, D), G = B H; a copy, so that the queries can be scaled in place.
         parts = torch.empty(3, b * n_heads, t, c // 3 // n_heads, dtype=qkv.dtype)
         parts.view(3, b, n_heads, t, -1).copy_(qkv.view(b, t, 3, n_heads, -1).permute(2, 0, 3, 1, 4))
         q, k, v = parts
@@ -204,7 +207,7 @@ class _CausalAttention(torch.autograd.Function):
         q, k, v = parts
         b, t, c = grad_outputs[0].shape
         grad_y = grad_outputs[0].view(b, t, ctx.n_heads, -1).transpose(1, 2).reshape(q.shape)
-        # Keys and values add up over blocks, in float32 at least.
+        # Gradients of keys and values are summed over blocks, in at least float32.
         grads = torch.zeros(parts.shape, dtype=torch.promote_types(q.dtype, torch.float32))
         grad_q, grad_k, grad_v = grads
         for i, (rows, end) in enumerate(_blocks(t)):
@@ -226,12 +229,12 @@ class _CausalAttention(torch.autograd.Function):
 
 
 def _blocks(t: int) -> list[tuple[slice, int]]:
-    """Rows of queries, and how many keys the last of them sees."""
+    """Return the query rows of each block and the number of keys that its last row attends to."""
     return [(slice(start, min(start + _BLOCK, t)), min(start + _BLOCK, t)) for start in range(0, t, _BLOCK)]
 
 
 def _probabilities(q: Tensor, k: Tensor, rows: slice) -> Tensor:
-    """Softmax of a block's scores, none for keys behind a query: (G, T, D) of scaled queries -> (G, rows, end)."""
+    """Softmax of a block's scores with a causal mask: (G, T, D) of scaled queries -> (G, rows, end)."""
     n = rows.stop - rows.start
     scores = q[:, rows] @ k[:, : rows.stop].mT
     scores[:, :, rows] += torch.full((n, n), -math.inf, dtype=q.dtype).triu_(1)

@@ -1,4 +1,4 @@
-"""Fresh weights, drawn from a generator of their own so that nobody's global seed is touched."""
+"""Initialise weights from a separate generator, so that torch's global seed is not used."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ Init = Literal["gpt2", "book"]
 def create(
     config: GPTConfig | str, *, seed: int | torch.Generator = 0, init: Init = "gpt2", dtype: torch.dtype | None = None
 ) -> GPTModel:
-    """Make a model with random weights, in training mode. The same seed gives the same bits.
+    """Create a model with random weights, in training mode. The same seed gives the same bits.
 
     Args:
-        config: an architecture, or the name of a registered one.
-        seed: of the generator that draws the weights; or the generator, which then has drawn them.
-        init: "gpt2": normal with standard deviation 0.02, divided by sqrt(2 L) where a block writes to the residual
+        config: An architecture, or the name of a registered one.
+        seed: Seed of the generator that draws the weights, or the generator itself, whose state then advances.
+        init: "gpt2": normal with standard deviation 0.02, divided by sqrt(2 L) for layers that write to the residual
             stream (section 2.3 of the paper). "book": torch's default initialisation in the order in which "Build a
             Large Language Model (From Scratch)" creates its layers.
-        dtype: of the weights; None means float32.
+        dtype: Dtype of the weights; None means float32.
 
     Raises:
-        UnknownName: no config is registered under this name.
-        OptionError: init is neither of the two.
+        UnknownName: No config is registered under this name.
+        OptionError: init is neither "gpt2" nor "book".
     """
     fills = {"gpt2": _fill_gpt2, "book": _fill_book}
     if init not in fills:
         raise OptionError(f"init must be one of {', '.join(fills)}, not {init!r}")
-    with torch.device("meta"):  # no values yet, and torch's global generator stays untouched
+    with torch.device("meta"):  # without values, so that torch's global generator is not used
         model = GPTModel(get_config(config) if isinstance(config, str) else config)
     model.to_empty(device="cpu")
     with torch.no_grad():
@@ -58,8 +58,8 @@ def _fill_gpt2(model: GPTModel, generator: torch.Generator) -> None:
 
 
 def _fill_book(model: GPTModel, generator: torch.Generator) -> None:
-    """Draw what the book's modules would draw, one by one: query, key and value are three layers there, and the head
-    is drawn, last, even if it is then thrown away for a tied one.
+    """Draw what the book's modules draw, in their order: query, key and value are three layers there, and the head
+    is drawn last, even if a tied one replaces it.
     """
     config = model.config
     for name, parameter in model.named_parameters():
@@ -79,7 +79,7 @@ def _fill_book(model: GPTModel, generator: torch.Generator) -> None:
 
 
 def _draw_linear(weight: torch.Tensor, bias: torch.Tensor | None, generator: torch.Generator) -> None:
-    """Fill as torch.nn.Linear.reset_parameters does."""
+    """Initialise a linear layer as torch.nn.Linear.reset_parameters does."""
     nn.init.kaiming_uniform_(weight, a=math.sqrt(5), generator=generator)
     if bias is not None:
         bound = 1 / math.sqrt(weight.shape[1])

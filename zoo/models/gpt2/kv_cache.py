@@ -1,4 +1,4 @@
-"""The KV cache: keys and values of the tokens already seen, so that decoding one token costs one token."""
+"""The KV cache: keys and values of earlier tokens, so that decoding computes only the new one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from zoo.models.gpt2.config import GPTConfig
 
 
 class KVCache:
-    """Room for the keys and values of a batch, filled from position 0 in each row.
+    """Keys and values of a batch, filled from position 0 in each row.
 
-    Rows may hold different numbers of tokens, so that prompts of unequal length decode together without padding
-    tokens: a row's next token always goes to the row's own next position.
+    Rows may have different numbers of tokens, so that prompts of different lengths are decoded together without
+    padding: the next token of a row always gets the next position of this row.
 
     Attributes:
         keys: (L, B, H, T, D).
         values: (L, B, H, T, D).
-        lengths: tokens held in each row, (B,) int64.
+        lengths: Number of tokens in each row, (B,) int64.
     """
 
     def __init__(
@@ -35,36 +35,36 @@ class KVCache:
         """Allocate the cache.
 
         Args:
-            config: of the model that will use it.
-            batch_size: rows, B.
-            context_length: positions, T; None means all that the model has.
-            dtype: of the model's weights.
-            device: of the model.
+            config: Config of the model.
+            batch_size: Number of rows, B.
+            context_length: Positions per row, T; None means the model's context length.
+            dtype: Dtype of the model's weights.
+            device: Device of the model.
         """
         positions = min(context_length or config.context_length, config.context_length)
         shape = (config.n_layers, batch_size, config.n_heads, positions, config.head_size)
-        # Zeros, not garbage: attention multiplies masked positions by 0, and 0 * NaN is NaN.
+        # Zeros instead of uninitialised memory: attention multiplies masked positions by 0, and 0 * NaN is NaN.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.lengths = torch.zeros(batch_size, dtype=torch.int64, device=device)
 
     @property
     def capacity(self) -> int:
-        """Positions a row has room for."""
+        """The number of positions per row."""
         return self.keys.shape[3]
 
     def put(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor, end: int) -> tuple[Tensor, Tensor]:
-        """Store new keys and values of a layer, and return everything stored that the longest row can see.
+        """Store new keys and values of a layer and return all up to the end of the longest row.
 
         Args:
             layer: 0 to L - 1.
             keys: (B, H, T_new, D).
             values: (B, H, T_new, D).
-            positions: of the new tokens in their rows, (B, T_new) int64.
-            end: one more than the largest of them; known to the caller, and reading it here would wait for the device.
+            positions: Positions of the new tokens in their rows, (B, T_new) int64.
+            end: Largest position + 1. The caller knows it; reading it here would wait for the device.
 
         Returns:
-            keys and values, (B, H, T_seen, D); a row sees those up to its own positions.
+            Keys and values, (B, H, T_seen, D); a row attends to those up to its own positions.
         """
         if len(positions) == 1:  # one row: a slice, not a scatter
             start = end - keys.shape[2]
@@ -107,12 +107,12 @@ class KVCache:
         return part
 
     def put_rows(self, rows: Tensor, other: KVCache, sources: Tensor) -> None:
-        """Put copies of another cache's rows (or of this one's) into rows of this one.
+        """Copy rows of another cache, or of this one, into rows of this one.
 
         Args:
-            rows: indices, (n,) int64.
-            other: has no longer rows than this one has room for.
-            sources: their indices in it, (n,) int64.
+            rows: Indices of the target rows, (n,) int64.
+            other: Cache whose rows fit into this one.
+            sources: Indices of the rows in it, (n,) int64.
         """
         lengths = other.lengths[sources]
         end = int(lengths.max())

@@ -1,7 +1,7 @@
 """GPT-2 in the order of the paper: embeddings, pre-norm transformer blocks, final norm, head.
 
-Radford et al., "Language Models are Unsupervised Multitask Learners" (2019). Shapes in trailing comments:
-B batch, T tokens, S tokens seen (cached and new), C width, H heads, D head size, V vocabulary rows, I inner width.
+Radford et al., "Language Models are Unsupervised Multitask Learners" (2019). Shapes in trailing comments: B batch, T
+tokens, S tokens seen (cached and new), C width, H heads, D head size, V vocabulary rows, I inner width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from zoo.text.tokenizer import Tokenizer
 
 
 class _EmptyOnMeta(nn.Module):
-    """Draws no values on the meta device, where there are none; to do it torch imports 800 modules, for a second."""
+    """Skips initialisation on the meta device, which has no values; for it, torch would import 800 modules in a
+    second.
+    """
 
     weight: Any
 
@@ -30,22 +32,22 @@ class _EmptyOnMeta(nn.Module):
 
 
 class Linear(_EmptyOnMeta, nn.Linear):
-    """torch's, behind a GELU if its `approximate` is given."""
+    """torch's Linear, applied after a GELU if `approximate` is given."""
 
     def forward(self, x: Tensor, gelu: str = "") -> Tensor:
         return linear(x, self.weight, self.bias, gelu)
 
 
 class Embedding(_EmptyOnMeta, nn.Embedding):
-    """torch's."""
+    """torch's Embedding."""
 
 
 class LayerNorm(_EmptyOnMeta, nn.LayerNorm):
-    """torch's."""
+    """torch's LayerNorm."""
 
 
 class Dropout(nn.Dropout):
-    """torch's, whose draws can be others'."""
+    """torch's Dropout, with a replaceable function that draws the masks."""
 
     draw: Draw = staticmethod(draw_as_torch)
 
@@ -54,7 +56,7 @@ class Dropout(nn.Dropout):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention with query, key and value from one product."""
+    """Causal multi-head self-attention that computes query, key and value in one product."""
 
     draw: Draw = staticmethod(draw_as_torch)
 
@@ -94,7 +96,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each behind a norm and beside a shortcut."""
+    """Attention, then the MLP, each after a layer norm and with a residual connection."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -110,13 +112,13 @@ class Block(nn.Module):
 
 
 class GPTModel(nn.Module):
-    """A GPT-2. Its parameters are named and ordered as GPTConfig.parameter_shapes says.
+    """A GPT-2. GPTConfig.parameter_shapes has the names and order of its parameters.
 
-    The constructor leaves the values to torch's defaults; `zoo.create` draws them as GPT-2 does, `zoo.load` reads them.
+    The constructor initialises with torch's defaults; `zoo.create` draws weights as GPT-2 does, `zoo.load` reads them.
 
     Attributes:
-        config: the architecture.
-        tokenizer: that turns text into this model's ids; GPT-2's unless the checkpoint carries its own.
+        config: The architecture.
+        tokenizer: Tokenizer for this model's ids; GPT-2's unless the checkpoint has its own.
     """
 
     def __init__(self, config: GPTConfig, tokenizer: Tokenizer | None = None) -> None:
@@ -128,11 +130,13 @@ class GPTModel(nn.Module):
         self.drop = Dropout(config.dropout)
         self.blocks = nn.ModuleList([Block(config) for _ in range(config.n_layers)])
         self.final_norm = LayerNorm(config.width, config.norm_eps, bias=config.bias)
-        # None when tied: the head then reads tok_emb.weight itself, so that there is no second name to keep equal.
+        # None if tied: the head then uses tok_emb.weight itself, so that no second name has to be kept equal.
         self.head = None if config.tied else Linear(config.width, config.vocab_rows, bias=False)
 
     def set_draw(self, draw: Draw) -> None:
-        """Choose how dropout draws on the CPU: draw_as_torch (the default) or draw_quickly, both of cpu_ops."""
+        """Set how dropout draws its masks on the CPU: draw_as_torch (the default) or draw_quickly, both from
+        cpu_ops.
+        """
         for module in self.modules():
             if isinstance(module, Attention | Dropout):
                 module.draw = draw
@@ -141,17 +145,17 @@ class GPTModel(nn.Module):
         """Return the logits that follow each token.
 
         Args:
-            ids: token ids, (B, T) int64.
-            cache: of earlier tokens; the new ones are added to it. Without one, ids start at position 0.
-            last: index of each row's last real token, (B,) int64, where rows are padded on the right (whatever the
-                padding is); only the logits behind it are computed, and only tokens up to it count as cached.
+            ids: Token ids, (B, T) int64.
+            cache: KV cache of earlier tokens, to which the new ones are added. Without one, ids start at position 0.
+            last: Index of each row's last real token, (B,) int64, if rows are padded on the right with any ids. Only
+                the logits after this token are computed, and only tokens up to it are cached.
 
         Returns:
-            logits, (B, T, V), or (B, V) when `last` is given; the dtype is that of the weights. Columns from
-            vocab_size on are padding.
+            Logits in the dtype of the weights, (B, T, V), or (B, V) if `last` is given. Columns from vocab_size on are
+            padding.
 
         Raises:
-            OptionError: there are more tokens than the context (or the cache) has room for.
+            OptionError: There are more tokens than fit into the context or the cache.
         """
         return self.logits(self.hidden(ids, cache, last))
 
@@ -163,16 +167,16 @@ class GPTModel(nn.Module):
         *,
         embedded: Tensor | None = None,
     ) -> Tensor:
-        """Return what the head reads, the states behind the final norm: (B, T, C), or (B, C) when `last` is given.
+        """Return the hidden states after the final norm, (B, T, C), or (B, C) if `last` is given.
 
-        Arguments and errors are those of forward; `embedded` is tok_emb(ids), (B, T, C), for who has it already.
+        Arguments and errors are those of forward. `embedded` is tok_emb(ids), (B, T, C), if it is already known.
         """
         b, t = ids.shape
         seen = Seen(cache, b, t) if cache is not None else None
         positions = seen.positions if seen else torch.arange(t, device=ids.device)
         room = cache.capacity if cache is not None else self.config.context_length
         if (end := seen.end if seen else t) > room:
-            raise OptionError(f"{end} tokens do not fit into a context of {room}; give fewer")
+            raise OptionError(f"{end} tokens do not fit into a context of {room}; use fewer tokens")
         x = self.tok_emb(ids) if embedded is None else embedded
         x = self.drop(x + self.pos_emb(positions))  # (B, T, C)
         for layer, block in enumerate(self.blocks):
@@ -189,14 +193,14 @@ class GPTModel(nn.Module):
 
 
 class Seen:
-    """Where a step's new tokens stand among the cached ones, worked out once for all layers.
+    """Positions and mask of a step's new tokens among the cached ones, computed once for all layers.
 
     Attributes:
-        cache: the cache.
-        positions: of the new tokens, (B, T) int64.
-        end: one more than the largest position.
-        mask: which cached position each new token may see, (B, 1, T, S) bool; None when is_causal or nothing is hidden.
-        is_causal: whether plain causal attention is right (nothing was cached before).
+        cache: The cache.
+        positions: Positions of the new tokens, (B, T) int64.
+        end: Largest position + 1.
+        mask: Positions that each new token attends to, (B, 1, T, S) bool; None if is_causal or nothing is masked.
+        is_causal: Whether plain causal attention is correct, because nothing was cached before.
     """
 
     def __init__(self, cache: KVCache, b: int, t: int) -> None:

@@ -1,4 +1,4 @@
-"""Training text: documents, token files, windows and their order.
+"""Training data: documents, token files, windows and their order.
 
-May import everything up to zoo.hub.
+May import everything up to zoo.api.
 """

@@ -1,4 +1,4 @@
-"""The tokens of a run: made from text once and kept beside it, or used where they are."""
+"""The tokens of a run: tokenised once into the run directory, or mapped from an existing .bin file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from zoo.train.data.tokens import Layout, Tokens, count_processes, encode_docume
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a run is trained and validated on.
+    """The texts that a run is trained and validated on.
 
     Attributes:
-        train: texts (files, directories, patterns, "-" for stdin), or one .bin of tokens.
-        val: the same for validation; none splits train.
-        val_fraction: of train's characters (tokens, for a .bin) that its end gives for validation.
-        field: of the objects of .jsonl files.
+        train: Texts (files, directories, patterns, "-" for stdin), or one .bin file of tokens.
+        val: The same for validation; if it is empty, the end of train is used.
+        val_fraction: Fraction of train's characters (tokens, for a .bin file), at its end, that is used for validation.
+        field: Key of the text in the objects of .jsonl files.
     """
 
     train: tuple[str, ...]
@@ -32,37 +32,37 @@ class Sources:
 
     def __post_init__(self) -> None:
         if not self.train:
-            raise OptionError("there is no text to train on; give files, directories or a .bin of tokens")
+            raise OptionError("there is no text to train on; give files, directories or a .bin file of tokens")
         if not 0 <= self.val_fraction < 1:
-            raise OptionError(f"the fraction for validation must be in [0, 1), not {self.val_fraction}")
+            raise OptionError(f"the validation fraction must be in [0, 1), not {self.val_fraction}")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Sources:
-        """Build it from its fields by name."""
+        """Build an object from its fields by name."""
         return cls(**{**fields, "train": tuple(fields["train"]), "val": tuple(fields["val"])})
 
     def absolute(self) -> Sources:
-        """Return the same with the whole paths of .bin files, which a run maps again when it is resumed anywhere.
+        """Return a copy in which .bin paths are absolute, so that the run can be resumed from any directory.
 
         Raises:
-            FormatError: a .bin, or a pattern of some, means no file.
+            FormatError: A .bin path or pattern matches no file.
         """
         return replace(self, train=_absolute(self.train), val=_absolute(self.val))
 
 
 def prepare(sources: Sources, tokenizer: Tokenizer, directory: Path) -> None:
-    """Write train.bin and val.bin, in llm.c's layout, into a directory that exists, unless both are .bin files already.
+    """Write train.bin and val.bin in llm.c's layout into an existing directory, except for sources that are .bin files.
 
     Raises:
-        FormatError: a text cannot be read.
-        OutputError: the disk is full, say.
+        FormatError: A text cannot be read.
+        OutputError: A file cannot be written, for example because the disk is full.
     """
     if not _is_bin(sources.train):
         documents = _documents(sources.train, sources.field)
         if sources.val or not sources.val_fraction:
             _write(directory / "train.bin", documents, tokenizer)
         else:
-            if "-" in sources.train:  # cannot be read twice
+            if "-" in sources.train:  # stdin cannot be read twice
                 held = list(documents)
                 n, documents = sum(map(len, held)), iter(held)
             else:
@@ -75,14 +75,14 @@ def prepare(sources: Sources, tokenizer: Tokenizer, directory: Path) -> None:
 
 
 def open_corpus(sources: Sources, directory: Path) -> tuple[Tokens, Tokens | None]:
-    """Map the tokens for training and for validation, if there are any.
+    """Map the tokens for training and, if there are any, for validation.
 
     Args:
-        sources: as given to prepare.
-        directory: the same.
+        sources: The sources that were given to prepare.
+        directory: The directory that was given to prepare.
 
     Raises:
-        FormatError: a .bin is none, or is not there.
+        FormatError: A .bin file is missing or not a file of tokens.
     """
     train = open_tokens(Path(sources.train[0]) if _is_bin(sources.train) else directory / "train.bin")
     if sources.val:
@@ -96,10 +96,10 @@ def open_corpus(sources: Sources, directory: Path) -> tuple[Tokens, Tokens | Non
 
 
 def check_ids(tokens: Tokens, vocab_size: int, path: Path | str) -> None:
-    """Refuse tokens that a model does not have, a part at a time.
+    """Raise an error if tokens contain an id that the model does not have. Reads them in chunks.
 
     Raises:
-        OptionError: there is one.
+        OptionError: There is such an id.
     """
     for start in range(0, len(tokens), 1 << 22):
         if (highest := int(tokens[start : start + (1 << 22)].max())) >= vocab_size:
@@ -117,7 +117,7 @@ def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
 def _is_bin(sources: Sequence[str]) -> bool:
     suffixes = [Path(source).suffix == ".bin" for source in sources]
     if any(suffixes) and len(sources) > 1:
-        raise OptionError("give one .bin of tokens, or texts: several .bin files, or both kinds, do not go together")
+        raise OptionError("give either one .bin file of tokens or any number of texts; they cannot be combined")
     return any(suffixes)
 
 
@@ -141,24 +141,24 @@ def prepare_file(
     processes: int | None = None,
     force: bool = False,
 ) -> tuple[int, int]:
-    """Write one .bin of tokens from texts, in constant memory.
+    """Write one .bin file of tokens from texts, in constant memory.
 
     Args:
-        texts: as in Sources.train.
-        out: the file.
-        layout: nanoGPT's or llm.c's.
-        tokenizer: path of a checkpoint whose vocabulary to use; None means GPT-2's.
-        field: of the objects of .jsonl files.
-        processes: that tokenise; None means one for each core.
-        force: whether an existing file may be replaced.
+        texts: Texts, as in Sources.train.
+        out: Path of the output file.
+        layout: Layout of the file, nanoGPT's or llm.c's.
+        tokenizer: Path of a checkpoint whose vocabulary is used; None means GPT-2's.
+        field: Key of the text in the objects of .jsonl files.
+        processes: Number of tokenising processes; None means one per core.
+        force: Whether to replace an existing file.
 
     Returns:
-        the numbers of tokens and of documents.
+        The numbers of tokens and of documents.
 
     Raises:
-        FormatError: a text cannot be read.
-        OptionError: there is no text, or the layout does not hold the vocabulary.
-        OutputError: the file exists or cannot be written.
+        FormatError: A text cannot be read.
+        OptionError: There is no text, or the layout cannot hold the vocabulary.
+        OutputError: The file exists or cannot be written.
     """
     vocabulary = open_checkpoint(tokenizer)[1].vocabulary if tokenizer else None
     n_documents = 0

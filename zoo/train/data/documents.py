@@ -1,4 +1,4 @@
-"""Where training text comes from: files, directories, patterns, JSON lines and stdin, as one stream of documents."""
+"""Read training text from files, directories, patterns, JSON lines and stdin as one stream of documents."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from zoo.core.paths import missing
 from zoo.errors import FormatError
 
 SUFFIXES = (".txt", ".md", ".jsonl")
-"""Files of a directory that count as text."""
+"""Suffixes of the files that are read from a directory."""
 
-_BLOCK = 1 << 22  # characters read at a time
-_PIECE = 1 << 20  # a longer document comes in pieces
+_BLOCK = 1 << 22  # characters per read
+_PIECE = 1 << 20  # longer documents are split into pieces of this many characters
 
-# White space after anything else: no word of GPT-2's goes over it, so that tokens before and after are those of the
-# whole. Blanks and line ends only, since regular expressions differ in what else is white space.
+# White space after another character. No word of GPT-2's tokenizer extends across it, so the tokens on both sides are
+# those of the unsplit text. Only blanks and line ends: regular expressions disagree about other white space.
 _BETWEEN_WORDS = re.compile(r"\S(?=[ \n])")
-_SEARCHED = 1 << 16  # characters, from the end of a piece
+_SEARCHED = 1 << 16  # characters at the end of a piece in which a split is searched
 
 
 class Continuation(str):
-    """A piece of text that goes on with the document before it, rather than being one of its own."""
+    """A piece of text that continues the previous document instead of starting a new one."""
 
     __slots__ = ()
 
 
 def find_texts(sources: Sequence[str | Path]) -> list[Path]:
-    """Return the files that some paths, directories and patterns mean, in a fixed order. "-" is stdin.
+    """Return the files that paths, directories and patterns refer to, in a fixed order. "-" is stdin.
 
     Args:
-        sources: a directory means all .txt, .md and .jsonl files below it; a pattern may have *, ? and **.
+        sources: Files, directories (all .txt, .md and .jsonl files in them) and patterns with *, ? and **.
 
     Raises:
-        FormatError: one of them means no file.
+        FormatError: One of the sources matches no file.
     """
     found: list[Path] = []
     for source in sources:
@@ -57,18 +57,18 @@ def find_texts(sources: Sequence[str | Path]) -> list[Path]:
 
 
 def read_documents(path: Path, *, field: str = "text", separator: str | None = "<|endoftext|>") -> Iterator[str]:
-    """Yield the documents of one file, in little memory: a long one comes in pieces, cut between words.
+    """Yield the documents of one file in little memory: long documents are split into pieces, between words.
 
     Args:
-        path: .jsonl has one document a line, in a field of an object; any other file is text. "-" is stdin.
-        field: of the objects of .jsonl.
-        separator: ends a document inside a text file; None takes the file as one document.
+        path: A .jsonl file, which has one document per line, or any other text file. "-" is stdin.
+        field: Key of the text in the objects of a .jsonl file.
+        separator: Separator of the documents in a text file; None reads the file as one document.
 
     Yields:
-        documents; a Continuation is the next piece of the one before. A document of .jsonl comes whole.
+        Documents. A Continuation is the next piece of the previous document. Documents of .jsonl files are not split.
 
     Raises:
-        FormatError: the file cannot be read, is not UTF-8, or a line of .jsonl has no such field.
+        FormatError: The file cannot be read, is not UTF-8, or a line of a .jsonl file has no such key.
     """
     try:
         if path.suffix == ".jsonl":
@@ -76,7 +76,7 @@ def read_documents(path: Path, *, field: str = "text", separator: str | None = "
         else:
             yield from _split(_blocks(path), separator)
     except UnicodeDecodeError as error:
-        raise FormatError(path, f"is not text in UTF-8 (byte {error.start:,}); convert it, or leave it out") from error
+        raise FormatError(path, f"is not UTF-8 text (byte {error.start:,}); convert it or leave it out") from error
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from error
 
@@ -122,16 +122,16 @@ def _json_lines(path: Path, field: str) -> Iterator[str]:
             if not isinstance(row, dict) or not isinstance(row.get(field), str):
                 known = ", ".join(row) if isinstance(row, dict) else "none"
                 raise FormatError(
-                    path, f"line {i} has no text in a field {field!r} (fields: {known}); name it with field=NAME"
+                    path, f"line {i} has no text under the key {field!r} (keys: {known}); choose one with field=NAME"
                 )
             if row[field]:
                 yield row[field]
 
 
 def cut_characters(documents: Iterable[str], n_first: int) -> tuple[Iterator[str], Iterator[str]]:
-    """Split a stream of documents after so many characters, inside a document if need be.
+    """Split a stream of documents after n_first characters, inside a document if necessary.
 
-    The second part must be read after the first.
+    The first part must be read to its end before the second.
     """
     stream = iter(documents)
     rest: list[str] = []

@@ -1,7 +1,8 @@
-"""Tokens on disk, memory-mapped: nanoGPT's and llm.c's .bin files, and what writes them.
+"""Read and write files of tokens (.bin) in the layouts of nanoGPT and llm.c, memory-mapped.
 
-nanoGPT (data/*/prepare.py): uint16 after uint16, nothing else. llm.c (dev/data/data_common.py): 256 int32 of header
-(20240520, version 1, number of tokens), then uint16; version 7 has uint32, for vocabularies above 65536 tokens.
+nanoGPT (data/*/prepare.py): uint16 values and nothing else. llm.c (dev/data/data_common.py): a header of 256 int32
+(20240520, version 1, number of tokens), then uint16 values; version 7 has uint32 values, for vocabularies above 65,536
+tokens.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ Layout = Literal["nanogpt", "llm.c"]
 Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 
 _MAGIC = 20240520
-_HEADER = 256  # int32
-_BATCH = 1 << 20  # characters that a process tokenises at a time
+_HEADER = 256  # int32 values
+_BATCH = 1 << 20  # characters per batch that is sent to a process
 
 
 def open_tokens(path: str | Path) -> Tokens:
-    """Map a .bin file of tokens; nothing is read yet.
+    """Map a .bin file of tokens without reading it.
 
     Returns:
-        (N,) uint16, or uint32 for llm.c's version 7.
+        Tokens, (N,) uint16, or uint32 for llm.c's version 7.
 
     Raises:
-        FormatError: it is no such file, or its length is not what its header says.
+        FormatError: The file is not a token file, or its length differs from the one in its header.
     """
     path = Path(path)
     try:
@@ -44,28 +45,28 @@ def open_tokens(path: str | Path) -> Tokens:
     except OSError as error:
         raise FormatError(path, f"cannot be read: {error.strerror or error}") from error
     if size == 0 or size % 2:
-        raise FormatError(path, f"has {size:,} bytes, which is no number of uint16 tokens; prepare it again")
+        raise FormatError(path, f"has {size:,} bytes, an odd number, so it cannot be uint16 tokens; prepare it again")
     if len(header) == _HEADER and header[0] == _MAGIC:
         kinds = {1: "<u2", 7: "<u4"}
         if header[1] not in kinds:
-            raise FormatError(path, f"is of llm.c's version {header[1]}; zoo reads 1 (uint16) and 7 (uint32)")
+            raise FormatError(path, f"has llm.c's version {header[1]}; zoo reads versions 1 (uint16) and 7 (uint32)")
         dtype, n = np.dtype(kinds[header[1]]), int(header[2])
         if n < 1 or size != _HEADER * 4 + n * dtype.itemsize:
-            raise FormatError(path, f"has {size:,} bytes, but its header says {n:,} tokens; it may be cut short")
+            raise FormatError(path, f"has {size:,} bytes, but its header says {n:,} tokens; it may be truncated")
         return np.memmap(path, dtype, "r", _HEADER * 4, (n,))
     return np.memmap(path, "<u2", "r")
 
 
 def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processes: int = 1) -> Iterator[Tokens]:
-    """Tokenise documents, with <|endoftext|> between them, in constant memory.
+    """Tokenise documents, separated by <|endoftext|>, in constant memory.
 
     Args:
-        documents: texts; a Continuation follows what comes before it without a separator.
-        tokenizer: whose ids are wanted.
-        processes: that tokenise at the same time.
+        documents: Texts. No separator is written before a Continuation.
+        tokenizer: Tokenizer to use.
+        processes: Number of processes that tokenise in parallel.
 
     Yields:
-        parts of the token stream, uint16 or uint32, of any length.
+        Parts of the token stream, uint16 or uint32, of any length.
     """
     eos = np.array([] if tokenizer.eos_id is None else [tokenizer.eos_id], _dtype(tokenizer))
     is_first = True
@@ -76,11 +77,17 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processe
 
 
 def write_tokens(path: Path, parts: Iterable[Tokens], *, layout: Layout = "nanogpt", force: bool = False) -> int:
-    """Write a .bin file as the tokens come, and return their number.
+    """Write tokens to a .bin file as they arrive and return their number.
+
+    Args:
+        path: of the file.
+        parts: pieces of the token stream, each (N,).
+        layout: "nanogpt" for bare tokens, "llm.c" with a header.
+        force: whether an existing file may be replaced.
 
     Raises:
-        OptionError: there are none, or they are uint32, which nanoGPT's layout has no place for.
-        OutputError: the path exists or cannot be written.
+        OptionError: There are no tokens, or they are uint32, which nanoGPT's layout cannot hold.
+        OutputError: The path exists or cannot be written.
     """
     n, wide = 0, False
     with atomic_output(path, force=force) as temporary, temporary.open("wb") as file:
@@ -95,7 +102,7 @@ def write_tokens(path: Path, parts: Iterable[Tokens], *, layout: Layout = "nanog
             file.write(part.astype(part.dtype.newbyteorder("<")).tobytes())
             n += len(part)
         if n == 0:
-            raise OptionError(f"there is no text for {path.name}: what was given is empty")
+            raise OptionError(f"there is no text for {path.name}: the sources are empty")
         if layout == "llm.c":
             header = np.zeros(_HEADER, "<i4")
             header[:3] = _MAGIC, 7 if wide else 1, n
@@ -105,7 +112,7 @@ def write_tokens(path: Path, parts: Iterable[Tokens], *, layout: Layout = "nanog
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
-    """Group documents into parcels that are worth sending to another process."""
+    """Group documents into batches that are large enough to send to another process."""
     batch: list[str] = []
     size = 0
     for document in documents:
@@ -119,13 +126,13 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _map(tokenizer: Tokenizer, batches: Iterator[list[str]], processes: int) -> Iterator[list[tuple[bool, Tokens]]]:
-    """Tokenise parcels in order, a few of them under way at a time."""
+    """Tokenise batches in parallel and yield the results in order; only a few batches are in progress at a time."""
     if processes <= 1:
         yield from (_encode(tokenizer, batch) for batch in batches)
         return
     from multiprocessing import get_context
 
-    # Forking a process that runs threads, as torch's, may hang it.
+    # Forking a process that has threads, such as torch's, can deadlock.
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         waiting = [pool.submit(_encode, tokenizer, batch) for batch in islice(batches, 2 * processes)]
         while waiting:
@@ -134,7 +141,7 @@ def _map(tokenizer: Tokenizer, batches: Iterator[list[str]], processes: int) -> 
 
 
 def _encode(tokenizer: Tokenizer, documents: list[str]) -> list[tuple[bool, Tokens]]:
-    """Return, for each, whether it is a document of its own, and its tokens."""
+    """Return, for each text, whether it starts a document, and its tokens."""
     dtype = _dtype(tokenizer)
     return [(not isinstance(text, Continuation), np.array(tokenizer.encode(text), dtype)) for text in documents]
 
@@ -144,5 +151,5 @@ def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
 
 
 def count_processes() -> int:
-    """How many processes this machine has cores for."""
+    """Return the number of processes that this machine has cores for."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: directories that appear whole or not at all, and the oldest of which go again."""
+"""Checkpoints of a run, written atomically; the oldest are pruned."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from zoo.containers.files import read_json
 from zoo.containers.safetensors import read_safetensors, write_safetensors
 from zoo.conversion.save import save
 from zoo.core.output import atomic_output
+from zoo.core.paths import check_file
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CorruptFile, FormatError
 from zoo.hub.runs import (
@@ -41,19 +42,19 @@ from zoo.train.step.lora import has_lora, load_adapter, write_lora
 
 @dataclass
 class State:
-    """Where a run stands.
+    """The progress of a run.
 
     Attributes:
-        step: steps done.
-        n_tokens: that were trained on.
-        seconds: of training, in all processes that the run had.
-        best_loss: the lowest validation loss so far, None before the first.
-        best_step: where it was measured.
-        n_worse: evaluations since then.
-        val_loss: of these very weights, if measured.
-        n_averaged: steps whose weights are in the average.
-        order: what the order of windows depends on; see Batches.state.
-        generator: of torch's global generator on the CPU, base 16, where the order is the book's; "" elsewhere.
+        step: Number of finished steps.
+        n_tokens: Number of tokens trained on.
+        seconds: Training time, summed over all sessions of the run.
+        best_loss: Lowest validation loss so far; None before the first evaluation.
+        best_step: Step at which best_loss was measured.
+        n_worse: Evaluations since then.
+        val_loss: Validation loss of the current weights, if it was measured.
+        n_averaged: Number of steps whose weights are in the average.
+        order: State of the window order; see Batches.state.
+        generator: State of torch's global CPU generator, in hexadecimal, if the order is the book's; otherwise "".
     """
 
     step: int = 0
@@ -69,25 +70,26 @@ class State:
 
     @property
     def is_best(self) -> bool:
-        """Whether the validation loss of these very weights is the lowest so far."""
+        """Whether the validation loss of the current weights is the lowest so far."""
         return self.val_loss is not None and self.best_step == self.step
 
 
 def save_checkpoint(
     run: Path, state: State, model: GPTModel, optimizer: Optimizer, *, average: GPTModel | None = None, base: str = ""
 ) -> Path:
-    """Write a checkpoint, in one process.
+    """Write a checkpoint from a single process.
 
     Args:
-        run: directory of the run.
-        state: to go on from.
-        model: to write; only its adapters, if it has some.
-        optimizer: of its parameters.
-        average: of the last weights.
-        base: of the adapters.
+        run: Directory of the run.
+        state: State to resume from.
+        model: Model to write; if it has adapters, only they are written.
+        optimizer: Optimizer of its parameters.
+        average: Average of the last weights.
+        base: Path of the base of the adapters.
 
     Raises:
-        OutputError: the disk is full, say; the checkpoints there were are untouched.
+        OutputError: The checkpoint cannot be written, for example because the disk is full. Earlier checkpoints are
+            unchanged.
     """
     path = checkpoint_path(run, state.step)
     path.parent.mkdir(exist_ok=True)
@@ -110,40 +112,41 @@ def _write_weights(model: GPTModel, whole: Path, adapter: Path, base: str) -> No
 
 
 def finish_checkpoint(directory: Path, state: State) -> None:
-    """Write the state beside files that are complete, with their checksums."""
+    """Write the state and the checksums into a directory whose other files are complete."""
     content = {**vars(state), "files": {str(path.relative_to(directory)): _hash(path) for path in _files(directory)}}
     (directory / STATE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read_state(path: Path) -> State:
-    """Read where a checkpoint stands, after comparing every file with its checksum.
+    """Compare every file of a checkpoint with its checksum and return the state.
 
     Raises:
-        CorruptFile: a file is not what was written.
-        FormatError: there is no state.
+        CorruptFile: A file differs from what was written.
+        FormatError: There is no state.
     """
     content = read_json(path / STATE)
     files = content.pop("files", None)
     try:
         state = State(**content)
     except TypeError as error:
-        raise FormatError(path / STATE, "is no state of a run; use another checkpoint") from error
+        raise FormatError(path / STATE, "is not the state of a run; use another checkpoint") from error
     if not isinstance(files, dict) or not files:
         raise FormatError(path / STATE, "has no checksums; use another checkpoint")
     for name, expected in files.items():
         file = path / name
         if not file.is_file():
             raise CorruptFile(file, "is missing from its checkpoint")
+        check_file(file, path)
         if _hash(file) != expected:
-            raise CorruptFile(file, "is not what was written: its checksum differs")
+            raise CorruptFile(file, "is corrupt: its checksum differs from the recorded one")
     return state
 
 
 def load_model(path: Path, *, base: str = "", average: bool = False) -> GPTModel:
-    """Load the model of a checkpoint, or the mean of the last ones, with adapters beside its base if it has them.
+    """Load the model of a checkpoint, or the averaged weights. Adapters are loaded together with their base.
 
     Raises:
-        ZooError: it is damaged, or the base is not there.
+        ZooError: The checkpoint is corrupt or the base is missing.
     """
     adapter = path / (AVERAGE_ADAPTER if average else ADAPTER)
     if adapter.is_dir():
@@ -152,16 +155,16 @@ def load_model(path: Path, *, base: str = "", average: bool = False) -> GPTModel
 
 
 def load_optimizer(path: Path, model: GPTModel, optimizer: Optimizer) -> None:
-    """Read the optimizer's state of a checkpoint.
+    """Load the optimizer state of a checkpoint.
 
     Raises:
-        FormatError: it is damaged, or of other parameters.
+        FormatError: The state is corrupt or belongs to other parameters.
     """
     file = path / OPTIMIZER
     tensors, metadata = read_safetensors(file)
     trained = _trained(model)
     if set(tensors) != {f"{name}.{kind}" for name in trained for kind in ("exp_avg", "exp_avg_sq")}:
-        raise FormatError(file, "is the optimizer's state of other parameters; it does not belong to this model")
+        raise FormatError(file, "is the optimizer state of another model: the parameters differ")
     for name, parameter in trained.items():
         kinds = ("exp_avg", "exp_avg_sq")
         values = {kind: _placed(to_torch(tensors[f"{name}.{kind}"].load()), parameter) for kind in kinds}
@@ -169,7 +172,7 @@ def load_optimizer(path: Path, model: GPTModel, optimizer: Optimizer) -> None:
 
 
 def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
-    """Copy a value to where a parameter is; only this process's share of it, if it is shared out."""
+    """Copy a value to the device of a parameter; for a sharded parameter, only this process's shard."""
     value = value.to(parameter.device, copy=True)
     if not isinstance(parameter, DTensor):
         return value
@@ -177,9 +180,9 @@ def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
 
 
 def link_checkpoints(run: Path, *, best_step: int) -> None:
-    """Let checkpoints/last and checkpoints/best be the newest and the best one's names, for people."""
+    """Link checkpoints/last and checkpoints/best to the newest and the best checkpoint, for users."""
     directory = run / CHECKPOINTS
-    with suppress(OSError):  # not every disk has links, and zoo itself needs none
+    with suppress(OSError):  # Some file systems have no links, and zoo itself does not need them.
         for name, path in (("last", list_checkpoints(run)[0]), ("best", checkpoint_path(run, best_step))):
             if path.is_dir():
                 link = directory / f".{name}"
@@ -189,17 +192,17 @@ def link_checkpoints(run: Path, *, best_step: int) -> None:
 
 
 def prune(run: Path, *, keep: int, best_step: int) -> None:
-    """Delete all checkpoints but the newest few and the best."""
+    """Delete all checkpoints except the newest few and the best."""
     for path in list_checkpoints(run)[keep:]:
         if path != checkpoint_path(run, best_step):
-            # Renamed first: whatever happens meanwhile, what has a checkpoint's name is whole.
+            # Rename first: at every moment, a directory with a checkpoint's name is complete.
             doomed = path.with_name(f".deleted.{path.name}")
             path.rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
 
 def sweep(run: Path) -> None:
-    """Delete what a killed process left half written or half deleted."""
+    """Delete partial directories that a killed process left."""
     for path in (run / CHECKPOINTS).glob(".*"):
         if path.is_symlink():
             path.unlink(missing_ok=True)

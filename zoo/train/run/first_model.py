@@ -19,15 +19,15 @@ from zoo.train.step.lora import LoRA, add_lora
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """The model that a run begins with.
+    """The model that a run starts from.
 
     Attributes:
-        model: a checkpoint that zoo.load takes; "" begins from scratch.
-        config: of the model to begin from scratch.
-        init: of its weights; see zoo.create.
-        lora: adapters to train instead of the model.
-        fsdp: whether processes share out the parameters.
-        compile: whether torch.compile makes the kernels.
+        model: A checkpoint that zoo.load accepts; "" trains from scratch.
+        config: Config of a model to train from scratch.
+        init: Initialisation of its weights; see zoo.create.
+        lora: Settings of the adapters to train instead of the model.
+        fsdp: Whether to shard the parameters among the processes.
+        compile: Whether to compile the model with torch.compile.
     """
 
     model: str = ""
@@ -38,12 +38,12 @@ class Start:
     compile: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return every field by name, all of them plain JSON values."""
+        """Return all fields by name as plain JSON values."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Start:
-        """Build it from to_dict's fields."""
+        """Build an object from the fields that to_dict returns."""
         config, lora = fields.get("config"), fields.get("lora")
         if lora:
             lora = LoRA(**{**lora, "targets": tuple(lora["targets"])})
@@ -57,7 +57,7 @@ def make_first_model(start: Start, seed: int) -> tuple[GPTModel, torch.Generator
         OptionError: there is neither a checkpoint nor a config.
     """
     if start.model:
-        # Steps are too small for the eight bits of a bfloat16; files in half precision are trained in float32.
+        # Updates are too small for the eight bits of bfloat16, so half-precision files are trained in float32.
         model, generator = load(start.model, dtype="float32"), None
     elif start.config is not None:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, turned into something that a loop can look at between steps."""
+"""Turn the signals that stop a run into a flag that the loop checks between steps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 
 @contextmanager
 def interrupts() -> Iterator[Event]:
-    """Give an event that SIGINT and SIGTERM set; a second signal acts as ever. Only the main thread gets signals."""
+    """Yield an event that SIGINT and SIGTERM set. A second signal has its usual effect. Works in the main thread
+    only.
+    """
     event = Event()
     if current_thread() is not main_thread():
         yield event

@@ -1,4 +1,4 @@
-"""What a run measured, line by line: metrics.jsonl for programs, the same as metrics.csv for tables."""
+"""The metrics of a run, one row per measurement: metrics.jsonl for programs, metrics.csv for spreadsheets."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ COLUMNS = (
 
 
 class Row(TypedDict):
-    """One line of metrics; losses in nats per token, None where nothing was measured.
+    """One row of metrics. Losses are in nats per token; values that were not measured are None.
 
     Attributes:
-        step: steps done.
-        epoch: passes over the text done, such as 1.5.
-        tokens: trained on so far.
-        train_loss: of this step's batch, before the step; in the book's order, of some batches after it.
-        val_loss: of the validation text.
+        step: Number of finished steps.
+        epoch: Number of finished passes over the text, such as 1.5.
+        tokens: Number of tokens trained on so far.
+        train_loss: Loss of this step's batch before the update; in the book's order, of some batches after it.
+        val_loss: Loss of the validation text.
         perplexity: exp(val_loss).
-        lr: learning rate of this step.
-        grad_norm: of the gradients before clipping.
-        tokens_per_s: since the line before.
-        seconds: of training so far.
+        lr: Learning rate of this step.
+        grad_norm: Gradient norm before clipping.
+        tokens_per_s: Tokens per second since the previous row.
+        seconds: Training time so far.
     """
 
     step: int
@@ -44,13 +44,13 @@ class Row(TypedDict):
 
 
 class Metrics:
-    """Appends rows to a run's files. After a resume, rows of steps that are done again are gone."""
+    """Append rows to the metrics files of a run. After a resume, rows of repeated steps are removed."""
 
     def __init__(self, run: Path, *, from_step: int = 0) -> None:
-        """Open the files, and cut off what comes after a step.
+        """Open the files and remove the rows after from_step.
 
         Raises:
-            OutputError: they cannot be written.
+            OutputError: The files cannot be written.
         """
         self._json, self._csv = run / "metrics.jsonl", run / "metrics.csv"
         rows = [row for row in _read(self._json) if row["step"] <= from_step]
@@ -60,10 +60,10 @@ class Metrics:
             temporary.write_text(_line(COLUMNS) + "".join(_line(_cells(row)) for row in rows), encoding="utf-8")
 
     def write(self, row: Row) -> None:
-        """Append a row; it is on its way to the disk when this returns.
+        """Append a row and flush it to the operating system.
 
         Raises:
-            OutputError: the disk is full, or the files cannot be written.
+            OutputError: The files cannot be written, for example because the disk is full.
         """
         for path, line in ((self._json, json.dumps(row) + "\n"), (self._csv, _line(_cells(row)))):
             try:
@@ -74,7 +74,7 @@ class Metrics:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """Read whole lines; a last one that is cut short, as after a kill, is none."""
+    """Return all complete rows; a kill can leave a truncated last line, which is ignored."""
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
         try:

@@ -1,4 +1,4 @@
-"""Text that a model in training writes, so that a person sees what it learns."""
+"""Text samples of a model during training."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from zoo.train.step.distributed import World, full_state
 
 
 class Samples:
-    """Samples of a run, of a model that processes share out, too."""
+    """Generates the samples of a run, also from a sharded model."""
 
     def __init__(self, model: GPTModel, config: TrainConfig, here: World, *, is_shared: bool) -> None:
-        """Take a model before World.wrap changes it.
+        """Store what is needed, before World.wrap changes the model.
 
         Args:
-            model: that will be trained.
-            config: what to sample.
-            here: the processes.
-            is_shared: whether they share out the parameters.
+            model: Model to be trained.
+            config: Settings of the samples.
+            here: Group of processes.
+            is_shared: Whether the parameters are sharded among them.
         """
         self._config, self._here = config, here
         self._empty = _without_values(model) if is_shared and config.sample_every else None
 
     def write(self, model: GPTModel) -> str:
-        """Return the prompt as the model continues it; "" in all processes but the main one. All must call it.
+        """Return the prompt with its continuation in the main process, "" in others. All processes must call it.
 
-        What is shared out is put together in the main process's memory first.
+        Sharded parameters are gathered in the main process's memory first.
         """
         if self._empty is not None:
             state = full_state(model)
@@ -45,6 +45,6 @@ class Samples:
 
 
 def _without_values(model: GPTModel) -> GPTModel:
-    """Copy a model but for the values of its parameters, which are on the meta device."""
+    """Copy a model without its values: the parameters are on the meta device."""
     parameters = {id(each): nn.Parameter(each.to("meta"), requires_grad=False) for each in model.parameters()}
     return copy.deepcopy(model, parameters)

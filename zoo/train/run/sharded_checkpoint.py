@@ -1,4 +1,4 @@
-"""Checkpoints into which every process writes its share, for models that are shared out (FSDP2)."""
+"""Checkpoints of sharded models (FSDP2): every process writes its shard."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from zoo.containers.files import write_json
 from zoo.converters.sharded import INDEX
+from zoo.core.durable import sync_path, sync_tree
 from zoo.core.output import as_output_error
 from zoo.hub.runs import SHARDED, checkpoint_path
 from zoo.models.gpt2.model import GPTModel
@@ -33,17 +34,17 @@ from zoo.train.step.distributed import World
 
 
 def save_sharded(directory: Path, model: GPTModel, optimizer: Optimizer) -> None:
-    """Write a checkpoint into which every process writes its share, by torch.distributed.checkpoint. All must call it.
+    """Write a sharded checkpoint with torch.distributed.checkpoint. All processes must call it.
 
     Args:
-        directory: that exists, on a disk that all processes share.
-        model: the one inside what World.wrap returned.
-        optimizer: of its parameters.
+        directory: Existing directory on a disk that all processes share.
+        model: The GPTModel inside the module that World.wrap returned.
+        optimizer: Optimizer of its parameters.
     """
     from torch.distributed.checkpoint.state_dict_saver import save
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process alone
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # with a single process
         save(_state(model, optimizer), checkpoint_id=directory, no_dist=not dist.is_initialized())
     if not dist.is_initialized() or dist.get_rank() == 0:
         write_json(directory / INDEX, _index(directory, model))
@@ -52,9 +53,9 @@ def save_sharded(directory: Path, model: GPTModel, optimizer: Optimizer) -> None
 
 
 def load_sharded(directory: Path, model: GPTModel, optimizer: Optimizer) -> None:
-    """Read a checkpoint of save_sharded into a model and its optimizer, whatever the number of processes that wrote it.
+    """Load a checkpoint of save_sharded into a model and its optimizer, with any number of processes.
 
-    Its metadata is a pickle: read only checkpoints that you wrote.
+    Its metadata is a pickle that torch executes: load only checkpoints that you wrote.
     """
     from torch.distributed.checkpoint.state_dict_loader import load
 
@@ -71,7 +72,7 @@ def _state(model: GPTModel, optimizer: Optimizer) -> dict[str, Any]:
 
 
 def _index(directory: Path, model: GPTModel) -> dict[str, Any]:
-    """Describe the model's parameters in a checkpoint just written, so that zoo reads them without its pickle."""
+    """Describe the parameters of a new checkpoint, so that zoo can read them without its pickle."""
     metadata = FileSystemReader(directory).read_metadata()
     tensors: dict[str, Any] = {}
     for name in model.config.parameter_shapes():
@@ -98,22 +99,25 @@ def _index(directory: Path, model: GPTModel) -> dict[str, Any]:
 
 
 def _find_values(path: Path, offset: int, length: int) -> tuple[int, int]:
-    """Return where in a file the values of one tensor lie, which torch.save put there as a zip, and their checksum."""
+    """Return the position of a tensor's values, which torch.save stored in a zip within the file, and their
+    checksum.
+    """
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(length)
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         (record,) = (info for info in archive.infolist() if info.filename.endswith("/data/0"))
-    # A local header has 30 bytes, then a name and an extra field of the lengths at 26 and 28.
+    # A local header has 30 bytes, then a name and an extra field, whose lengths are at 26 and 28.
     name_length, extra_length = struct.unpack_from("<HH", data, record.header_offset + 26)
     return offset + record.header_offset + 30 + name_length + extra_length, record.CRC
 
 
 def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer: Optimizer, here: World) -> Path:
-    """Write a run's checkpoint, each process its share. All must call it.
+    """Write a checkpoint of a run; each process writes its shard. All processes must call it.
 
     Raises:
-        OutputError: the disk is full, say; the checkpoints there were are untouched.
+        OutputError: The checkpoint cannot be written, for example because the disk is full. Earlier checkpoints are
+            unchanged.
     """
     path = checkpoint_path(run, state.step)
     temporary = path.with_name(f".tmp.{path.name}")
@@ -125,7 +129,9 @@ def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer:
         save_sharded(temporary / SHARDED, model, optimizer)
         if here.is_main:
             finish_checkpoint(temporary, state)
+            sync_tree(temporary)
             os.replace(temporary, path)
+            sync_path(path.parent)
     except (OSError, CheckpointException) as error:
         if here.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -134,7 +140,7 @@ def save_sharded_checkpoint(run: Path, state: State, model: GPTModel, optimizer:
 
 
 def _first_failure(error: OSError | CheckpointException) -> OSError:
-    """Return what went wrong first; torch tells every process of every one's failures."""
+    """Return the first failure; torch reports the failures of all processes to each of them."""
     if isinstance(error, OSError):
         return error
     failure = next(iter(error.failures.values()))[0]

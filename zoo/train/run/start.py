@@ -1,4 +1,4 @@
-"""A run: a directory with settings, tokens, metrics and checkpoints, that can be begun, resumed and loaded."""
+"""A run directory with settings, tokens, metrics and checkpoints: create, resume and load it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
 from zoo.train.run.first_model import Start, make_first_model
+from zoo.train.run.guards import alone
 from zoo.train.run.sharded_checkpoint import load_sharded
 from zoo.train.run.trainer import Trainer, check_together
 from zoo.train.run.watcher import Watcher
@@ -34,14 +35,14 @@ from zoo.train.step.optimization import fast_dtype
 
 @dataclass
 class Run:
-    """What `zoo train` works with: everything that config.json of the directory says.
+    """A run of `zoo train`: everything that config.json in its directory records.
 
     Attributes:
-        path: of the directory.
-        config: that decides what is computed, without "auto" and 0.
-        sources: of text.
-        start: the model it began with.
-        notes: what a user should know, such as a damaged checkpoint that was passed over.
+        path: Path of the directory.
+        config: Settings that decide what is computed, with "auto" and 0 resolved.
+        sources: Texts.
+        start: Model that the run started from.
+        notes: Messages for the user, for example about a corrupt checkpoint that was skipped.
     """
 
     path: Path
@@ -56,15 +57,16 @@ class Run:
     ) -> tuple[Run, Any]:
         """Make the directory and its tokens, once the text is known to do. All processes must call it.
 
-        Returns:
+            The model.
             the run, and the model with the generator that drew it: (GPTModel, torch.Generator | None).
 
         Raises:
             OutputError: the path exists, and force is not given.
             OptionError: the text is too short, or does not fit the model.
-            ZooError: the model or the text cannot be read.
+            ZooError: The model or the text cannot be read.
         """
-        # Another run stands for its newest weights, which are others tomorrow.
+        # A run stands for its newest checkpoint, which changes while it trains, so the path of that checkpoint is
+        # stored.
         if start.model:
             start = dataclasses.replace(start, model=str(find_checkpoint(start.model)))
         sources = sources.absolute()
@@ -110,7 +112,7 @@ class Run:
         """Read the settings of a run.
 
         Raises:
-            FormatError: the directory is no run.
+            FormatError: The directory is not a run.
         """
         if not path.exists():
             raise missing(path, "run of zoo train")
@@ -122,19 +124,19 @@ class Run:
             config = TrainConfig.from_dict(content["config"])
             return cls(path, config, Sources.from_dict(content["sources"]), Start.from_dict(content["start"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(file, f"is no config of a run ({error}); use another directory") from error
+            raise FormatError(file, f"is not the config of a run ({error}); use another directory") from error
 
     def trainer(self, here: World, watcher: Watcher, *, first: Any = None, steps: int | None = None) -> Trainer:
         """Make what trains: from the beginning with `first` of begin(), or from the newest intact checkpoint.
 
         Args:
-            here: the processes that train together.
-            watcher: is told what happens.
+            here: The group of training processes.
+            watcher: Callbacks.
             first: what begin() returned beside the run.
             steps: new number of steps of a resumed run; its schedule is stretched to that, and warmup does not repeat.
 
         Raises:
-            TrainingError: no checkpoint is whole.
+            TrainingError: There is no intact checkpoint.
             OptionError: the text does not fit the model, or the run has more steps already.
         """
         path, state = (None, None) if first else self._newest()
@@ -184,7 +186,8 @@ class Run:
             trainer.average.n_averaged.fill_(state.n_averaged)
 
     def _newest(self) -> tuple[Path | None, Any]:
-        sweep(self.path)
+        with alone(self.path):
+            sweep(self.path)
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)
@@ -196,14 +199,16 @@ class Run:
 
 
 def settle(config: TrainConfig, model: GPTConfig, device: torch.device | str = "cpu") -> TrainConfig:
-    """Replace what is left to zoo, "auto" and 0, by what it means for a model on a machine.
+    """Replace the defaults "auto" and 0 by their values for a model on a device.
 
     Raises:
-        OptionError: the model's context is shorter than the config's.
+        OptionError: The model's context is shorter than the config's.
     """
     context = config.context or min(512, model.context_length)
     if context > model.context_length:
-        raise OptionError(f"a context of {context} does not fit the model's {model.context_length}; give at most that")
+        raise OptionError(
+            f"the context {context} is longer than the model's context length; use at most {model.context_length}"
+        )
     return config.replace(
         context=context,
         stride=config.stride or context,

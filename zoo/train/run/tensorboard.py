@@ -1,4 +1,4 @@
-"""Metrics for TensorBoard (the extra `tensorboard`)."""
+"""Write metrics for TensorBoard (extra `tensorboard`)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _NAMES = {
 
 
 class TensorBoard:
-    """Writes rows of metrics where `tensorboard --logdir` finds them. A context manager."""
+    """Writes metrics to event files for `tensorboard --logdir`. A context manager."""
 
     def __init__(self, directory: str | Path, *, from_step: int | None = None) -> None:
-        """Open the writer.
+        """Open the event file.
 
         Args:
-            directory: for its event files.
-            from_step: where a resumed run goes on; TensorBoard forgets what an earlier process wrote from there on.
+            directory: Directory for the event files.
+            from_step: Step that a resumed run continues from; TensorBoard discards later values of earlier sessions.
 
         Raises:
             MissingPackage: tensorboard is not installed.
@@ -43,14 +43,14 @@ class TensorBoard:
         self._writer = writer(str(directory), purge_step=from_step)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one row, as in metrics.jsonl; what is absent or None is left out, as is what it has no name for."""
+        """Write one row, as in metrics.jsonl. Values that are absent or None and unknown keys are skipped."""
         for key, name in _NAMES.items():
             value = row.get(key)
             if value is not None and math.isfinite(value):
                 self._writer.add_scalar(name, value, row["step"])
 
     def close(self) -> None:
-        """Write out what is buffered."""
+        """Flush and close the file."""
         self._writer.close()
 
     def __enter__(self) -> Self:

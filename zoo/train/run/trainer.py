@@ -17,6 +17,7 @@ from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Batches, Windows
 from zoo.train.run.checkpoint import State, link_checkpoints, prune, save_checkpoint
+from zoo.train.run.guards import alone, is_finite
 from zoo.train.run.interrupts import interrupts
 from zoo.train.run.metrics import Metrics, Row
 from zoo.train.run.samples import Samples
@@ -42,15 +43,15 @@ def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
 
 
 class Trainer:
-    """A model, what it is trained on, and where the run stands.
+    """A model, its data, and the progress of its training.
 
     Attributes:
-        model: that is trained; its weights change in place.
-        config: of the run.
-        steps: that the run has in all.
-        state: where it stands; give a saved one, and the optimizer its state, before run().
+        model: Model that is trained; its weights change in place.
+        config: Settings of the run.
+        steps: Total number of steps.
+        state: Progress of the run. To resume, set a saved state and load the optimizer's before run().
         optimizer: AdamW.
-        average: whose `module` has the mean of the last weights, or None if the run takes none.
+        average: Its `module` has the averaged last weights; None if the run does not average.
     """
 
     def __init__(
@@ -68,23 +69,23 @@ class Trainer:
         generator: torch.Generator | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        """Make a model ready; nothing is computed yet.
+        """Prepare a model for training.
 
         Args:
-            model: on the CPU; with adapters, only they are trained.
-            train: token stream to train on, (N,).
-            val: to validate on, or None.
-            config: of the run, as zoo.train.run.start.settle returns it.
-            out: directory for checkpoints and metrics; None writes none.
-            here: the processes that train together.
-            fsdp: whether they share out the parameters.
-            compile: whether to let torch.compile make kernels.
-            base: path of the checkpoint that adapters belong to.
-            generator: whose state dropout goes on from, in the book's order; that which drew the weights, there.
-            watcher: is told what happens.
+            model: Model on the CPU. If it has adapters, only they are trained.
+            train: Token stream to train on, (N,).
+            val: Token stream to validate on, or None.
+            config: Settings, as zoo.train.run.start.settle returns them.
+            out: Directory for checkpoints and metrics; None writes nothing.
+            here: Group of training processes.
+            fsdp: Whether to shard the parameters.
+            compile: Whether to compile the model with torch.compile.
+            base: Path of the base of the adapters.
+            generator: Generator that drew the weights; in the book's order, dropout continues from its state.
+            watcher: Callbacks.
 
         Raises:
-            OptionError: the text is shorter than a window, or options do not go together.
+            OptionError: The text is shorter than a window, or options cannot be combined.
         """
         self.here = here or World()
         check_together(config, fsdp=fsdp, lora=has_lora(model))
@@ -95,13 +96,13 @@ class Trainer:
         self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
         if self.batches.batch_size < self.here.size:
             raise OptionError(
-                f"a step has {self.batches.batch_size} windows, fewer than there are processes, "
+                f"a step has {self.batches.batch_size} windows, fewer than the number of processes, "
                 f"{self.here.size}; give a larger batch_size or more text, or start fewer processes"
             )
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
         self.schedule = config.make_schedule(self.steps)
         self.model = model.to(self.here.device).train()
-        # One process alone has nothing to share out; its checkpoints stay of the kind that several can read.
+        # A single process has nothing to shard; its checkpoints are plain ones, which several processes can read.
         is_shared = fsdp and self.here.size > 1
         self._samples = Samples(self.model, config, self.here, is_shared=is_shared)
         self.loss = LanguageModelLoss(self.model, adjust(self.model, config, train))
@@ -115,20 +116,21 @@ class Trainer:
         self._saved_step = -1
 
     def run(self) -> str:
-        """Train to the end, or until SIGINT or SIGTERM, and save.
+        """Train to the end, or until SIGINT or SIGTERM, and save a checkpoint.
 
-        Torch's global generator, which dropout draws from, is left as it was.
+        The state of torch's global generator, which dropout draws from, is restored.
 
         Returns:
-            why it ended: "done", "interrupted" or "no improvement".
+            The reason for the end: "done", "interrupted" or "no improvement".
 
         Raises:
-            TrainingError: the loss is not finite; the newest checkpoint is from before.
-            OutputError: a checkpoint cannot be written.
+            TrainingError: The loss is not finite. The newest checkpoint is from before.
+            OutputError: A checkpoint cannot be written.
         """
-        metrics = Metrics(self.out, from_step=self.state.step) if self.out and self.here.is_main else None
+        out = self.out if self.here.is_main else None
         devices = [self.here.device] if self.here.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), interrupts() as interrupted:
+        with alone(out), torch.random.fork_rng(devices=devices), interrupts() as interrupted:
+            metrics = Metrics(out, from_step=self.state.step) if out else None
             self._restore_order()
             reason = "done"
             while self.state.step < self.steps:
@@ -153,7 +155,7 @@ class Trainer:
         return reason
 
     def _step(self) -> Row | None:
-        """Do one step, and measure."""
+        """Run one step and return its metrics."""
         state, started = self.state, time.perf_counter()
         lr = self.schedule(state.step)
         done = self._train(lr)
@@ -178,7 +180,7 @@ class Trainer:
     def _train(self, lr: float) -> StepResult:
         state, config = self.state, self.config
         if config.order != "book":
-            # Dropout too is a function of the step, so that resuming needs no state.
+            # Dropout is also a function of the step, so that resuming needs no state.
             torch.manual_seed(
                 int(np.random.SeedSequence((config.seed, state.step, self.here.rank)).generate_state(1)[0])
             )
@@ -202,13 +204,13 @@ class Trainer:
 
     @property
     def averaged(self) -> GPTModel:
-        """The model to use: the mean of the last weights if there is one, else the model itself."""
+        """The model to use: the averaged last weights if there are any, otherwise the model itself."""
         module = self.average.module if self.average and self.state.n_averaged else self.model
         assert isinstance(module, GPTModel)
         return module
 
     def _judged(self) -> nn.Module:
-        """What is evaluated: the loss of the averaged weights, once there are any."""
+        """The module to evaluate: that of the averaged weights, once there are any."""
         return LanguageModelLoss(self.averaged, self.loss.used) if self.state.n_averaged else self.module
 
     def _sample(self) -> None:
@@ -218,14 +220,17 @@ class Trainer:
                 self.watcher.on_sample(self.state.step, text)
 
     def _kept(self) -> str:
-        """What there is to go on from after a step that failed."""
+        """Return a message about the checkpoint to resume from after a failed step."""
         kept = list_checkpoints(self.out)[:1] if self.out else []
         return f"{kept[0]} is the last good checkpoint" if kept else "no checkpoint had been written yet"
 
     def save(self) -> None:
-        """Write a checkpoint, unless this step has one already, and delete those that are too many."""
+        """Write a checkpoint, unless this step already has one, and prune old ones."""
         if self.out is None or self._saved_step == self.state.step:
             return
+        if self.here.any(not is_finite(self.model)):
+            hint = "lower the learning rate"
+            raise TrainingError(f"the weights after step {self.state.step} are not finite; {hint} ({self._kept()})")
         self.state.order = self.batches.state()
         if self.config.order == "book":
             self.state.generator = torch.get_rng_state().numpy().tobytes().hex()

@@ -1,4 +1,4 @@
-"""When a run measures its losses, and on which windows."""
+"""Decide when a run evaluates its losses and on which windows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from zoo.train.step.optimization import split
 
 @dataclass(frozen=True)
 class Losses:
-    """What was measured, in nats per token; None for what was not.
+    """Losses in nats per token; None if not measured.
 
     Attributes:
-        train: of training text, after the step (in the book's order only).
-        val: of validation text.
+        train: Loss of training text after the step (in the book's order only).
+        val: Loss of validation text.
     """
 
     train: float | None = None
@@ -30,19 +30,19 @@ class Losses:
 
 
 class Validation:
-    """Measures at the steps that the config says, and keeps account of the best."""
+    """Evaluates at the steps that the config specifies and keeps track of the best loss."""
 
     def __init__(self, train: Windows, val: Tokens | None, config: TrainConfig, here: World) -> None:
-        """Take what to measure on, and the processes that share it out."""
+        """Set the data to evaluate on and the group of processes."""
         self._train, self._val, self._config, self._here = train, val, config, here
 
     def measure(self, state: State, steps: int, module: nn.Module) -> Losses:
-        """Evaluate, if it is time to.
+        """Evaluate, if an evaluation is due.
 
         Args:
-            state: of the run, after a step; its account of the best is updated.
-            steps: of the whole run.
-            module: a LanguageModelLoss, or what World.wrap made of one.
+            state: Progress of the run after a step; its best loss is updated.
+            steps: Total number of steps of the run.
+            module: A LanguageModelLoss, or the result of World.wrap for one.
         """
         state.val_loss = None
         if self._config.order == "book":
@@ -56,7 +56,9 @@ class Validation:
         return Losses(val=loss)
 
     def _as_book(self, state: State, module: nn.Module) -> Losses:
-        """Take the first batches of a shuffled pass, and of one over validation text, each with the draws it costs."""
+        """Evaluate as the book does: the first batches of a shuffled pass over the training text and of one over the
+        validation text, with the random numbers that each draws.
+        """
         train = self._mean(module, self._train, book_permutation(len(self._train)).tolist())
         if self._val is None:
             return Losses(train)
@@ -74,7 +76,7 @@ class Validation:
 
 
 def is_due(step: int, every: int) -> bool:
-    """Whether something that is done every so many steps (0: never) is done after this one."""
+    """Return whether something that happens every `every` steps (0: never) is due after this step."""
     return every > 0 and step % every == 0
 
 

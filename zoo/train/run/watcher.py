@@ -1,4 +1,4 @@
-"""What a run tells while it goes on."""
+"""Callbacks of a training run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _ignore(*arguments: Any) -> None:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What is told of a run while it goes on; in the main process only.
+    """Callbacks of a training run, called in the main process only.
 
     Attributes:
-        on_row: of each line of metrics.
-        on_sample: of each sample: the step and the text.
-        on_checkpoint: of each checkpoint's path.
+        on_row: Called with each row of metrics.
+        on_sample: Called with the step and the text of each sample.
+        on_checkpoint: Called with the path of each checkpoint.
     """
 
     on_row: Callable[[Row], Any] = _ignore

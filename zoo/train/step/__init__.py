@@ -1,4 +1,4 @@
-"""One training step: loss, schedule, optimizer, LoRA, several processes.
+"""One training step: loss, schedule, optimizer, LoRA, distributed training.
 
-May import everything up to zoo.hub, and zoo.train.data.
+May import everything up to zoo.api, and zoo.train.data.
 """

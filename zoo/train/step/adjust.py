@@ -1,4 +1,4 @@
-"""Changes to a model before it is trained."""
+"""Adjust a model before it is trained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from zoo.train.settings import TrainConfig
 
 
 def adjust(model: GPTModel, config: TrainConfig, train: Tokens) -> Tensor | None:
-    """Change a model as a run's config says.
+    """Apply a run's settings to a model.
 
     Returns:
-        the ids that the text has, (U,) int64 on the model's device, if the head shall compute only those.
+        The ids that occur in the text, (U,) int64 on the model's device, if the head is to compute only those.
     """
     model.set_draw(draw_as_torch if config.order == "book" else draw_quickly)
     if config.dropout is not None:
@@ -34,7 +34,7 @@ def adjust(model: GPTModel, config: TrainConfig, train: Tokens) -> Tensor | None
 
 
 def set_dropout(model: GPTModel, dropout: float) -> None:
-    """Change the dropout of a model, and what its config says of it."""
+    """Set the dropout probability of a model and of its config."""
     model.config = model.config.replace(dropout=dropout)
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -44,7 +44,7 @@ def set_dropout(model: GPTModel, dropout: float) -> None:
 
 
 def checkpoint_activations(model: GPTModel) -> None:
-    """Keep only what goes into each block for the backward pass, and compute the rest of it again then."""
+    """Store only the input of each block for the backward pass and recompute its activations there."""
     for block in model.modules():
         if isinstance(block, Block):
             block.forward = _Recomputed(block.forward)  # type: ignore[method-assign, assignment]
@@ -61,7 +61,7 @@ class _Recomputed:
 
 
 def zero_rows(model: GPTModel, used: Tensor) -> None:
-    """Set the rows of all other ids in the embedding and the head to zero, as LanguageModelLoss.used wants them."""
+    """Set the rows of all unused ids in the embedding and the head to zero, as LanguageModelLoss.used requires."""
     kept = torch.zeros(model.config.vocab_rows, dtype=torch.bool)
     kept[used] = True
     with torch.no_grad():

@@ -1,8 +1,8 @@
-"""Training in several processes, started by torchrun: all of it is torch.distributed, this is what zoo asks of it.
+"""Training in several processes, started by torchrun, with torch.distributed.
 
-Every process runs the same program on its share of the batch. Gradients are summed, not averaged: the loss that each
-process differentiates is its own sum over tokens divided by the tokens of all, so that the result is that of one
-process with the whole batch, however the tokens are shared out.
+Every process runs the same program on its share of the batch. Gradients are summed, not averaged: each process divides
+the sum of its token losses by the number of tokens of all processes. The result is the one that a single process gets
+for the complete batch, for any distribution of the tokens.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _SETTLE_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, seen from one of them. Without arguments, one process alone.
+    """The group of training processes, seen from one of them. Without arguments, a single process.
 
     Attributes:
-        rank: of this process, 0 to size - 1.
-        size: number of processes.
-        device: that this one computes on.
+        rank: Rank of this process, 0 to size - 1.
+        size: Number of processes.
+        device: Device that this process computes on.
     """
 
     rank: int = 0
@@ -44,23 +44,23 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and shows progress."""
+        """Whether this process writes files and shows progress."""
         return self.rank == 0
 
     def wrap(self, module: nn.Module, *, fsdp: bool = False, compile: bool = False) -> nn.Module:
-        """Make a module's backward exchange gradients; the same values must be in it in every process.
+        """Make a module's backward pass exchange gradients. The parameters must be equal in all processes.
 
-        Call the module itself, forward hooks do the work, and let its forward return the loss: parameters that are
-        shared out are whole only inside it.
+        Call the returned module itself, because forward hooks do the work, and let its forward return the loss: sharded
+        parameters are gathered only inside forward.
 
         Args:
-            module: of which a GPTModel is a part.
-            fsdp: whether to share out parameters, gradients and optimizer state (FSDP2) rather than copy them (DDP).
-            compile: whether torch.compile shall make one kernel of many. Each block is compiled by itself: all are
-                alike, so that one compilation serves them, and parameters keep their names.
+            module: A module that contains a GPTModel.
+            fsdp: Whether to shard parameters, gradients and optimizer state (FSDP2) instead of replicating them (DDP).
+            compile: Whether to compile the blocks with torch.compile. Each block is compiled separately: all are alike,
+                so one compilation serves them all and parameters keep their names.
 
         Returns:
-            what to call; with fsdp the module itself, whose parameters are DTensors from now on.
+            The module to call. With fsdp it is the same module, whose parameters are now DTensors.
         """
         if compile:
             for part in module.modules():
@@ -73,12 +73,12 @@ class World:
             return module
         ids = [self.device.index] if self.device.type == "cuda" else None
         wrapped = DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
-        # A lambda: DDP compares a function's annotations with the types, which here are strings.
+        # A lambda, because DDP compares a function's annotations with types, and annotations are strings here.
         wrapped.register_comm_hook(None, lambda _, bucket: _sum_gradients(bucket))
         return wrapped
 
     def sum(self, *values: float) -> tuple[float, ...]:
-        """Add numbers over all processes, in float64."""
+        """Sum numbers over all processes, in float64."""
         if self.size == 1:
             return values
         tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -86,23 +86,23 @@ class World:
         return tuple(tensor.tolist())
 
     def any(self, flag: bool) -> bool:
-        """Whether something is so in any process: all must stop together."""
+        """Return whether the flag is set in any process, for decisions that all must take together."""
         return self.sum(float(flag))[0] > 0
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
 
 def _sum_gradients(bucket: torch._C._distributed_c10d.GradBucket) -> torch.futures.Future[Tensor]:
-    """DDP's own hook divides by the number of processes first; here the loss is divided by all tokens already."""
+    """Sum gradients over all processes. DDP's own hook averages, but the loss is already divided by all tokens."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return cast("dist.Work", work).get_future().then(lambda future: future.value()[0])
 
 
 def _fully_shard(module: nn.Module, mesh: Any) -> None:
-    """Share out each block by itself, so that one is whole at a time, then the rest."""
+    """Shard each block separately, so that only one is gathered at a time, then the rest of the model."""
     for part in module.modules():
         if isinstance(part, Block):
             fully_shard(part, mesh=mesh)
@@ -110,19 +110,20 @@ def _fully_shard(module: nn.Module, mesh: Any) -> None:
     for part in module.modules():
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
-            # Gloo has no sum with a factor, and needs none: a plain sum is what is wanted everywhere.
+            # Gloo cannot scale a sum, and a plain sum is needed everywhere.
             part.set_force_sum_reduction_for_comms(True)
 
 
 @contextmanager
 def world(device: str | torch.device = "cpu") -> Iterator[World]:
-    """Join the processes that torchrun started, or be alone where it did not.
+    """Join the processes that torchrun started; without torchrun, yield a single process.
 
     Args:
-        device: kind of device to compute on: "cpu" (which gloo connects), "cuda" (nccl; each process takes its own).
+        device: Kind of device to compute on: "cpu" (with gloo) or "cuda" (with nccl; each process takes its own
+            device).
 
     Raises:
-        OptionError: there are more processes on this machine than devices.
+        OptionError: There are more processes on this machine than devices.
     """
     device = torch.device(device)
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
@@ -131,7 +132,9 @@ def world(device: str | torch.device = "cpu") -> Iterator[World]:
     if device.type == "cuda":
         local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if local >= count:
-            raise OptionError(f"there are {count} CUDA devices for more processes; start torchrun with fewer")
+            raise OptionError(
+                f"there are more processes than CUDA devices ({count}); start torchrun with fewer processes"
+            )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
@@ -139,13 +142,13 @@ def world(device: str | torch.device = "cpu") -> Iterator[World]:
         yield World(dist.get_rank(), dist.get_world_size(), device)
     finally:
         dist.destroy_process_group()
-        # A thread of gloo frees the last collective's tensors after it is reported done, for which it needs Python's
-        # lock. If Python ends first, the process aborts although all went well, so the thread is given time.
+        # After a collective is reported done, a thread of gloo still frees its tensors and needs Python's lock for it.
+        # If Python exits first, the process aborts although all went well. So the thread gets some time.
         time.sleep(_SETTLE_SECONDS)
 
 
 def exchange(module: nn.Module, *, on: bool) -> Any:
-    """A context in which backward exchanges gradients (the last of an accumulation) or only adds them up."""
+    """Return a context in which backward exchanges gradients (on) or only accumulates them (not on)."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(on)
     elif isinstance(module, DistributedDataParallel) and not on:
@@ -154,6 +157,8 @@ def exchange(module: nn.Module, *, on: bool) -> Any:
 
 
 def full_state(model: GPTModel) -> dict[str, Tensor]:
-    """Return the whole parameters on the CPU by name, in the main process; {} in the others. All must call it."""
+    """Return the complete parameters on the CPU by name in the main process, {} in others. All processes must call
+    it.
+    """
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     return cast("dict[str, Tensor]", get_model_state_dict(model, options=options))

@@ -1,4 +1,4 @@
-"""The loss of a model on text that it may not have seen."""
+"""Evaluate the loss of a model on text."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from zoo.train.step.optimization import autocast
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a model predicts.
+    """The result of an evaluation.
 
     Attributes:
-        loss: mean over tokens, in nats.
-        n_tokens: that were predicted.
-        n_bytes: of UTF-8 that these tokens are; 0 if nobody counted.
+        loss: Mean loss per token, in nats.
+        n_tokens: Number of predicted tokens.
+        n_bytes: Number of UTF-8 bytes of these tokens; 0 if unknown.
     """
 
     loss: float
@@ -38,12 +38,12 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp(loss): as unsure as among so many equally probable tokens."""
+        """exp(loss)."""
         return math.exp(self.loss) if self.loss < 700 else math.inf
 
     @property
     def bits_per_byte(self) -> float | None:
-        """What compares models whose tokens differ; None without a number of bytes."""
+        """Bits per byte, which compares models with different tokenizers; None if the number of bytes is unknown."""
         return self.loss * self.n_tokens / self.n_bytes / math.log(2) if self.n_bytes else None
 
 
@@ -55,14 +55,14 @@ def evaluate(
     device: Any = "cpu",
     here: World | None = None,
 ) -> Evaluation:
-    """Compute the mean loss over batches, without dropout; the module's mode is left as it was.
+    """Compute the mean loss over batches, without dropout. The module's training mode is restored.
 
     Args:
-        module: a LanguageModelLoss, or what World.wrap made of one.
+        module: A LanguageModelLoss, or the result of World.wrap for one.
         batches: (ids, targets), each (B, T) int64.
         dtype: "bfloat16" for autocast.
-        device: that the module is on.
-        here: the processes that share out the batches; all must call it, with the same batches.
+        device: Device of the module.
+        here: Processes that share the evaluation; all must call it with the same batches.
     """
     here = here or World()
     was_training = module.training
@@ -80,7 +80,9 @@ def evaluate(
 
 
 def _share(batches: Iterator[tuple[Tensor, Tensor]], here: World) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield one process's batches; where they do not come out even, the last counts nothing: all must do the same."""
+    """Yield one process's batches. If they do not divide evenly, the last one is ignored but computed, because all
+    processes must run the same number.
+    """
     while group := list(islice(batches, here.size)):
         ids, targets = group[min(here.rank, len(group) - 1)]
         yield ids, targets if here.rank < len(group) else torch.full_like(targets, IGNORED)
@@ -89,18 +91,18 @@ def _share(batches: Iterator[tuple[Tensor, Tensor]], here: World) -> Iterator[tu
 def cover(
     tokens: Tokens, context: int, stride: int | None = None, *, batch_size: int = 4, limit: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cut a token stream into batches that predict each token but the first exactly once.
+    """Cut a token stream into batches that predict each token except the first exactly once.
 
     Args:
-        tokens: the stream, (N,).
-        context: longest window, T.
-        stride: tokens that each window but the first predicts; a smaller one gives each more context, and costs more
-            passes. None means context.
-        batch_size: windows in a batch; the last window, which may be shorter, comes alone.
-        limit: of batches; 0 means all.
+        tokens: The token stream, (N,).
+        context: Longest window, T.
+        stride: Tokens that each window after the first predicts. A smaller stride gives each token more context and
+            takes more windows. None means context.
+        batch_size: Windows per batch. The last window, which may be shorter, is a batch of its own.
+        limit: Largest number of batches; 0 means all.
 
     Yields:
-        (ids, targets), each (B, T) int64; targets that an earlier window predicted are IGNORED.
+        (ids, targets), each (B, T) int64. Targets that an earlier window predicted are IGNORED.
     """
     stride = min(stride or context, context)
     starts = range(0, max(1, len(tokens) - 1 - (context - stride)), stride)
@@ -129,19 +131,19 @@ def evaluate_texts(
     field: str = "text",
     dtype: str = "float32",
 ) -> Evaluation:
-    """Evaluate a model on texts, with the bytes counted; see cover for context and stride.
+    """Evaluate a model on texts, including bits per byte. See cover for context and stride.
 
     Args:
-        model: any GPT-2.
-        texts: files, directories, patterns, "-" for stdin, or .bin files of tokens (whose bytes nobody counts).
-        context: tokens of a window; None means the model's.
-        stride: tokens predicted in each window.
-        batch_size: windows computed at once.
-        field: of the objects of .jsonl files.
+        model: Any GPT-2.
+        texts: Files, directories, patterns, "-" for stdin, or .bin files of tokens (whose number of bytes is unknown).
+        context: Tokens per window; None means the model's context length.
+        stride: Tokens predicted per window.
+        batch_size: Windows computed at once.
+        field: Key of the text in the objects of .jsonl files.
         dtype: "bfloat16" for autocast.
 
     Raises:
-        FormatError: a text cannot be read.
+        FormatError: A text cannot be read.
         OptionError: there are fewer than two tokens, or one that the model does not have; or a number is out of range.
     """
     longest = model.config.context_length
@@ -157,7 +159,7 @@ def evaluate_texts(
             parts = list(encode_documents(documents, model.tokenizer))
             tokens, size = np.concatenate(parts or [np.zeros(0, np.uint16)]), sum(len(d.encode()) for d in documents)
         if len(tokens) < 2:
-            raise OptionError(f"{path} has fewer than two tokens, so that there is nothing to predict; give more text")
+            raise OptionError(f"{path} has fewer than two tokens, so there is nothing to predict; give more text")
         check_ids(tokens, model.config.vocab_size, path)
         batches = cover(tokens, context or longest, stride, batch_size=batch_size)
         found = evaluate(loss, batches, dtype=dtype, device=device)

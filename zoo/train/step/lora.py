@@ -1,7 +1,7 @@
-"""LoRA (Hu et al., 2021): train a small low-rank product beside every large matrix, and leave the matrix alone.
+"""LoRA (Hu et al., 2021): freeze the weight matrices and train a low-rank update of each.
 
-A layer W becomes W + scaling * B A with A (rank, in), B (out, rank), scaling = alpha / rank. B starts at zero, so that
-training starts from the base.
+A layer W becomes W + scaling * B A with A (rank, in), B (out, rank) and scaling = alpha / rank. B is initialised to
+zero, so that training starts from the base model.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from zoo.models.arrays import to_numpy, to_torch
 from zoo.models.gpt2.model import GPTModel
 
 TARGETS = ("attn.qkv", "attn.out", "mlp.up", "mlp.down")
-"""The linear layers of a block, all of which are adapted unless fewer are named."""
+"""The linear layers of a block. All are adapted by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRA:
-    """How a model is adapted.
+    """The settings of LoRA.
 
     Attributes:
-        rank: of the products, at least 1.
-        alpha: they count alpha / rank; None means twice the rank.
-        dropout: of their input, in training, in [0, 1).
-        targets: layers of every block, of TARGETS.
-        seed: of the starting values.
+        rank: Rank of the updates, at least 1.
+        alpha: The update is scaled by alpha / rank; None means twice the rank.
+        dropout: Dropout probability of the update's input during training, in [0, 1).
+        targets: Layers to adapt in every block, from TARGETS.
+        seed: Seed of the initial values.
 
     Raises:
-        OptionError: a value is outside its range.
+        OptionError: A value is out of range.
     """
 
     rank: int = 8
@@ -49,7 +49,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if type(self.rank) is not int or self.rank < 1:
-            raise OptionError(f"the rank of LoRA must be a whole number of at least 1, not {self.rank!r}")
+            raise OptionError(f"the rank of LoRA must be an integer of at least 1, not {self.rank!r}")
         if self.alpha is not None and not math.isfinite(self.alpha):
             raise OptionError(f"the alpha of LoRA must be a number, not {self.alpha!r}")
         if not 0 <= self.dropout < 1:
@@ -59,22 +59,22 @@ class LoRA:
 
     @property
     def scaling(self) -> float:
-        """What the products are multiplied with."""
+        """The factor of the updates, alpha / rank."""
         return (2 * self.rank if self.alpha is None else self.alpha) / self.rank
 
 
 class LoRALinear(nn.Linear):
-    """A linear layer with a low-rank product beside its weight, which keeps its name.
+    """A linear layer with a low-rank update of its weight. The weight keeps its name.
 
     Attributes:
         lora_a: A, (rank, in).
         lora_b: B, (out, rank).
-        scaling: of B A.
-        dropout: of the product's input, in training.
+        scaling: Factor of B A.
+        dropout: Dropout probability of the update's input during training.
     """
 
     def __init__(self, linear: nn.Linear, lora_a: Tensor, lora_b: Tensor, scaling: float, dropout: float) -> None:
-        """Take over the weight and bias of a layer; they are no longer trained."""
+        """Take over the weight and bias of a layer and freeze them."""
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
         self.weight, self.bias = linear.weight, linear.bias
         self.requires_grad_(False)
@@ -83,13 +83,13 @@ class LoRALinear(nn.Linear):
         self.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply W and B A: (..., in) -> (..., out)."""
+        """Apply W + scaling * B A: (..., in) -> (..., out)."""
         y = super().forward(x)
         low = F.linear(F.dropout(x, self.dropout, self.training).to(self.lora_a.dtype), self.lora_a)  # (..., rank)
         return y + F.linear(low * self.scaling, self.lora_b).to(y.dtype)
 
     def merged(self) -> nn.Linear:
-        """Return a plain layer with the product added to the weight, computed in float32 at least."""
+        """Return a plain layer with the update added to its weight, computed in at least float32."""
         linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.no_grad():
@@ -100,13 +100,13 @@ class LoRALinear(nn.Linear):
 
 
 def add_lora(model: GPTModel, lora: LoRA | None = None) -> GPTModel:
-    """Freeze a model and put adapters beside its layers, in place; only they have requires_grad afterwards.
+    """Freeze a model and add adapters to its layers, in place. Afterwards only the adapters have requires_grad.
 
     Returns:
-        the model.
+        The model.
 
     Raises:
-        OptionError: it has adapters already.
+        OptionError: The model already has adapters.
     """
     lora = lora or LoRA()
     if has_lora(model):
@@ -116,38 +116,38 @@ def add_lora(model: GPTModel, lora: LoRA | None = None) -> GPTModel:
     for name, linear in list(model.named_modules()):
         if name.startswith("blocks.") and name.split(".", 2)[2:] and name.split(".", 2)[2] in lora.targets:
             plain = cast("nn.Linear", linear)
-            # Adapters of a half-precision model are float32: their steps are too small for half precision.
+            # Adapters of a half-precision model are float32, because their updates are too small for half precision.
             dtype = torch.promote_types(plain.weight.dtype, torch.float32)
             a = torch.empty(lora.rank, plain.in_features, dtype=dtype)
-            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)  # as PEFT's reset_lora_parameters
+            nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)  # as in PEFT's reset_lora_parameters
             a, b = a.to(plain.weight.device), plain.weight.new_zeros(plain.out_features, lora.rank, dtype=dtype)
             model.set_submodule(name, LoRALinear(plain, a, b, lora.scaling, lora.dropout))
     return model
 
 
 def has_lora(model: nn.Module) -> bool:
-    """Whether a model has adapters."""
+    """Return whether a model has adapters."""
     return any(True for _ in _adapted(model))
 
 
 def merge_lora(model: GPTModel) -> GPTModel:
-    """Add the adapters to the weights, in place, and return the model: a plain one that can be trained and saved."""
+    """Add the adapters to the weights, in place, and return the model, which is then a plain one."""
     for name, layer in list(_adapted(model)):
         model.set_submodule(name, layer.merged())
     return model.requires_grad_(True)
 
 
 def save_adapter(model: GPTModel, out: str | Path, *, base: str | Path | None = None, force: bool = False) -> None:
-    """Write a model's adapters, without the model, to a directory that PEFT can read too.
+    """Write a model's adapters, without the model, to a directory in PEFT's format.
 
     Args:
-        model: with adapters.
-        out: the directory; it appears only when it is whole.
-        base: path of the checkpoint that they adapt, so that `zoo convert` and `zoo.load` find it.
-        force: whether an existing output may be replaced.
+        model: A model with adapters.
+        out: Path of the directory, which is written atomically.
+        base: Path of the base checkpoint, where `zoo convert` and `zoo.load` will look for it.
+        force: Whether to replace an existing output.
 
     Raises:
-        OptionError: the model has no adapters.
+        OptionError: The model has no adapters.
         OutputError: out exists or cannot be written.
     """
     with atomic_output(Path(out), force=force) as temporary:
@@ -156,17 +156,17 @@ def save_adapter(model: GPTModel, out: str | Path, *, base: str | Path | None = 
 
 
 def write_lora(model: GPTModel, directory: Path, *, base: str | Path | None = None) -> None:
-    """Write a model's adapters into a directory that exists, as one part of a checkpoint.
+    """Write a model's adapters into an existing directory, as a part of a checkpoint.
 
     Raises:
-        OptionError: the model has no adapters.
-        OSError: the disk is full, or the path cannot be written.
+        OptionError: The model has no adapters.
+        OSError: The path cannot be written, for example because the disk is full.
     """
     from zoo.converters.shared.adapter_files import Adapter, write_adapter
 
     layers = dict(_adapted(model))
     if not layers:
-        raise OptionError("the model has no LoRA adapters to save; zoo.save writes a whole model")
+        raise OptionError("the model has no LoRA adapters to save; use zoo.save to write a complete model")
     first = next(iter(layers.values()))
     pairs = {
         name: (LazyTensor.of(to_numpy(layer.lora_a)), LazyTensor.of(to_numpy(layer.lora_b)))
@@ -178,17 +178,17 @@ def write_lora(model: GPTModel, directory: Path, *, base: str | Path | None = No
 
 
 def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
-    """Put the adapters of a directory, zoo's or PEFT's, beside the layers of a model, in place.
+    """Load adapters from a directory, zoo's or PEFT's, into the layers of a model, in place.
 
-    They are trained on as add_lora's are; merge_lora makes a plain model of it.
+    They can be trained like those of add_lora; merge_lora turns the result into a plain model.
 
     Returns:
-        the model.
+        The model.
 
     Raises:
-        OptionError: the model has adapters already.
-        FormatError: the adapter is damaged, or a kind that zoo does not compute.
-        CheckpointMismatch: the adapter is for another model.
+        OptionError: The model already has adapters.
+        FormatError: The adapter is corrupt or of a kind that zoo does not support.
+        CheckpointMismatch: The adapter belongs to another model.
     """
     from zoo.converters.shared.adapter_files import read_adapter
 
@@ -202,13 +202,15 @@ def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
             problems.append(f"the model has no layer {name}")
         elif (b.shape[0], a.shape[1]) != layers[name].weight.shape:
             there = tuple(layers[name].weight.shape)
-            problems.append(f"the adapter of {name} is for {(b.shape[0], a.shape[1])}, the model has {there}")
+            problems.append(
+                f"the adapter of {name} has the shape {(b.shape[0], a.shape[1])}, the layer of the model {there}"
+            )
     if problems:
         raise CheckpointMismatch(path, problems)
     model.requires_grad_(False)
     for name, (a, b) in adapter.pairs.items():
         plain = layers[name]
-        # Copies: trained adapters must not change the mapped file's pages for other models that share them.
+        # Copies: training the adapters must not change the mapped pages that other models share.
         lora_a, lora_b = (to_torch(tensor.load()).to(plain.weight.device, copy=True) for tensor in (a, b))
         model.set_submodule(name, LoRALinear(plain, lora_a, lora_b, adapter.scaling, adapter.dropout))
     return model

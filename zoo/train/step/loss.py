@@ -1,8 +1,8 @@
-"""Cross-entropy straight from the states before the head, without all logits at once.
+"""Cross-entropy computed from the hidden states before the head, without storing all logits.
 
-The logits of B x T tokens are 50257 numbers each, by far the largest thing in a step of training. Here they exist for
-one chunk of tokens at a time: forward turns them into the loss and, at once, into the gradients of states and head, as
-Liger's fused linear cross-entropy does (Hsu et al., 2024), so that nothing is computed twice.
+Each of the B x T tokens has 50,257 logits, by far the largest tensor of a training step. Here they exist for one chunk
+of tokens at a time. The forward pass turns a chunk into the loss and at once into the gradients of the hidden states
+and the head, as Liger's fused linear cross-entropy does (Hsu et al., 2024), so that nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -18,22 +18,24 @@ from zoo.models.gpt2.cpu_ops import product
 from zoo.models.gpt2.model import GPTModel
 
 IGNORED = -100
-"""Targets of this value count for nothing, as in torch."""
+"""Targets with this value are ignored, as in torch."""
 
 _ZERO_CLASS = -1  # a target among the classes whose logits are 0
 
-_CHUNK = 512  # tokens: their float32 logits are 103 MB; smaller chunks add up the head's gradient more often
-_ROWS = 64  # tokens whose probabilities exist at a time: 13 MB, which the cache holds
+_CHUNK = (
+    512  # tokens per chunk: their float32 logits take 103 MB; smaller chunks accumulate the head's gradient more often
+)
+_ROWS = 64  # tokens whose probabilities exist at a time: 13 MB, which fits into the cache
 
 
 class LanguageModelLoss(nn.Module):
-    """A model with its loss, as one module: what World.wrap and torch.compile want to see called.
+    """A model and its loss as one module, as World.wrap and torch.compile require.
 
     Attributes:
-        model: the GPTModel.
-        used: sorted ids that the head computes, (U,) int64; None for all. The rows of all other ids must be zero, so
-            that each of their logits is 0, and stay so: they get no gradient. What trains then is the whole model with
-            its whole vocabulary, for the cost of the ids that the text has.
+        model: The GPTModel.
+        used: Sorted ids that the head computes, (U,) int64; None means all. The rows of all other ids must be zero, so
+            that their logits are 0; they get no gradient and stay zero. The trained model has its complete vocabulary,
+            but a step costs only the used ids.
     """
 
     def __init__(self, model: GPTModel, used: Tensor | None = None) -> None:
@@ -42,11 +44,11 @@ class LanguageModelLoss(nn.Module):
         self.used = used
 
     def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """Return the sum of the tokens' losses in nats, a float32 scalar (float64 for a float64 model).
+        """Return the sum of the token losses in nats, a float32 scalar (float64 for a float64 model).
 
         Args:
             ids: (B, T) int64.
-            targets: what follows each, (B, T) int64; IGNORED where nothing is to be predicted.
+            targets: The token after each id, (B, T) int64; IGNORED where nothing is predicted.
         """
         if self._adds_up_in_place():
             tied = _TiedGradient()
@@ -65,7 +67,7 @@ class LanguageModelLoss(nn.Module):
             places = torch.where(self.used[places] == targets, places, _ZERO_CLASS)
             targets = torch.where(targets == IGNORED, IGNORED, places)
         else:
-            weight = weight[: self.model.config.vocab_size]  # rows of padding are no tokens
+            weight = weight[: self.model.config.vocab_size]  # padding rows are not tokens
         return linear_cross_entropy(hidden, weight, targets, n_zero=n_zero)
 
     def _adds_up_in_place(self) -> bool:
@@ -75,16 +77,16 @@ class LanguageModelLoss(nn.Module):
 
 
 class _TiedGradient:
-    """Carries the gradient of a tied head to the embedding, which adds its own to it.
+    """Carries the gradient of a tied head to the embedding, which adds its own gradient to it.
 
-    Two gradients of that size, one of them zero but for a few rows, would else be made and added up.
+    Otherwise, two gradients of that size would be allocated and added, one of them zero except for a few rows.
     """
 
     value: Tensor | None = None
 
 
 class _Lookup(torch.autograd.Function):
-    """Rows of the embedding: the last of all to have a gradient."""
+    """Look up rows of the embedding. It is the last operation of the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, ids: Tensor, weight: Tensor, tied: _TiedGradient) -> Tensor:
@@ -103,16 +105,16 @@ class _Lookup(torch.autograd.Function):
 def linear_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, *, n_zero: int = 0, tied: _TiedGradient | None = None
 ) -> Tensor:
-    """Sum of the cross-entropies of `hidden @ weight.T` with the targets, in nats.
+    """Return the sum of the cross-entropies of `hidden @ weight.T` and the targets, in nats.
 
-    Under autocast the products are of autocast's dtype; the rest is float32 at least.
+    Under autocast, the matrix products have autocast's dtype; everything else is at least float32.
 
     Args:
         hidden: (N, C).
         weight: (V, C).
         targets: (N,) int64, below V, or IGNORED; -1 for a class whose logit is 0.
-        n_zero: number of such classes, beside the V.
-        tied: takes the weight's gradient instead of the weight.
+        n_zero: Number of such classes in addition to the V.
+        tied: Receives the gradient of the weight instead of the weight itself.
     """
     return cast("Tensor", _LinearCrossEntropy.apply(hidden, weight, targets, n_zero, tied))  # type: ignore[no-untyped-call]
 
@@ -129,14 +131,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=wide, device=hidden.device)
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight: Tensor | None = (
-            None  # not zeros, to which the first chunk would be added: it is as large as the head
-        )
+        grad_weight: Tensor | None = None  # not zeros plus the first chunk: it is as large as the head
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), _CHUNK):
                 part = slice(start, start + _CHUNK)
                 states = hidden[part].to(dtype)
-                gradient = product(states, narrow)  # logits first
+                gradient = product(states, narrow)  # first the logits, then their gradient
                 total += _to_gradient(gradient, targets[part], n_zero, wide)
                 if grad_hidden is not None:
                     grad_hidden[part] = product(gradient, narrow.T)
@@ -156,7 +156,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         (scale,) = grad_outputs
-        # In place: nobody else sees them, and the head's is as large as the head.
+        # In place: they are not used elsewhere, and one is as large as the head.
         for gradient in (grad_hidden, grad_weight):
             if gradient is not None:
                 gradient.mul_(scale)
@@ -166,14 +166,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _to_gradient(logits: Tensor, targets: Tensor, n_zero: int, wide: torch.dtype) -> Tensor:
-    """Turn logits, (N, V), into the loss's gradient with respect to them, in place, and return the loss."""
+    """Turn logits, (N, V), into the gradient of the loss with respect to them, in place, and return the loss."""
     total = torch.zeros((), dtype=wide, device=logits.device)
     for start in range(0, len(logits), _ROWS):
         rows, its_targets = logits[start : start + _ROWS], targets[start : start + _ROWS]
         counts, is_row = its_targets != IGNORED, (its_targets >= 0).to(wide)
         its_targets = its_targets.clamp(min=0)[:, None]
         # Softmax reads each row once, while it is in the cache. The largest probability is never 0, so its logarithm
-        # gives the normaliser without a second pass of exponentials.
+        # gives the normaliser without computing the exponentials again.
         probs = torch.softmax(rows, -1, dtype=wide)
         largest, place = rows.max(-1, keepdim=True)
         normaliser = largest.to(wide) - probs.gather(-1, place).log()  # (N, 1)

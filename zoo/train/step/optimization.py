@@ -1,4 +1,4 @@
-"""One step of training: gradients of some windows of tokens, clipped, and the optimizer's step."""
+"""One training step: accumulate gradients, clip them and step the optimizer."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from zoo.train.step.loss import IGNORED
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step measured.
+    """The measurements of a step.
 
     Attributes:
-        loss: mean over the step's tokens, in nats, before the step.
-        n_tokens: that were predicted, in all processes.
-        grad_norm: of all gradients together, before clipping.
+        loss: Mean loss per token of the step, in nats, before the update.
+        n_tokens: Number of predicted tokens, in all processes.
+        grad_norm: Norm of all gradients, before clipping.
     """
 
     loss: float
@@ -41,15 +41,16 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019), fused, over the parameters that have requires_grad.
+    """Return a fused AdamW (Loshchilov & Hutter, 2019) for the parameters that have requires_grad.
 
     Args:
-        module: whose parameters are trained.
-        lr: learning rate, which a schedule may change at every step.
-        weight_decay: as a fraction of lr.
-        decay: "matrices" spares biases and norms, as GPT-2's own training is said to do; "all", as in the book.
-        betas: of the running means of the gradient and of its square.
-        eps: added to the root of the latter.
+        module: Module to train.
+        lr: Learning rate; a schedule may change it at every step.
+        weight_decay: Weight decay, relative to lr.
+        decay: "matrices" excludes biases and norms, as GPT-2's own training is said to have done; "all" does as the
+            book.
+        betas: Decay rates of the running means of the gradient and of its square.
+        eps: Added to the square root of the latter.
     """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [{"params": trained}]
@@ -63,12 +64,12 @@ def make_optimizer(
 
 
 def autocast(dtype: str, device: torch.device | str = "cpu") -> AbstractContextManager[Any]:
-    """The context to compute in: bfloat16 products where dtype is "bfloat16", as the weights are for "float32"."""
+    """Return the autocast context for "bfloat16" matrix products, or a null context for "float32"."""
     return torch.autocast(torch.device(device).type, torch.bfloat16) if dtype == "bfloat16" else nullcontext()
 
 
 def fast_dtype(device: torch.device | str = "cpu") -> str:
-    """Return "bfloat16" where this device has instructions for its products, "float32" elsewhere."""
+    """Return "bfloat16" if the device has instructions for bfloat16 products, otherwise "float32"."""
     kind = torch.device(device).type
     if kind == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
@@ -79,7 +80,7 @@ def fast_dtype(device: torch.device | str = "cpu") -> str:
 
 
 def split(windows: Tensor) -> tuple[Tensor, Tensor]:
-    """Windows of T + 1 tokens as what is read and what is to be predicted, each (B, T)."""
+    """Split windows of T + 1 tokens into ids and targets, each (B, T)."""
     return windows[:, :-1], windows[:, 1:]
 
 
@@ -94,23 +95,23 @@ def train_step(
     dtype: str = "float32",
     here: World | None = None,
 ) -> StepResult:
-    """Do one step on several batches, whose gradients are added up as if they were one batch.
+    """Run one step on several batches, whose gradients are accumulated as if they were one batch.
 
-    Every token counts the same, however the tokens lie in batches and processes: each batch's summed loss is divided by
-    the tokens of the whole step.
+    Every token has the same weight, however the tokens are distributed over batches and processes: the summed loss of
+    each batch is divided by the number of tokens of the complete step.
 
     Args:
-        module: a LanguageModelLoss, or what World.wrap made of one.
-        optimizer: of its parameters.
-        batches: this process's (ids, targets), each (B, T) int64; at least one, and as many in every process.
-        step: its number, for messages.
-        lr: learning rate of this step.
-        clip: largest norm of the gradients; larger ones are scaled down. None leaves them.
+        module: A LanguageModelLoss, or the result of World.wrap for one.
+        optimizer: Optimizer of its parameters.
+        batches: This process's (ids, targets), each (B, T) int64. At least one, and the same number in every process.
+        step: Number of the step, for error messages.
+        lr: Learning rate of this step.
+        clip: Largest gradient norm; larger gradients are scaled down. None disables clipping.
         dtype: "bfloat16" for autocast.
-        here: the processes that train together.
+        here: The group of training processes.
 
     Raises:
-        TrainingError: the loss or a gradient is not finite; the weights are as they were.
+        TrainingError: The loss or a gradient is not finite. The weights are unchanged.
     """
     here = here or World()
     (n_tokens,) = here.sum(float(sum(int((targets != IGNORED).sum()) for _, targets in batches)))
@@ -127,11 +128,11 @@ def train_step(
     grad_norm = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
     if not math.isfinite(total) or not math.isfinite(grad_norm):
         optimizer.zero_grad()
-        what = f"loss is {total}" if not math.isfinite(total) else f"norm of the gradients is {grad_norm}"
+        what = f"loss is {total}" if not math.isfinite(total) else f"gradient norm is {grad_norm}"
         raise TrainingError(
-            f"the {what} at step {step}; lower the learning rate, or clip gradients, and go on from before"
+            f"the {what} at step {step}; lower the learning rate or clip gradients, and resume an earlier checkpoint"
         )
-    if clip and grad_norm > clip:  # else they would all be multiplied by 1
+    if clip and grad_norm > clip:  # otherwise all gradients would be multiplied by 1
         torch.nn.utils.clip_grads_with_norm_(module.parameters(), clip, norm)
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -12,15 +12,15 @@ KINDS: tuple[Kind, ...] = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warmup to a peak, then a decay to a final rate at the last step.
+    """Linear warmup to a peak, then decay to a final rate.
 
     Attributes:
-        kind: "cosine" (half a period), "linear" or "constant" (no decay).
-        peak: the highest learning rate.
-        steps: of the whole run.
-        warmup: steps before the peak is reached.
-        start: learning rate of step 0, if there is a warmup.
-        final: learning rate that the decay ends at.
+        kind: Kind of decay: "cosine" (half a period), "linear" or "constant" (none).
+        peak: Highest learning rate.
+        steps: Number of steps of the run.
+        warmup: Number of steps before the peak is reached.
+        start: Learning rate of step 0, if there is a warmup.
+        final: Learning rate at the end of the decay.
     """
 
     kind: Kind = "cosine"
@@ -33,8 +33,8 @@ class Schedule:
     def __call__(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0.
 
-        As in appendix D of "Build a Large Language Model (From Scratch)", step `warmup` has the peak, and the decay
-        would reach `final` one step after the last.
+        As in appendix D of "Build a Large Language Model (From Scratch)", step `warmup` has the peak rate, and the
+        decay would reach `final` one step after the last step.
         """
         if step < self.warmup:
             return self.start + (self.peak - self.start) * step / self.warmup

@@ -72,7 +72,7 @@ class WorkerProcess:
         nbytes = answer.get("nbytes", 0)
         content = self._process.stdout.read(nbytes)
         if len(content) != nbytes:
-            raise ValueError("cut short")
+            raise ValueError("truncated")
         return answer, content
 
     def stop(self) -> None:

@@ -1,0 +1,49 @@
+"""Fit a model to a format that has no place for it as it is: biases of zeros, another activation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from zoo.core.tensors import LazyTensor, Tensors
+from zoo.errors import OptionError
+from zoo.formats.base import Checkpoint, Format
+from zoo.formats.content_hash import RECORD
+from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, ACTIVATIONS, GPTConfig
+
+
+def fill_biases(target: Format, config: GPTConfig, ours: Tensors) -> tuple[GPTConfig, dict[str, LazyTensor], list[str]]:
+    """Add biases of exact zeros where the target has only models with biases; the logits stay the same.
+
+    Returns:
+        The config and the tensors to write, and a note if biases were added.
+    """
+    filled = config.replace(bias=True, qkv_bias=True)
+    if filled == config or len(target.cannot_hold(filled)) >= len(target.cannot_hold(config)):
+        return config, dict(ours), []
+    dtype = next(iter(ours.values())).dtype
+    shapes = filled.parameter_shapes()
+    zeros = {name: _zeros(shape, dtype) for name, shape in shapes.items() if name not in ours}
+    note = f"{len(zeros)} biases of exact zeros are added: {target.name} has no models without"
+    return filled, {name: zeros[name] if name in zeros else ours[name] for name in shapes}, [note]
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> LazyTensor:
+    return LazyTensor(shape, dtype, lambda: np.zeros(shape, dtype))
+
+
+def change_activation(source: Checkpoint, activation: str | None) -> Checkpoint:
+    """Return a checkpoint that is said to have another activation; its weights are the same, its logits are not.
+
+    Raises:
+        OptionError: there is no such activation.
+    """
+    if activation is None or activation == source.config.activation:
+        return source
+    if activation not in ACTIVATIONS:
+        raise OptionError(f"the activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+    note = f"the activation is changed from {source.config.activation} to {activation}. {ACTIVATION_DIFFERENCE}"
+    config = source.config.replace(activation=activation)
+    provenance = {key: value for key, value in source.provenance.items() if key != RECORD}  # of the other model
+    return replace(source, config=config, notes=(*source.notes, note), exact=False, provenance=provenance)

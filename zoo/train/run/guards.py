@@ -1,0 +1,35 @@
+"""What must hold while a run goes on: no other process works on it, and what is saved can be gone on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from zoo.core.file_lock import lock_directory
+from zoo.errors import TrainingError
+
+
+@contextmanager
+def alone(run: Path | None) -> Iterator[None]:
+    """Hold the lock of a run's directory, so that no other process continues it or removes its temporary files.
+
+    Raises:
+        TrainingError: another process has it.
+    """
+    if run is None:
+        yield
+        return
+    with lock_directory(run) as is_ours:
+        if is_ours is False:
+            raise TrainingError(f"{run} is being trained by another process; wait until that has ended")
+        yield
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Whether every weight, of this process's share, is a finite number."""
+    parameters = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
+    return all(bool(p.isfinite().all()) for p in parameters)
