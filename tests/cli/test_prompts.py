@@ -66,8 +66,9 @@ def made_alone(model, line, engine):
     if engine == "torch":
         tokens = list(zoo.generate(zoo.load(model), prompt, **options))
     else:
-        from zoo.engine import Engine
         from zoo.engine.generation import generate_batch
+
+        from zoo.engine import Engine
         from zoo.generation.options import GenerationOptions
 
         tokens = [t for _, t in generate_batch(Engine.open(model, threads=1), [prompt], GenerationOptions(**options))]

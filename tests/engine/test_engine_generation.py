@@ -11,13 +11,13 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from small import SMALL, random_ids, small_model, varied
-
-import zoo
-from zoo.cli.main import main
-from zoo.engine import Engine, is_built
 from zoo.engine.choose import distribution, draw, logprob, pick
 from zoo.engine.generation import generate_batch, generate_many
+
+import zoo
 from zoo.api.text import generate_batch as generate_with_torch
+from zoo.cli.main import main
+from zoo.engine import Engine, is_built
 from zoo.generation.options import GenerationOptions
 
 pytestmark = pytest.mark.skipif(not is_built(), reason="the C library was not built here")
@@ -46,7 +46,9 @@ def test_log_probabilities_are_those_of_torch():
     options = {"temperature": 0, "max_new_tokens": 15}
     expected = [t.logprob for _, t in generate_with_torch(model, [[7, 8]], **options)]
 
-    assert np.allclose(expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], GenerationOptions(**options))])
+    assert np.allclose(
+        expected, [t.logprob for _, t in generate_batch(engine_of(model), [[7, 8]], GenerationOptions(**options))]
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 40])

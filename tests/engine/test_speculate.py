@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL, random_ids, small_model
 from strategies import configs
+from zoo.engine.generation import generate_batch as generate_plainly
+from zoo.engine.speculate import Counts, generate_batch
 
 import zoo
 from zoo.cli.main import main
 from zoo.engine import Engine, is_built
-from zoo.engine.generation import generate_batch as generate_plainly
-from zoo.engine.speculate import Counts, generate_batch
 from zoo.errors import OptionError, ZooError
 from zoo.generation.options import GenerationOptions
 from zoo.generation.sampler import _filters, penalise_repetition

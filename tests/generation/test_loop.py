@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of, varied
 
-from zoo.errors import OptionError, ZooError
 from zoo.api.text import complete, complete_batch, generate, generate_batch, generate_many
+from zoo.errors import OptionError, ZooError
 from zoo.generation.options import GenerationOptions
 
 MODEL = small_model()

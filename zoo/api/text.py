@@ -53,9 +53,7 @@ def generate(
     return (token for _, token in _run(model, [prompt], chosen, 1, backend))
 
 
-def complete(
-    model: Model, prompt: Prompt, *, backend: BackendName = "auto", **options: Unpack[Options]
-) -> str:
+def complete(model: Model, prompt: Prompt, *, backend: BackendName = "auto", **options: Unpack[Options]) -> str:
     """Return the text that follows a prompt; arguments and errors are those of generate."""
     chosen = read_options("zoo.complete()", options)
     return "".join(token.text for _, token in _run(model, [prompt], chosen, 1, backend))
@@ -183,11 +181,14 @@ def _run(
         raise OptionError("prompts must be a list; put a single prompt into one")
     found = find_backend(model, backend)
     seeded = [options if options.seed is None else replace(options, seed=options.seed + s) for s in range(n_samples)]
-    rows = [_row(found, p * n_samples + s, prompt, seeded[s]) for p, prompt in enumerate(prompts) for s in range(n_samples)]
-    for row in rows if new_drafter else []:
-        row.drafter = new_drafter()
-        if counts is not None:
-            counts.append(row.drafter.counts)
+    rows = [
+        _row(found, p * n_samples + s, prompt, seeded[s]) for p, prompt in enumerate(prompts) for s in range(n_samples)
+    ]
+    if new_drafter:
+        for row in rows:
+            row.drafter = new_drafter()
+            if counts is not None:
+                counts.append(row.drafter.counts)
     return decode(found, rows, len(rows))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from zoo.containers.quantized import Quantized
 from zoo.engine import native
-from zoo.engine.checks import as_ids, check_distinct, check_pass
+from zoo.engine.checks import as_ids, check_pass
 from zoo.engine.handle import CAPACITY, Handle, library
 from zoo.engine.kv_cache import EngineCache
 from zoo.engine.weights import Pointers, check_options, load_weights
@@ -23,8 +23,8 @@ from zoo.errors import OptionError
 from zoo.formats.base import Checkpoint
 from zoo.formats.opening import open_parameters
 from zoo.models.gpt2.config import GPTConfig
-from zoo.text.tokenizer import Tokenizer
 from zoo.models.registry import Size
+from zoo.text.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
 _SHORT = 32  # tokens; so few take little longer than one
@@ -126,103 +126,69 @@ class Engine:
             raise OptionError(f"a cache has at least 1 row and 1 to {self.config.context_length} tokens of room")
         return EngineCache(self.config, batch, room, self.cache_dtype)
 
-    def begin(
-        self, ids: Sequence[Sequence[int]], cache: EngineCache, rows: Sequence[int]
-    ) -> list[Sequence[int]]:
-        """Read what of prompts may be read with rounded activations; return what is left of each for an exact pass.
-
-        Where the processor multiplies bfloat16 and the weights are bfloat16, that takes half the time: of prompts of
-        more than 32 tokens, all but the last are read so, with one pass for every 256 tokens of all of them. Else
-        nothing is read, and all is left.
-
-        Args:
-            ids: B lists of tokens.
-            cache: that they go on with.
-            rows: of the cache, one for each list.
-        """
-        check_distinct(len(ids), rows)
-        rounded = [self._handle.rounds and len(part) > _SHORT for part in ids]
-        parts = [part[:-1] for part, is_rounded in zip(ids, rounded, strict=True) if is_rounded]
-        if parts:
-            which = [row for row, is_rounded in zip(rows, rounded, strict=True) if is_rounded]
-            tokens = np.concatenate([as_ids(part) for part in parts])
-            places = np.repeat(which, [len(part) for part in parts])
-            self._read(tokens, places, cache, np.zeros(len(tokens), bool), rounded=True)
-        return [part[-1:] if is_rounded else part for part, is_rounded in zip(ids, rounded, strict=True)]
-
     def prefill(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
-        """Read tokens (T,) into a row of the cache, as begin; return the logits behind the last, (V,) float32."""
+        """Add a prompt (T,) to a row of the cache, and return the logits after its last token, (V,) float32."""
         return self.logits([as_ids(ids).tolist()], cache, [row], [1])[0][0]
 
     def logits(
-        self, ids: Sequence[Sequence[int]], cache: EngineCache, rows: Sequence[int], last: Sequence[int]
+        self, ids: Sequence[ArrayLike], cache: EngineCache, rows: Sequence[int], last: Sequence[int]
     ) -> list[Floats]:
-        """Add lists of new tokens to rows of a cache, and return the logits after the last ones of each list.
+        """Add lists of new tokens to rows of a cache, with one pass over the weights for every 256 tokens.
+
+        Where the processor multiplies bfloat16 and the weights are bfloat16, prompts of more than 32 tokens take half
+        the time: activations of all tokens but the last are rounded to bfloat16.
 
         Args:
-            ids: B lists of tokens; where only the last one's logits are wanted, the others are added as by `begin`.
+            ids: B lists of tokens. Those of which only the last one's logits are wanted are prompts.
             cache: that they extend.
-            rows: row of the cache for each list.
+            rows: row of the cache for each list, all different.
             last: number of tokens at the end of each list whose logits are wanted.
 
         Returns:
             for each list its logits, (last, V) float32.
+
+        Raises:
+            OptionError: tokens, rows or the cache do not fit, or the engine is closed.
         """
-        parts = list(ids)
-        prompts = [i for i, n in enumerate(last) if n == 1]
-        for i, rest in zip(
-            prompts, self.begin([ids[i] for i in prompts], cache, [rows[i] for i in prompts]), strict=True
-        ):
-            parts[i] = rest
-        return np.split(self.extend(parts, cache, rows, last=last), np.cumsum(last)[:-1])
+        parts = [as_ids(part) for part in ids]
+        if not parts or not all(len(part) for part in parts):
+            raise OptionError("there are no tokens to read")
+        if len(parts) != len(rows) or len(set(rows)) != len(rows):
+            raise OptionError(f"each list of tokens needs a row of its own: {len(parts)} lists, rows {list(rows)}")
+        which = np.asarray(rows)
+        prompts = [i for i, n in enumerate(last) if self._handle.rounds and n == 1 and len(parts[i]) > _SHORT]
+        if prompts:
+            self._read([parts[i][:-1] for i in prompts], which[prompts], cache, [0] * len(prompts), rounded=True)
+            for i in prompts:
+                parts[i] = parts[i][-1:]
+        return np.split(self._read(parts, which, cache, last), np.cumsum(last)[:-1])
 
     def verify(self, ids: ArrayLike, cache: EngineCache, row: int = 0) -> Floats:
-        """Read tokens (T,) into a row of the cache and return the logits behind each, (T, V) float32."""
+        """Add tokens (T,) to a row of the cache, and return the logits after each, (T, V) float32."""
         tokens = as_ids(ids)
-        return self._read(tokens, np.full(len(tokens), row), cache, np.ones(len(tokens), bool))
+        return self._read([tokens], np.array([row]), cache, [len(tokens)])
 
     def step(self, ids: ArrayLike, cache: EngineCache, rows: ArrayLike | None = None) -> Floats:
-        """Read one token (B,) for each row of the cache (or for those in `rows`): logits, (B, V) float32."""
+        """Add one token (B,) to each row of the cache (or to those in `rows`); return the logits, (B, V) float32."""
         tokens = as_ids(ids)
         which = np.arange(len(cache.lengths)) if rows is None else np.asarray(rows).reshape(-1)
         if len(tokens) != len(which) or len(np.unique(which)) != len(which):
             raise OptionError(f"a step takes one token for each row: {len(tokens)} tokens, {len(which)} rows")
-        return self._read(tokens, which, cache, np.ones(len(tokens), bool))
-
-    def extend(
-        self, ids: Sequence[ArrayLike], cache: EngineCache, rows: Sequence[int], *, last: int | Sequence[int] = 1
-    ) -> Floats:
-        """Read any number of tokens into each of some rows, with one pass over the weights for every 256 tokens.
-
-        Args:
-            ids: B lists of tokens.
-            cache: that they go on with.
-            rows: of the cache, one for each list.
-            last: number of tokens at the end of each list whose logits are wanted, one for all or one for each.
-
-        Returns:
-            the logits after the last tokens of each list, (sum of last, V) float32; of shorter lists all.
-        """
-        parts = [as_ids(part) for part in ids]
-        counts = [len(part) for part in parts]
-        if not counts or 0 in counts:
-            raise OptionError("there are no tokens to read")
-        check_distinct(len(counts), rows)
-        from_end = np.repeat(np.cumsum(counts), counts) - np.arange(sum(counts))
-        wanted = from_end <= np.repeat(np.broadcast_to(last, len(counts)), counts)
-        return self._read(np.concatenate(parts), np.repeat(rows, counts), cache, wanted)
+        return self._read(list(tokens[:, None]), which, cache, [1] * len(tokens))
 
     def _read(
-        self, ids: NDArray[np.int64], rows: Any, cache: EngineCache, wanted: NDArray[np.bool_], *, rounded: bool = False
-    ) -> Floats:
-        """The logits behind the tokens that are wanted; those of one row are neighbours, in order."""
+        self, parts: list[NDArray[np.int64]], rows: NDArray[Any], cache: EngineCache, last: Sequence[int], *,
+        rounded: bool = False,
+    ) -> Floats:  # fmt: skip
+        """Return the logits after the last tokens of each list, (sum of last, V)."""
+        counts = [len(part) for part in parts]
+        ids, places = np.concatenate(parts), np.repeat(rows, counts)
+        from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(ids))
+        wanted = from_end <= np.repeat(last, counts)
         with self._handle.lock:
-            check_pass(self.config, ids, np.asarray(rows), cache)
-            return self._run(ids.astype(np.int32), rows, cache, wanted, rounded)
-
-    def _run(self, ids: Any, rows: Any, cache: EngineCache, wanted: NDArray[np.bool_], rounded: bool) -> Floats:
-        parts = [slice(i, i + CAPACITY) for i in range(0, len(ids), CAPACITY)]
-        found = [self._forward(ids[p], rows[p], cache, np.flatnonzero(wanted[p]), rounded) for p in parts]
+            check_pass(self.config, ids, places, cache)
+            passes = [slice(i, i + CAPACITY) for i in range(0, len(ids), CAPACITY)]
+            found = [self._forward(ids[p], places[p], cache, np.flatnonzero(wanted[p]), rounded) for p in passes]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any, rounded: bool) -> Floats:
@@ -230,8 +196,9 @@ class Engine:
         nth = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows)))
         logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
         arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, cache.lengths[rows] + nth, wanted)]
-        pointers = [a.ctypes.data for a in (*arrays, cache._keys, cache._values, logits)]
-        sizes = len(ids), len(wanted), len(cache.lengths), cache.keys.shape[3], cache.keys.itemsize == 2, rounded
+        keys, values = cache._keys, cache._values
+        pointers = [a.ctypes.data for a in (*arrays, keys, values, logits)]
+        sizes = len(ids), len(wanted), len(cache.lengths), keys.shape[3], keys.itemsize == 2, rounded
         self._handle.forward(native.Tokens(*pointers, *sizes))
         cache._lengths += np.bincount(rows, minlength=len(cache._lengths)).astype(np.int32)
         return logits[:, : self.config.vocab_size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,6 @@ def as_ids(values: ArrayLike) -> NDArray[np.int64]:
     if len(found) and (found.dtype.kind not in "iu" or found.dtype == np.uint64):
         raise OptionError(f"token ids must be integers, not {found.dtype}")
     return found.astype(np.int64)
-
-
-def check_distinct(n: int, rows: Sequence[int]) -> None:
-    """Refuse rows of a cache that are not one for each of n lists.
-
-    Raises:
-        OptionError: they are not.
-    """
-    if n != len(rows) or len(set(rows)) != n:
-        raise OptionError(f"each list of tokens goes into a row of its own: {n} lists, rows {rows}")
 
 
 def check_pass(config: GPTConfig, ids: NDArray[np.int64], rows: NDArray[Any], cache: EngineCache) -> None:

@@ -1,4 +1,4 @@
-"""The C side of an engine: starting its threads, one pass at a time, forks and closing."""
+"""The C side of an engine: opening it, one pass at a time, and closing it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CAPACITY = 256
 
 
 class Handle:
-    """An engine of the C library. Threads may share it; after a fork the child starts its own on first use.
+    """An engine of the C library, which starts its threads again after a fork. Threads may share it.
 
     Attributes:
         weights: what it computes with.
@@ -36,19 +36,17 @@ class Handle:
         if not 1 <= self._threads <= 1024:
             raise OptionError(f"threads must be from 1 to 1024, not {threads}")
         self.weights, self.lock = weights, threading.RLock()
-        self._is_closed = False
-        self.start()
+        self._open()
         _handles.add(self)
 
-    def start(self) -> None:
-        """Start the C side with the weights."""
+    def _open(self) -> None:
         isa = os.environ.get("ZOO_ENGINE_ISA", "")
         found = self._library.zoo_open(self.weights.model, self._threads, CAPACITY, isa.encode())
         if not found:
             raise OptionError(
                 f"the engine cannot start with {self._threads} threads and ZOO_ENGINE_ISA={isa!r} on this machine"
             )
-        self._pointer: ctypes.c_void_p | None = ctypes.c_void_p(found)
+        self._pointer = ctypes.c_void_p(found)
         self._finalizer = weakref.finalize(self, self._library.zoo_close, self._pointer)
         self._finalizer.atexit = False  # a daemon thread may be in a pass; the system frees everything
         self.rounds = bool(self._library.zoo_rounds(self._pointer) & native.ROUND_BF16)
@@ -58,43 +56,37 @@ class Handle:
 
         Raises:
             OptionError: it is closed.
+            ZooError: its threads cannot be started again after a fork.
         """
-        if self._is_closed:
+        if not self._finalizer.alive:
             raise OptionError("the engine is closed; open the checkpoint again")
-        if self._pointer is None:
-            self.start()
-        self._library.zoo_forward(self._pointer, ctypes.byref(tokens))
+        if self._library.zoo_forward(self._pointer, ctypes.byref(tokens)):
+            raise ZooError("the engine cannot start its threads in this process; open it with fewer threads")
 
     def restart(self, weights: Pointers) -> None:
-        """Go on with other weights of the same sizes."""
+        """Continue with other weights of the same sizes."""
         with self.lock:
-            if not self._is_closed:
-                self._finalizer()
-                self.weights = weights
-                self.start()
+            self._finalizer()
+            self.weights = weights
+            self._open()
 
     def close(self) -> None:
         """Stop the threads and free their memory, after the pass that runs."""
         with self.lock:
             self._finalizer()
-            self._pointer, self._is_closed = None, True
-
-    def forget(self) -> None:
-        """Drop what belongs to the parent process, after a fork."""
-        self._finalizer.detach()
-        self._pointer, self.lock = None, threading.RLock()
 
 
 _handles: weakref.WeakSet[Handle] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def _replace_locks() -> None:
+    """In the child of a fork: a thread that does not exist there may hold them."""
     for handle in list(_handles):
-        handle.forget()
+        handle.lock = threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)
+    os.register_at_fork(after_in_child=_replace_locks)
 
 
 def library() -> ctypes.CDLL:

@@ -19,7 +19,7 @@ _DTYPES = ("torch.float32", "torch.bfloat16", "torch.float16")
 _METHODS = {"forward", "hidden", "logits", "__call__"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _lock = threading.Lock()
-_engines: weakref.WeakKeyDictionary[GPTModel, tuple[Any, Engine]] = weakref.WeakKeyDictionary()
+_engines: weakref.WeakKeyDictionary[GPTModel, tuple[Any, list[int], Engine]] = weakref.WeakKeyDictionary()
 
 
 def reason_against(model: GPTModel) -> str | None:
@@ -59,18 +59,19 @@ def engine_over(model: GPTModel) -> Engine:
         OptionError: a parameter has another shape than the config says.
     """
     weights = {name: _array(each) for name, each in model.named_parameters()}
-    signature = model.config, [(each.ctypes.data, each.dtype, each.shape) for each in weights.values()]
+    kind = model.config, {each.dtype for each in weights.values()}
+    places = [each.ctypes.data for each in weights.values()]
     with _lock:
-        known, engine = _engines.get(model, (None, None))
-        if engine is None or known[0] != model.config or known[1][0][1] != signature[1][0][1]:
+        known_kind, known_places, engine = _engines.get(model, (None, [], None))
+        if engine is None or known_kind != kind:
             engine = Engine(model.config, weights)
-        elif known != signature:
+        elif known_places != places:
             engine._handle.restart(Pointers(model.config, weights))
         else:
             with engine._handle.lock:
                 engine._handle.weights.refresh()
         engine.tokenizer = model.tokenizer
-        _engines[model] = signature, engine
+        _engines[model] = kind, places, engine
     return engine
 
 

@@ -26,15 +26,15 @@ class Cache(Protocol):
 
 
 class Backend(Protocol):
-    """A model that computes logits after new tokens.
+    """A model that computes logits after new tokens."""
 
-    Attributes:
-        config: the architecture.
-        tokenizer: turns text into this model's ids.
-    """
+    @property
+    def config(self) -> GPTConfig:
+        """The architecture."""
 
-    config: GPTConfig
-    tokenizer: Tokenizer
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into this model's ids."""
 
     def new_cache(self, batch: int, room: int) -> Any:
         """Return an empty Cache of B rows with room for some tokens each, which only this backend reads."""

@@ -26,7 +26,9 @@ def decode(backend: Backend, rows: Iterable[Row], n_slots: int) -> Iterator[tupl
     """
     waiting = (row for row in rows if row.options.max_new_tokens)
     live = list(islice(waiting, n_slots))
-    cache = backend.new_cache(len(live), max(row.room for row in live)) if live else None
+    if not live:
+        return
+    cache = backend.new_cache(len(live), max(row.room for row in live))
     while live:
         drafts = [_draft(row) for row in live]
         found = _logits(backend, cache, live, drafts)

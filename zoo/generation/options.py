@@ -98,16 +98,16 @@ class GenerationOptions:
                 require(name, value, *allowed_range)
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise OptionError(f"{name} must be {' or '.join(allowed)}, not {getattr(self, name)!r}")
+                raise OptionError(f"must be {' or '.join(allowed)}, not {getattr(self, name)!r}", option=name)
         if not isinstance(self.ignore_eos, bool):
-            raise OptionError(f"ignore_eos must be true or false, not {self.ignore_eos!r}")
+            raise OptionError(option="ignore_eos", problem=f"must be true or false, not {self.ignore_eos!r}")
         if not isinstance(self.stop, Sequence):
-            raise OptionError(f"stop must be a string or several, not {self.stop!r}")
+            raise OptionError(option="stop", problem=f"must be a string or several, not {self.stop!r}")
         for stop in self.stop_strings:
             if not isinstance(stop, str) or not stop:
-                raise OptionError(f"stop must hold strings that are not empty, not {stop!r}")
+                raise OptionError(option="stop", problem=f"must hold strings that are not empty, not {stop!r}")
         if not isinstance(self.stop_ids, Collection):
-            raise OptionError(f"stop_ids must be several token ids, not {self.stop_ids!r}")
+            raise OptionError(option="stop_ids", problem=f"must be several token ids, not {self.stop_ids!r}")
         for stop_id in self.stop_ids:
             require("stop_ids", stop_id, Integral, lambda n: n >= 0, "integers of at least 0")
 
@@ -161,4 +161,4 @@ def require(name: str, value: object, kind: type[Any], is_valid: Callable[[Any],
         OptionError: the value is not of this kind of number, or not valid.
     """
     if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
-        raise OptionError(f"{name} must be {allowed}, not {value!r}")
+        raise OptionError(f"must be {allowed}, not {value!r}", option=name)

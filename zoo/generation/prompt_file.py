@@ -39,7 +39,9 @@ class PromptLine:
     options: GenerationOptions
 
 
-def read_prompts(path: Path, options: GenerationOptions, config: GPTConfig, tokenizer: Tokenizer) -> Iterator[PromptLine]:
+def read_prompts(
+    path: Path, options: GenerationOptions, config: GPTConfig, tokenizer: Tokenizer
+) -> Iterator[PromptLine]:
     """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
 
     Args:
@@ -55,6 +57,8 @@ def read_prompts(path: Path, options: GenerationOptions, config: GPTConfig, toke
             outside its range, or its prompt is none for this model. The message names the line.
     """
     stdin = str(path) == "-"
+    if stdin and sys.stdin is None:
+        raise FormatError("stdin", "is closed; give a file, or pipe the prompts in")
     path = Path("stdin") if stdin else path
     try:
         with nullcontext(sys.stdin) if stdin else path.open(encoding="utf-8-sig") as file:
@@ -70,7 +74,13 @@ def read_prompts(path: Path, options: GenerationOptions, config: GPTConfig, toke
 
 
 def _line(
-    path: Path, number: int, text: str, is_json: bool, options: GenerationOptions, config: GPTConfig, tokenizer: Tokenizer
+    path: Path,
+    number: int,
+    text: str,
+    is_json: bool,
+    options: GenerationOptions,
+    config: GPTConfig,
+    tokenizer: Tokenizer,
 ) -> PromptLine:
     try:
         found = _parse(text) if is_json else {"prompt": text}

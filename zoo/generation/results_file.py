@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, Self
 from zoo.core.output import as_output_error, atomic_output
 from zoo.errors import FormatError, OutputError
 from zoo.generation.options import GenerationOptions
-from zoo.generation.row import Prompt, Token
 from zoo.generation.prompt_file import PromptLine
+from zoo.generation.row import Prompt, Token
 
 Result = dict[str, Any]
 Generate = Callable[[Iterator[tuple[Prompt, GenerationOptions]]], Iterator[tuple[int, Token]]]

@@ -118,9 +118,7 @@ def has_vocabulary(config: GPTConfig, tokenizer: Tokenizer) -> bool:
     return tokenizer.vocabulary is not None or config.vocab_size >= tokenizer.n_vocab
 
 
-def prompt_ids(
-    config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, options: GenerationOptions
-) -> list[int]:
+def prompt_ids(config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, options: GenerationOptions) -> list[int]:
     """Return the ids of a prompt that this model can continue.
 
     Raises:
@@ -129,9 +127,13 @@ def prompt_ids(
     """
     n_known, longest = config.vocab_size, config.context_length
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]
-    hint = "" if has_vocabulary(config, tokenizer) else (
-        f"; the checkpoint has no vocabulary and GPT-2's does not fit its {n_known} tokens: give token ids, with "
-        "`--ids 1,2,3` or as a list"
+    hint = (
+        ""
+        if has_vocabulary(config, tokenizer)
+        else (
+            f"; the checkpoint has no vocabulary and GPT-2's does not fit its {n_known} tokens: give token ids, with "
+            "`--ids 1,2,3` or as a list"
+        )
     )
     if not ids:
         if tokenizer.eos_id is None or tokenizer.eos_id >= n_known:

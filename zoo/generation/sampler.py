@@ -87,7 +87,7 @@ class Sampler:
 
 
 def draw(weights: Probs, number: float) -> int:
-    """Return the index at a fraction, 0 to 1, of the sum of weights, which need not be 1: sums of blocks, then within."""
+    """Return the index at a fraction, 0 to 1, of the sum of weights: sums of blocks first, then within one."""
     blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)).cumsum()
     target = number * blocks[-1]
     block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)
@@ -111,7 +111,9 @@ def _penalise(logits: Logits, ids: Sequence[int], n_prompt: int, options: Genera
         banned = [ids[i + n - 1] for i in range(len(ids) - n + 1) if list(ids[i : i + n - 1]) == last]
         logits[banned] = -np.inf
         if np.isneginf(logits).all():
-            raise OptionError(f"no_repeat_ngram_size={n} leaves no token to choose; set it higher, or to 0")
+            raise OptionError(
+                f"of {n} leaves no token to choose; set it higher, or to 0", option="no_repeat_ngram_size"
+            )
     return logits
 
 

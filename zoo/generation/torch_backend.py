@@ -44,7 +44,7 @@ class TorchBackend:
         return [found[i] for i in range(len(ids))]
 
     def _forward(self, parts: list[Sequence[int]], cache: KVCache, rows: list[int], last: int) -> NDArray[np.float32]:
-        """Return the logits after the last token of each list, (B, 1, V), or after all if more are wanted, (B, T, V)."""
+        """Return the logits after the last token of each list, (B, 1, V), or with last > 1 after all, (B, T, V)."""
         lengths = self._tensor([len(part) for part in parts])
         longest = max(map(len, parts))
         ids = self._tensor([[*part, *[0] * (longest - len(part))] for part in parts])  # (B, T)

@@ -95,9 +95,7 @@ class KVCache:
         part = copy(self)
         part.lengths = self.lengths[rows]
         end = int(part.lengths.max())
-        part.keys, part.values = (
-            F.pad(each[:, rows, :, :end], (0, 0, 0, more)) for each in (self.keys, self.values)
-        )
+        part.keys, part.values = (F.pad(each[:, rows, :, :end], (0, 0, 0, more)) for each in (self.keys, self.values))
         return part
 
     def first(self, n: int) -> KVCache:

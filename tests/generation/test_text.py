@@ -6,8 +6,8 @@ import pytest
 import torch
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of
 
-from zoo.errors import OptionError
 from zoo.api.text import complete, generate, generate_batch
+from zoo.errors import OptionError
 from zoo.generation.options import GenerationOptions
 from zoo.generation.sampler import make_generator, make_sampler
 from zoo.text.tokenizer import Tokenizer
@@ -218,19 +218,23 @@ class TestOptions:
 
     def test_one_list_of_options(self):
         """The typed keyword arguments are the request's fields, with the same types."""
-        fields = {field.name: field.type for field in dataclasses.fields(Request)}
+        fields = {field.name: field.type for field in dataclasses.fields(GenerationOptions)}
 
         assert fields == {name: kind.__forward_arg__ for name, kind in Options.__annotations__.items()}
 
     def test_defaults(self):
         """The defaults are those of the documentation."""
-        assert (Sampling().temperature, Sampling().top_p, Sampling().top_k) == (1.0, 0.95, None)
-        assert (GenerationOptions().max_new_tokens, GenerationOptions().past_context, GenerationOptions().ignore_eos) == (64, "slide", False)
+        assert (GenerationOptions().temperature, GenerationOptions().top_p, GenerationOptions().top_k) == (1.0, 0.95, None)
+        assert (
+            GenerationOptions().max_new_tokens,
+            GenerationOptions().past_context,
+            GenerationOptions().ignore_eos,
+        ) == (64, "slide", False)
 
     def test_sampling_is_the_samplers(self):
         """A generation draws what the sampler alone draws from the same logits."""
         options = {"seed": 6, "temperature": 1.7, "top_k": 9, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.2}
-        sampler = make_sampler(Sampling(**options))
+        sampler = make_sampler(GenerationOptions(**options))
         ids, generator = list(PROMPT), make_generator(6)
         for _ in range(12):
             with torch.no_grad():
