@@ -41,12 +41,7 @@ class Loaded:
 
 def load_model(given: Arguments) -> Loaded:
     """Load the model of a command, and its draft model."""
-    device = given.device
-    if device != "cpu":
-        from zoo.models.device import find_device
-
-        device = str(find_device(device))
-    native = _takes_native(given, device)
+    native, device = _backend(given)
     path = resolve(given.model or _default())
     model = _open(given, path, device, native=native, is_draft=False)
     draft = _open(given, resolve(given.draft), device, native=native, is_draft=True) if given.draft else None
@@ -81,18 +76,24 @@ def _default() -> str:
     return name
 
 
-def _takes_native(given: Arguments, device: str) -> bool:
-    """Whether the native engine runs: it is chosen, or it is built and can do what is asked."""
+def _backend(given: Arguments) -> tuple[bool, str]:
+    """Return whether the native engine runs, because it must or because it can, and the device."""
     from zoo.engine import is_built
 
     if given.quantize and given.engine == "torch":
         raise OptionError("--quantize needs the native engine; leave out --engine torch")
     needed = bool(given.quantize) or given.engine == "native"
-    if needed and device != "cpu":
-        raise OptionError(f"the native engine runs on the CPU, not on {device}; use --engine torch")
+    if needed and given.device not in ("cpu", "auto"):
+        raise OptionError(f"the native engine runs on the CPU, not on {given.device}; use --engine torch")
     if given.quantize and not is_built():
         raise OptionError(
             "--quantize needs the native engine, which was not built here; leave it out, or install zoo with a C "
             "compiler"
         )
-    return needed or (given.engine == "auto" and device == "cpu" and given.dtype != "float64" and is_built())
+    if needed or given.device == "cpu":
+        device = "cpu"
+    else:
+        from zoo.models.device import find_device
+
+        device = str(find_device(given.device))
+    return needed or (given.engine == "auto" and device == "cpu" and given.dtype != "float64" and is_built()), device

@@ -10,7 +10,7 @@ from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of, var
 
 from zoo.api.text import complete, complete_batch, generate, generate_batch, generate_many
 from zoo.errors import OptionError, ZooError
-from zoo.generation.options import GenerationOptions
+from zoo.generation.options import GenerationOptions, Options
 
 MODEL = small_model()
 CONTEXT = SMALL.context_length
@@ -56,7 +56,7 @@ class TestCache:
             expected = [book_generate(MODEL, prompt, n), book_generate(MODEL, prompt, n, **sampled)]
         got = [
             ids_of(generate(MODEL, prompt, max_new_tokens=n, temperature=0)),
-            ids_of(generate(MODEL, prompt, max_new_tokens=n, top_p=None, **sampled)),
+            ids_of(generate(MODEL, prompt, max_new_tokens=n, top_p=None, draw="torch", **sampled)),
         ]
 
         assert expected == got
@@ -212,7 +212,8 @@ class TestMany:
         with model.register_forward_pre_hook(lambda _, args: caches.append(args[1].keys.shape)):
             list(generate_many(model, items, batch=3))
 
-        assert {64, 128, 1} == {shape[3] for shape in caches}  # 1 is of the prompts' own passes
+        assert {64, 128} < {shape[3] for shape in caches}  # and short copies of the rows that a pass leaves out
+        assert max(shape[3] for shape in caches) == 128
         assert max(shape[1] for shape in caches) == 3
 
     def test_a_bad_prompt_is_an_error_when_it_comes(self):
@@ -223,7 +224,7 @@ class TestMany:
         assert [next(tokens)[0], next(tokens)[0]] == [0, 0]
         with pytest.raises(OptionError, match="token id 500"):
             next(tokens)
-        with pytest.raises(OptionError, match="batch must be a whole number of at least 1, not 0"):
+        with pytest.raises(OptionError, match="batch must be an integer of at least 1, not 0"):
             generate_many(MODEL, [], batch=0)
 
 

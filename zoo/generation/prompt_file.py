@@ -45,8 +45,8 @@ def read_prompts(
     """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
 
     Args:
-        path: .jsonl has an object a line, {"prompt": a text or a list of token ids} and, if wanted, "id" (a string or a
-            whole number) and any of OPTIONS. Any other file is text, a prompt a line. "-" is stdin: JSON lines if it
+        path: .jsonl has an object a line, {"prompt": a text or a list of token ids} and, if wanted, "id" (a string or an
+            integer) and any of OPTIONS. Any other file is text, a prompt per line. "-" is stdin: JSON lines if it
             begins with "{", else text.
         options: for prompts without options of their own.
         config: of the model that shall continue them.
@@ -108,5 +108,5 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(type(i) is int for i in prompt)):
         raise OptionError(f"the prompt must be a text or a list of token ids, not {prompt!r:.60}")
     if not isinstance(name, str) and type(name) is not int:
-        raise OptionError(f"the id must be a string or a whole number, not {name!r:.60}")
+        raise OptionError(f"the id must be a string or an integer, not {name!r:.60}")
     return found
