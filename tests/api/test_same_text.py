@@ -10,9 +10,9 @@ from zoo.cli.main import main
 from zoo.engine import is_built
 
 PROMPTS = [
-    "Once upon a time", "The king said", "There was a girl who", "In the forest", "An old woman", '"Who are you?"',
-    "One day",    "The wolf", "Far away", "The youngest son", "She looked", "A fisherman", "At night", "The queen was", "Then",
-    "Every effort moves you", "When the sun rose", "He had three", "Nobody knew", "The sea",
+    "Once upon a time", "The king said", "There was a girl who", "In the forest", "An old woman", "Who are you?",
+    "One day", "The wolf", "Far away", "The youngest son", "She looked", "A fisherman", "At night", "The queen was",
+    "Then", "Every effort moves you", "When the sun rose", "He had three", "Nobody knew", "The sea",
 ]  # fmt: skip
 OPTIONS = {"max_new_tokens": 100}
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from zoo.engine import Engine
 from zoo.engine.module import engine_over, reason_against
 from zoo.errors import OptionError
-from zoo.generation.backend import Backend
+from zoo.generation.base import Backend
 from zoo.generation.loop import decode
 from zoo.generation.options import GenerationOptions, Options, read_options, require
 from zoo.generation.row import Prompt, Row, Token, prompt_ids
@@ -107,7 +107,7 @@ def complete_batch(
     backend: BackendName = "auto",
     **options: Unpack[Options],
 ) -> list[str]:
-    """Return all texts of generate_batch, the samples of a prompt side by side; arguments and errors are the same."""
+    """Return all texts, the samples of a prompt side by side; arguments and errors are those of generate_batch."""
     chosen = read_options("zoo.complete_batch()", options)
     tokens = _run(model, prompts, chosen, n_samples, backend)
     texts = [""] * (len(prompts) * n_samples)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
-from zoo.generation.backend import Backend
+from zoo.generation.base import Backend
 from zoo.generation.row import Row, Token
 from zoo.generation.sampler import Logits, best, check_finite, logprobs
 from zoo.generation.speculative import NO_DRAFT, Draft

@@ -45,9 +45,9 @@ def read_prompts(
     """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
 
     Args:
-        path: .jsonl has an object a line, {"prompt": a text or a list of token ids} and, if wanted, "id" (a string or an
-            integer) and any of OPTIONS. Any other file is text, a prompt per line. "-" is stdin: JSON lines if it
-            begins with "{", else text.
+        path: .jsonl has one object per line, with "prompt" (a text or a list of token ids) and optionally "id" (a
+            string or an integer) and any of OPTIONS. Any other file is text with one prompt per line. "-" is stdin:
+            JSON lines if it begins with "{", else text.
         options: for prompts without options of their own.
         config: of the model that shall continue them.
         tokenizer: of the model.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from zoo.errors import OptionError
-from zoo.generation.backend import Backend
+from zoo.generation.base import Backend
 from zoo.generation.sampler import Logits, Probs, check_finite, draw
 
 if TYPE_CHECKING:
