@@ -11,85 +11,93 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from zoo.cli._show import show_json
+from zoo.cli._show import is_terminal, say, show_json
 
 if TYPE_CHECKING:
-    from zoo.engine import Engine
-    from zoo.generation.options import Request, Token
+    from zoo.cli.generate import Arguments
+    from zoo.cli.generate_model import Loaded
+    from zoo.generation.options import GenerationOptions
     from zoo.generation.prompt_file import PromptLine
-    from zoo.generation.results_file import Generate
-    from zoo.models.gpt2.model import GPTModel
+    from zoo.generation.results_file import Generate, ResultFile
+    from zoo.generation.row import Token
 
 Count = Callable[[int, int], None]
-"""Takes how many texts and tokens more are done."""
+"""Called with the number of texts and of tokens that were added."""
 
 
-def continue_file(
-    prompts: Path,
-    out: Path,
-    model: Engine | GPTModel,
-    request: Request,
-    settings: dict[str, Any],
-    *,
-    batch: int,
-    as_json: bool,
-) -> None:
-    """Write what follows every prompt of a file to another, or go on with that; all prompts are checked before.
+def continue_file(given: Arguments, options: GenerationOptions) -> None:
+    """Write the texts of all prompts of a file to another, or resume that; all prompts are checked first.
 
     Args:
-        prompts: the file, or "-".
-        out: the other.
-        model: whichever runs.
-        request: what is asked for prompts without options of their own.
-        settings: what else decides the texts.
-        batch: texts that share a pass over the weights.
-        as_json: whether the summary is JSON.
+        given: --prompts, --out, the model and the form of the summary.
+        options: for prompts without options of their own.
     """
-    from zoo.generation.results_file import ResultFile, make_results
-
-    read, generate = _prepare(model, prompts, request, batch)
-    total = sum(1 for _ in read()) if prompts.is_file() else None  # a pipe is read once, and checked as it comes
-    with ResultFile(out, settings | dataclasses.asdict(request)) as file:
-        lines = read()
-        kept, made, tokens, started = file.keep(lines), 0, 0, time.monotonic()
-        try:
-            with _progress(total, kept) as count:
-                for result in make_results(lines, partial(_counted, generate, count)):
-                    file.write(result)
-                    made, tokens = made + 1, tokens + len(result["tokens"])
-        except KeyboardInterrupt:
-            click.echo(f"{out} has {kept + made:,} texts; the same command goes on from there", err=True)
-            raise
-        seconds = time.monotonic() - started
-    speed = tokens / seconds
-    if as_json:
-        show_json({"out": str(out), "kept": kept, "made": made, "tokens": tokens, "tokens_per_s": speed})
-    else:
-        before = f", {kept:,} of them from before" if kept else ""
-        rate = f"; {tokens:,} tokens in {seconds:.1f} s, {speed:,.1f} a second" if made else ""
-        click.echo(f"{out}: {kept + made:,} texts{before}{rate}")
-
-
-def _prepare(
-    model: Engine | GPTModel, prompts: Path, request: Request, batch: int
-) -> tuple[Callable[[], Iterator[PromptLine]], Generate]:
-    """What reads the prompts for a model, and what continues them."""
-    from zoo.engine import Engine
+    from zoo.cli.generate_model import load_model
     from zoo.generation.prompt_file import read_prompts
-    from zoo.text.tokenizer import Tokenizer
+    from zoo.generation.results_file import ResultFile
 
-    generate: Generate
-    if isinstance(model, Engine):
-        from zoo.engine.generation import generate_many as run_native
+    assert given.prompts and given.out
+    loaded = load_model(given)
+    read = partial(read_prompts, given.prompts, options, loaded.model.config, loaded.tokenizer)
+    is_file = str(given.prompts) != "-" and given.prompts.is_file()
+    total = sum(1 for _ in read()) if is_file else None  # a pipe is read once, and checked as it comes
+    with ResultFile(given.out, _settings(given, loaded) | dataclasses.asdict(options)) as file:
+        lines = read()
+        done = Done(given.out, file.keep(lines))
+        try:
+            _generate(loaded, file, lines, done, given.batch or 16, total)
+        except KeyboardInterrupt:
+            say(f"{given.out} has {done.kept + done.made:,} texts; repeat the command to resume", err=True)
+            raise
+    done.show(as_json=given.as_json)
 
-        tokenizer, generate = Tokenizer(model.vocabulary), partial(run_native, model, batch=batch)
-    else:
-        from zoo.generation.api import generate_many as run_torch
 
-        tokenizer, generate = model.tokenizer, partial(run_torch, model, batch=batch)
-    return partial(read_prompts, prompts, request, model.config, tokenizer), generate
+@dataclasses.dataclass
+class Done:
+    """What a run has made of a file."""
+
+    out: Path
+    kept: int
+    made: int = 0
+    tokens: int = 0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def show(self, *, as_json: bool) -> None:
+        """Print the summary."""
+        seconds = time.monotonic() - self.started
+        speed = self.tokens / seconds
+        if as_json:
+            fields = {"kept": self.kept, "made": self.made, "tokens": self.tokens, "tokens_per_s": speed}
+            show_json({"out": str(self.out), **fields})
+            return
+        before = f", {self.kept:,} of them from before" if self.kept else ""
+        rate = f"; {self.tokens:,} tokens in {seconds:.1f} s, {speed:,.1f} per second" if self.made else ""
+        say(f"{self.out}: {self.kept + self.made:,} texts{before}{rate}")
+
+
+def _generate(
+    loaded: Loaded, file: ResultFile, lines: Iterator[PromptLine], done: Done, batch: int, total: int | None
+) -> None:
+    from zoo.api.text import generate_many
+    from zoo.generation.results_file import make_results
+
+    generate = partial(generate_many, loaded.model, batch=batch, backend=loaded.backend)
+    with _progress(total, done.kept) as count:
+        for result in make_results(lines, partial(_counted, generate, count)):
+            file.write(result)
+            done.made, done.tokens = done.made + 1, done.tokens + len(result["ids"])
+
+
+def _settings(given: Arguments, loaded: Loaded) -> dict[str, Any]:
+    """Return what decides the texts beside the options."""
+    from zoo.api.checkpoints import content_hash
+
+    return {
+        "model": content_hash(loaded.path, format=given.format, size=given.size),
+        "engine": "native" if loaded.backend == "engine" else "torch",
+        "dtype": given.dtype,
+        "quantize": given.quantize,
+    }
 
 
 def _counted(generate: Generate, count: Count, items: Iterator[Any]) -> Iterator[tuple[int, Token]]:
@@ -101,7 +109,7 @@ def _counted(generate: Generate, count: Count, items: Iterator[Any]) -> Iterator
 @contextmanager
 def _progress(total: int | None, kept: int) -> Iterator[Count]:
     """Show texts done, tokens a second and time left on stderr, if it is a terminal."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda _texts, _tokens: None
         return
     from rich.console import Console

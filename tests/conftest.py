@@ -16,9 +16,11 @@ settings.register_profile("zoo", deadline=None, derandomize=True)
 settings.load_profile("zoo")
 torch.set_num_threads(1)
 
-# Nothing leaves this machine, and nobody's cache is used; tests of downloads say otherwise for themselves.
+# Nothing leaves this machine, and nobody's cache or settings are used; tests of downloads say otherwise for themselves.
 os.environ["ZOO_OFFLINE"] = "1"
 os.environ["ZOO_CACHE"] = tempfile.mkdtemp(prefix="zoo-test-cache-")
+os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="zoo-test-config-")
+os.environ.pop("ZOO_MODEL", None)
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 

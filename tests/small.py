@@ -2,7 +2,7 @@
 
 import torch
 
-from zoo.generation.options import Request
+from zoo.generation.options import GenerationOptions
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.model import GPTModel
 
@@ -44,7 +44,7 @@ def varied(n):
     """Prompts of 1 to 40 ids (the context is 23), each with options of its own; some end at an id."""
     for i in range(n):
         sampling = {"temperature": 0} if i % 3 == 0 else {"seed": 100 + i, "top_k": 5 + i, "top_p": 0.9}
-        request = Request(max_new_tokens=1 + i * 7 % 29, stop_ids=[i, i + 1, i + 2], **sampling)
+        request = GenerationOptions(max_new_tokens=1 + i * 7 % 29, stop_ids=[i, i + 1, i + 2], **sampling)
         yield random_ids(1 + i * 11 % 40, seed=i).tolist(), request
 
 

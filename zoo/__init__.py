@@ -41,9 +41,15 @@ _HOME = {
     "create": "zoo.models.gpt2.init",
     "load": "zoo.api.models",
     "save": "zoo.conversion.save",
-    "Token": "zoo.generation.api",
-    "generate": "zoo.generation.api",
-    "complete": "zoo.generation.api",
+    "open_engine": "zoo.api.engines",
+    "Engine": "zoo.engine.backend",
+    "GenerationOptions": "zoo.generation.options",
+    "Token": "zoo.generation.row",
+    "generate": "zoo.api.text",
+    "complete": "zoo.api.text",
+    "generate_batch": "zoo.api.text",
+    "complete_batch": "zoo.api.text",
+    "generate_many": "zoo.api.text",
     "ZooError": "zoo.errors",
 }
 """Public name -> module that has it."""
@@ -58,10 +64,17 @@ if TYPE_CHECKING:
     from zoo.api.checkpoints import open_checkpoint as open_checkpoint
     from zoo.api.checkpoints import push as push
     from zoo.api.checkpoints import verify as verify
+    from zoo.api.engines import open_engine as open_engine
     from zoo.api.models import load as load
+    from zoo.api.text import complete as complete
+    from zoo.api.text import complete_batch as complete_batch
+    from zoo.api.text import generate as generate
+    from zoo.api.text import generate_batch as generate_batch
+    from zoo.api.text import generate_many as generate_many
     from zoo.conversion.plan import Plan as Plan
     from zoo.conversion.run import Report as Report
     from zoo.conversion.save import save as save
+    from zoo.engine.backend import Engine as Engine
     from zoo.errors import ZooError as ZooError
     from zoo.examine.arrangement import Check as Check
     from zoo.examine.diff import Diff as Diff
@@ -69,9 +82,8 @@ if TYPE_CHECKING:
     from zoo.formats.base import Format as Format
     from zoo.formats.registry import get_format as get_format
     from zoo.formats.registry import list_formats as list_formats
-    from zoo.generation.api import Token as Token
-    from zoo.generation.api import complete as complete
-    from zoo.generation.api import generate as generate
+    from zoo.generation.options import GenerationOptions as GenerationOptions
+    from zoo.generation.row import Token as Token
     from zoo.models.gpt2.config import GPTConfig as GPTConfig
     from zoo.models.gpt2.init import create as create
     from zoo.models.gpt2.kv_cache import KVCache as KVCache

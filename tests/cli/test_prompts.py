@@ -63,17 +63,11 @@ def made_alone(model, line, engine):
     """What Python's functions make of one line; the seed and all else are its own."""
     options = {"temperature": 0.8, "max_new_tokens": 7, **line}
     prompt, _ = options.pop("prompt"), options.pop("id", None)
-    if engine == "torch":
-        tokens = list(zoo.generate(zoo.load(model), prompt, **options))
-    else:
-        from zoo.engine import Engine
-        from zoo.engine.generation import generate_batch
-        from zoo.generation.options import Request
-
-        tokens = [t for _, t in generate_batch(Engine.open(model, threads=1), [prompt], Request(**options))]
+    backend = {"torch": "torch", "native": "engine"}[engine]
+    tokens = list(zoo.generate(zoo.load(model), prompt, backend=backend, **options))
     return {
         "text": "".join(t.text for t in tokens),
-        "tokens": [t.id for t in tokens],
+        "ids": [t.id for t in tokens],
         "finish_reason": tokens[-1].finish_reason,
     }
 
@@ -89,7 +83,7 @@ def test_each_text_is_the_one_made_alone(run, model, engine, batch):
     assert (code, err) == (0, "")
     assert expected == read_lines("out.jsonl")
     assert {"length", "context", "stop"} == {line["finish_reason"] for line in expected}
-    assert out.startswith(f"out.jsonl: 14 texts; {sum(len(line['tokens']) for line in expected)} tokens in ")
+    assert out.startswith(f"out.jsonl: 14 texts; {sum(len(line['ids']) for line in expected)} tokens in ")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -218,10 +212,10 @@ def test_two_processes_do_not_write_one_file(run, tmp_path):
         ('{"prompt": 5}', "the prompt must be a text or a list of token ids, not 5"),
         ('{"prompt": [1, true]}', "the prompt must be a text or a list"),
         ('{"prompt": [50257]}', "the prompt has token id 50257"),
-        ('{"prompt": "a", "id": 1.5}', "the id must be a string or a whole number, not 1.5"),
+        ('{"prompt": "a", "id": 1.5}', "the id must be a string or an integer, not 1.5"),
         ('{"prompt": "a", "temperature": "0"}', "temperature must be 0, or from 1e-06 to 1e+06, not '0'"),
         ('{"prompt": "a", "max_new_tokens": 0}', "max_new_tokens must be at least 1"),
-        ('{"prompt": "a", "max_new_tokens": null}', "max_new_tokens must be a whole number"),
+        ('{"prompt": "a", "max_new_tokens": null}', "max_new_tokens must be an integer"),
         ('{"prompt": "a", "stop": 5}', "stop must be a string or several, not 5"),
         ('{"prompt": "a", "stop_ids": 5}', "stop_ids must be several token ids, not 5"),
         ('{"prompt": "a", "ignore_eos": 1}', "ignore_eos must be true or false, not 1"),
@@ -249,7 +243,7 @@ def test_a_text_has_a_prompt_a_line(run):
     found = read_lines("out.jsonl")
 
     assert [(1, "Every effort"), (3, "  two blanks  "), (4, "{é")] == [(line["id"], line["prompt"]) for line in found]
-    assert [*found[0]] == ["id", "prompt", "text", "tokens", "finish_reason"]
+    assert [*found[0]] == ["id", "prompt", "text", "ids", "finish_reason"]
     assert found[0]["prompt"] + found[0]["text"] + "\n" == run("-t", 0, "-n", 5, "Every effort")[1]
 
 
@@ -285,7 +279,8 @@ def test_prompts_that_cannot_be_read(run, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--prompts", "x"], ["--out", "x"], ["--batch", "2"], ["--prompts", "x", "--out", "y", "PROMPT"],
+    [["--prompts", "x"], ["--batch", "2"], ["--top-logprobs", "2", "x"], ["--ids", "1", "x"],
+     ["--prompts", "x", "--out", "y", "PROMPT"],
      ["--prompts", "x", "--out", "y", "--samples", "2"], ["--prompts", "x", "--out", "y", "--batch", "0"]],
 )  # fmt: skip
 def test_options_that_do_not_go_together(run, arguments):
@@ -335,9 +330,9 @@ def test_a_terminal_sees_a_bar(run, model):
 
 def test_from_python():
     """The library raises what the command prints."""
-    from zoo.generation.options import Request
+    from zoo.generation.options import GenerationOptions
     from zoo.generation.prompt_file import read_prompts
 
     with pytest.raises(FormatError, match="cannot be read: No such file") as caught:
-        list(read_prompts(Path("none.txt"), Request(), CONFIG, zoo.Tokenizer()))
+        list(read_prompts(Path("none.txt"), GenerationOptions(), CONFIG, zoo.Tokenizer()))
     assert isinstance(caught.value, ZooError)

@@ -180,8 +180,7 @@ def test_prompts_change_no_bit_of_each_other(isa, kind):
     prompts, rows, cache = [some_ids(WIDE, n, seed=n).tolist() for n in (1, 54, 41)], [3, 0, 1], three.new_cache(4)
     expected = [alone.prefill(prompt, alone.new_cache()) for prompt in prompts]
 
-    left = three.begin(prompts, cache, rows)
-    assert (np.stack(expected) == three.extend(left, cache, rows)).all()
+    assert (np.stack(expected) == np.concatenate(three.logits(prompts, cache, rows, [1, 1, 1]))).all()
 
 
 def test_threads_and_batches_change_no_bit(isa):
@@ -229,13 +228,18 @@ def test_a_long_prompt_is_read_in_parts():
         (lambda e: e.step([97], e.new_cache()), "token ids are 0 to 96"),
         (lambda e: e.step([-1], e.new_cache()), "token ids are 0 to 96"),
         (lambda e: e.prefill([], e.new_cache()), "no tokens"),
+        (lambda e: e.verify([], e.new_cache()), "no tokens"),
+        (lambda e: e.step([2**32 + 5], e.new_cache()), "token ids are 0 to 96"),
+        (lambda e: e.step([5.0], e.new_cache()), "must be integers, not float64"),
+        (lambda e: e.prefill([True, False], e.new_cache()), "must be integers, not bool"),
+        (lambda e: e.verify([2**70], e.new_cache()), "must be integers, not object"),
         (lambda e: e.prefill(range(24), e.new_cache()), "24 tokens do not fit"),
         (lambda e: e.prefill([1], e.new_cache(), row=1), "rows 0 to 0"),
         (lambda e: e.step([1, 2], e.new_cache(3)), "2 tokens, 3 rows"),
         (lambda e: e.step([1, 2], e.new_cache(3), rows=[1, 1]), "one token for each row"),
         (lambda e: e.step([1], e.new_cache(3), rows=[3]), "rows 0 to 2"),
-        (lambda e: e.begin([[1], [2]], e.new_cache(3), [1, 1]), "a row of its own"),
-        (lambda e: e.extend([[1], [2]], e.new_cache(3), [1]), "2 lists, rows"),
+        (lambda e: e.logits([[1], [2]], e.new_cache(3), [1, 1], [1, 1]), "a row of its own"),
+        (lambda e: e.logits([[1], [2]], e.new_cache(3), [1], [1, 1]), "2 lists, rows"),
         (lambda e: e.new_cache(room=24), "1 to 23 tokens"),
         (lambda e: e.new_cache().truncate(1), "cannot be cut to 1"),
         (lambda e: e.step([1], engine_of(small_model(WIDE, dtype=torch.float32)).new_cache()), "another model"),

@@ -49,9 +49,11 @@ def test_text_is_the_same_with_fewer_instructions(isa, monkeypatch):
     except OptionError:
         pytest.skip(f"this machine has no {isa}")
     names = "greedy_tokens or many_are_alone or the_same_text or log_prob or saves_every_pass"
-    passed, skipped = outcomes({"ZOO_ENGINE_ISA": isa}, "tests/engine", "-k", names)
+    passed, skipped = outcomes(
+        {"ZOO_ENGINE_ISA": isa}, "tests/engine", "tests/generation/test_speculative.py", "-k", names
+    )
 
-    assert (passed, skipped) == (12, 0)
+    assert (passed, skipped) == (11, 0)
 
 
 def test_without_the_library_the_same_commands_work():

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of, varied
 
+from zoo.api.text import complete, complete_batch, generate, generate_batch, generate_many
 from zoo.errors import OptionError, ZooError
-from zoo.generation.api import Options, complete, complete_batch, generate, generate_batch, generate_many
-from zoo.generation.options import Request
+from zoo.generation.options import GenerationOptions, Options
 
 MODEL = small_model()
 CONTEXT = SMALL.context_length
@@ -56,7 +56,7 @@ class TestCache:
             expected = [book_generate(MODEL, prompt, n), book_generate(MODEL, prompt, n, **sampled)]
         got = [
             ids_of(generate(MODEL, prompt, max_new_tokens=n, temperature=0)),
-            ids_of(generate(MODEL, prompt, max_new_tokens=n, top_p=None, **sampled)),
+            ids_of(generate(MODEL, prompt, max_new_tokens=n, top_p=None, draw="torch", **sampled)),
         ]
 
         assert expected == got
@@ -188,7 +188,7 @@ class TestMany:
     def test_a_prompt_is_taken_when_there_is_a_place(self):
         """No more than `batch` prompts are under way, and in the end all have been."""
         taken, ended = [], []
-        items = ((taken.append(i) or [i + 1], Request(max_new_tokens=2 + i % 5, seed=i)) for i in range(12))
+        items = ((taken.append(i) or [i + 1], GenerationOptions(max_new_tokens=2 + i % 5, seed=i)) for i in range(12))
         for i, token in generate_many(MODEL, items, batch=3):
             assert len(taken) - len(ended) <= 3
             ended += [i] if token.finish_reason else []
@@ -198,7 +198,7 @@ class TestMany:
     def test_every_pass_is_full(self):
         """While prompts are left, each pass of single tokens has every place taken, and no pass has more."""
         seen = []
-        items = (([i + 1], Request(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
+        items = (([i + 1], GenerationOptions(max_new_tokens=3 + i % 4, seed=i)) for i in range(20))
         with MODEL.register_forward_pre_hook(lambda _, args: seen.append(tuple(args[0].shape))):
             n_tokens = len(list(generate_many(MODEL, items, batch=4)))
 
@@ -208,22 +208,23 @@ class TestMany:
     def test_memory_does_not_grow_with_the_prompts(self):
         """The cache has a row for each place and room for the longest text that came, rounded up to 64 tokens."""
         model, caches = small_model(SMALL.replace(context_length=200)), []
-        items = (([5], Request(max_new_tokens=70 if i == 9 else 2)) for i in range(50))
+        items = (([5], GenerationOptions(max_new_tokens=70 if i == 9 else 2)) for i in range(50))
         with model.register_forward_pre_hook(lambda _, args: caches.append(args[1].keys.shape)):
             list(generate_many(model, items, batch=3))
 
-        assert {64, 128, 1} == {shape[3] for shape in caches}  # 1 is of the prompts' own passes
+        assert {64, 128} < {shape[3] for shape in caches}  # and short copies of the rows that a pass leaves out
+        assert max(shape[3] for shape in caches) == 128
         assert max(shape[1] for shape in caches) == 3
 
     def test_a_bad_prompt_is_an_error_when_it_comes(self):
         """What came before it is yielded; a batch below 1 is refused by the call."""
-        items = [([1], Request(max_new_tokens=2, seed=1)), ([500], Request())]
+        items = [([1], GenerationOptions(max_new_tokens=2, seed=1)), ([500], GenerationOptions())]
         tokens = generate_many(MODEL, items, batch=1)
 
         assert [next(tokens)[0], next(tokens)[0]] == [0, 0]
         with pytest.raises(OptionError, match="token id 500"):
             next(tokens)
-        with pytest.raises(OptionError, match="batch must be a whole number of at least 1, not 0"):
+        with pytest.raises(OptionError, match="batch must be an integer of at least 1, not 0"):
             generate_many(MODEL, [], batch=0)
 
 

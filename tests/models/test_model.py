@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from small import SMALL, random_ids, small_model
 
+from zoo.api.text import generate
 from zoo.errors import OptionError
-from zoo.generation.api import generate
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.init import create
 from zoo.models.gpt2.kv_cache import KVCache

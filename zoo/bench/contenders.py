@@ -32,8 +32,7 @@ class Zoo(Contender):
 
     def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
         rows, cache = range(len(prompts)), self._engine.new_cache(len(prompts), len(prompts[0]) + n - 1)
-        left = self._engine.begin(prompts, cache, rows)
-        tokens = self._engine.extend(left, cache, rows).argmax(-1).tolist()
+        tokens = [int(logits.argmax()) for logits in self._engine.logits(prompts, cache, rows, [1] * len(prompts))]
         taken = [(time.perf_counter(), tokens[0])]
         for _ in range(n - 1):
             tokens = self._engine.step(tokens, cache).argmax(-1).tolist()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 from zoo.bench.contenders import CONTENDERS, PEERS, PRECISIONS
-from zoo.engine.backend import default_threads
+from zoo.engine.handle import default_threads
 from zoo.errors import OptionError
 from zoo.models.gpt2.config import GPTConfig
 

@@ -34,6 +34,7 @@ class Pointers:
         """
         _check_shapes(config, weights)
         self._weights, self._held = weights, list[Any]()
+        self._converted: list[tuple[NDArray[np.float32], NDArray[np.generic]]] = []
         self.nbytes = 0
         layers = (native.Layer * config.n_layers)()
         for i, layer in enumerate(layers):
@@ -72,7 +73,17 @@ class Pointers:
     def _floats(self, name: str) -> int | None:
         """A vector in float32, if there is one of this name."""
         vector: Any = self._weights.get(name)
-        return None if vector is None else self._keep(vector.astype(np.float32))
+        if vector is None:
+            return None
+        converted = vector.astype(np.float32, copy=False)
+        if converted is not vector:
+            self._converted.append((converted, vector))
+        return self._keep(converted)
+
+    def refresh(self) -> None:
+        """Convert the vectors that are not float32 again, after weights were changed in place."""
+        for converted, vector in self._converted:
+            np.copyto(converted, vector.astype(np.float32))
 
     def _keep(self, array: NDArray[np.generic]) -> int:
         array = np.require(array, requirements=["C", "A"])

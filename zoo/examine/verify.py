@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.core.progress import OnProgress, counted
 from zoo.core.statistics import statistics
@@ -136,7 +136,10 @@ def _known(model: GPTModel) -> Check:
     """Compare a published model with its recorded answers."""
     import torch
 
-    from zoo.generation.api import generate
+    from zoo.generation.loop import decode
+    from zoo.generation.options import GenerationOptions
+    from zoo.generation.row import Row
+    from zoo.generation.torch_backend import TorchBackend
 
     for name, (first, last, prompt, expected) in _KNOWN.items():
         table = model.tok_emb.weight
@@ -149,8 +152,9 @@ def _known(model: GPTModel) -> Check:
                 return Check(
                     "known answers", "failed", f"resembles OpenAI's {name}, but the end of the embedding differs"
                 )
-            options: dict[str, Any] = {"temperature": 0.0, "max_new_tokens": len(expected), "ignore_eos": True}
-            ids = tuple(token.id for token in generate(model, list(prompt), **options))
+            options = GenerationOptions(temperature=0, max_new_tokens=len(expected), ignore_eos=True)
+            row = Row(model.config, model.tokenizer, options, 0, prompt)
+            ids = tuple(token.id for _, token in decode(TorchBackend(model), [row], 1))
             said = "gives the recorded answer" if ids == expected else f"says {list(ids)}, not {list(expected)}"
             return Check("known answers", "ok" if ids == expected else "failed", f"OpenAI's {name}: {said}")
     return Check("known answers", "skipped", "no published model whose answers are recorded")

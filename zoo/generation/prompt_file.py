@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import FormatError, OptionError, UnknownName
-from zoo.generation.options import Request, prompt_ids
+from zoo.generation.options import GenerationOptions
+from zoo.generation.row import prompt_ids
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.tokenizer import Tokenizer
 
-OPTIONS = tuple(field.name for field in dataclasses.fields(Request))
+OPTIONS = tuple(field.name for field in dataclasses.fields(GenerationOptions))
 """Keys that a line may have beside prompt and id."""
 
 
@@ -29,23 +30,25 @@ class PromptLine:
         number: of its line, from 1 on.
         fields: id (the line's number, if it has none), prompt, and the line's own options.
         ids: the prompt's tokens.
-        request: the file's, with the line's own options.
+        options: the file's, with the line's own options.
     """
 
     number: int
     fields: dict[str, Any]
     ids: list[int]
-    request: Request
+    options: GenerationOptions
 
 
-def read_prompts(path: Path, request: Request, config: GPTConfig, tokenizer: Tokenizer) -> Iterator[PromptLine]:
+def read_prompts(
+    path: Path, options: GenerationOptions, config: GPTConfig, tokenizer: Tokenizer
+) -> Iterator[PromptLine]:
     """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
 
     Args:
-        path: .jsonl has an object a line, {"prompt": a text or a list of token ids} and, if wanted, "id" (a string or a
-            whole number) and any of OPTIONS. Any other file is text, a prompt a line. "-" is stdin: JSON lines if it
-            begins with "{", else text.
-        request: what is asked for prompts without options of their own.
+        path: .jsonl has one object per line, with "prompt" (a text or a list of token ids) and optionally "id" (a
+            string or an integer) and any of OPTIONS. Any other file is text with one prompt per line. "-" is stdin:
+            JSON lines if it begins with "{", else text.
+        options: for prompts without options of their own.
         config: of the model that shall continue them.
         tokenizer: of the model.
 
@@ -54,6 +57,8 @@ def read_prompts(path: Path, request: Request, config: GPTConfig, tokenizer: Tok
             outside its range, or its prompt is none for this model. The message names the line.
     """
     stdin = str(path) == "-"
+    if stdin and sys.stdin is None:
+        raise FormatError("stdin", "is closed; give a file, or pipe the prompts in")
     path = Path("stdin") if stdin else path
     try:
         with nullcontext(sys.stdin) if stdin else path.open(encoding="utf-8-sig") as file:
@@ -61,7 +66,7 @@ def read_prompts(path: Path, request: Request, config: GPTConfig, tokenizer: Tok
             is_json = first.startswith("{") if stdin else path.suffix == ".jsonl"
             for number, text in enumerate(chain([first], file), start=1):
                 if text.strip():
-                    yield _line(path, number, text.rstrip("\n"), is_json, request, config, tokenizer)
+                    yield _line(path, number, text.rstrip("\n"), is_json, options, config, tokenizer)
     except UnicodeDecodeError as error:
         raise FormatError(path, "is not text in UTF-8; convert it") from error
     except OSError as error:
@@ -69,12 +74,18 @@ def read_prompts(path: Path, request: Request, config: GPTConfig, tokenizer: Tok
 
 
 def _line(
-    path: Path, number: int, text: str, is_json: bool, request: Request, config: GPTConfig, tokenizer: Tokenizer
+    path: Path,
+    number: int,
+    text: str,
+    is_json: bool,
+    options: GenerationOptions,
+    config: GPTConfig,
+    tokenizer: Tokenizer,
 ) -> PromptLine:
     try:
         found = _parse(text) if is_json else {"prompt": text}
         own: dict[str, Any] = {key: value for key, value in found.items() if key in OPTIONS}
-        asked = dataclasses.replace(request, **own) if own else request
+        asked = dataclasses.replace(options, **own) if own else options
         if not asked.max_new_tokens:
             raise OptionError("max_new_tokens must be at least 1, or there is nothing to do")
         ids = prompt_ids(config, tokenizer, found["prompt"], asked)
@@ -97,5 +108,5 @@ def _parse(text: str) -> dict[str, Any]:
     if not isinstance(prompt, str) and not (isinstance(prompt, list) and all(type(i) is int for i in prompt)):
         raise OptionError(f"the prompt must be a text or a list of token ids, not {prompt!r:.60}")
     if not isinstance(name, str) and type(name) is not int:
-        raise OptionError(f"the id must be a string or a whole number, not {name!r:.60}")
+        raise OptionError(f"the id must be a string or an integer, not {name!r:.60}")
     return found

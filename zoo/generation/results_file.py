@@ -1,6 +1,6 @@
 """Texts made from a file of prompts, as JSON lines in the order of the prompts; a killed run goes on where it was.
 
-A line repeats its prompt's fields (id, prompt, own options) and adds text, tokens (their ids) and finish_reason. Beside
+A line repeats its prompt's fields (id, prompt, own options) and adds text, ids (its tokens) and finish_reason. Beside
 the file lies FILE.settings.json, with the settings that all lines were made with.
 """
 
@@ -17,14 +17,15 @@ from typing import Any, BinaryIO, Self
 
 from zoo.core.output import as_output_error, atomic_output
 from zoo.errors import FormatError, OutputError
-from zoo.generation.options import Prompt, Request, Token
+from zoo.generation.options import GenerationOptions
 from zoo.generation.prompt_file import PromptLine
+from zoo.generation.row import Prompt, Token
 
 Result = dict[str, Any]
-Generate = Callable[[Iterator[tuple[Prompt, Request]]], Iterator[tuple[int, Token]]]
-"""generate_many of the torch model or of the engine, with everything but the items given."""
+Generate = Callable[[Iterator[tuple[Prompt, GenerationOptions]]], Iterator[tuple[int, Token]]]
+"""generate_many with everything but the items given."""
 
-_MADE = ("text", "tokens", "finish_reason")
+_MADE = ("text", "ids", "finish_reason")
 
 
 def make_results(lines: Iterable[PromptLine], generate: Generate) -> Iterator[Result]:
@@ -35,15 +36,15 @@ def make_results(lines: Iterable[PromptLine], generate: Generate) -> Iterator[Re
     """
     begun: dict[int, Result] = {}
 
-    def items() -> Iterator[tuple[Prompt, Request]]:
+    def items() -> Iterator[tuple[Prompt, GenerationOptions]]:
         for i, line in enumerate(lines):
-            begun[i] = {**line.fields, "text": "", "tokens": [], "finish_reason": None}
-            yield line.ids, line.request
+            begun[i] = {**line.fields, "text": "", "ids": [], "finish_reason": None}
+            yield line.ids, line.options
 
     next_one = 0
     for i, token in generate(items()):
         begun[i]["text"] += token.text
-        begun[i]["tokens"].append(token.id)
+        begun[i]["ids"].append(token.id)
         begun[i]["finish_reason"] = token.finish_reason
         while next_one in begun and begun[next_one]["finish_reason"]:
             yield begun.pop(next_one)

@@ -1,112 +1,155 @@
-"""From logits to the next token: small pure filters, and the sampler made of them.
+"""From logits to the next token, in numpy and without a sort of the vocabulary.
 
-The order is that of transformers: repetition penalty, temperature, top_k, top_p, min_p, then one draw. A filter sets
-what it removes to -inf. Shapes: B batch, V vocabulary; filters take logits (V,) or (B, V), float32 or wider.
+What the filters keep is a set: the tokens above some logit, and the first of those equal to it. A histogram of the
+logits finds that logit with one pass over the vocabulary. Shapes: V vocabulary, K kept tokens.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from zoo.generation.options import Sampling
+from zoo.errors import OptionError, ZooError
+from zoo.generation.options import GenerationOptions
 
-Sampler = Callable[[Tensor, Sequence[Sequence[int]], Sequence[torch.Generator]], Tensor]
-"""(logits (B, V), each row's ids so far, each row's generator) -> the chosen ids, (B,) int64."""
-
-
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Make the tokens marked in seen, bool of the logits' shape, less probable."""
-    penalised = torch.where(logits < 0, logits * penalty, logits / penalty)
-    return torch.where(seen, penalised, logits)
+Logits = NDArray[np.floating[Any]]
+Probs = NDArray[np.float64]
+Ids = NDArray[np.int64]
+_BINS = 4096
+_BLOCK = 256  # weights that are summed together before a draw
 
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep exactly k tokens, the most probable ones; of those equal to the last, the lowest ids."""
-    k = min(k, logits.shape[-1])
-    return _keep_largest(logits, logits.topk(k).values[..., -1:], k)
+def check_finite(logits: Logits) -> None:
+    """Refuse logits that are NaN or infinite.
 
-
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the most probable tokens, each of them while those before it sum to less than p."""
-    if p >= 1:  # not left to the sum, which may reach 1 before its end by rounding
-        return logits
-    # All tokens below (1 - p) / V together have less than 1 - p, so those above reach p; sorting them alone is faster.
-    probs = logits.softmax(-1)
-    n_candidates = (probs >= (1 - p) / logits.shape[-1]).sum(-1).max()
-    ordered, ids = logits.topk(max(1, int(n_candidates)))
-    probs = probs.gather(-1, ids)
-    n = (probs.cumsum(-1) - probs < p).sum(-1, keepdim=True)
-    return _keep_largest(logits, ordered.gather(-1, n - 1), n)
-
-
-def _keep_largest(logits: Tensor, nth: Tensor, n: int | Tensor) -> Tensor:
-    """Keep n tokens, knowing the n-th largest logit, (..., 1)."""
-    above, equal = logits > nth, logits == nth
-    room = n - above.sum(-1, keepdim=True)
-    return logits.masked_fill(~(above | (equal & (equal.cumsum(-1) <= room))), -math.inf)
-
-
-def keep_min_p(logits: Tensor, p: float) -> Tensor:
-    """Keep tokens of at least p times the largest probability."""
-    probs = logits.softmax(-1)
-    return logits.masked_fill(probs < p * probs.amax(-1, keepdim=True), -math.inf)
-
-
-def choose(logits: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw a token for each row, with the row's own generator: (B, V) -> (B,) int64.
-
-    One torch.multinomial a row, as in the book, so that its samples come out; a row's draws depend on no other row.
+    Raises:
+        ZooError: some are.
     """
-    probs = logits.softmax(-1)
-    drawn = [torch.multinomial(row, 1, generator=generator) for row, generator in zip(probs, generators, strict=True)]
-    return torch.cat(drawn)
+    if not np.isfinite(logits).all():
+        raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
 
 
-def make_sampler(sampling: Sampling) -> Sampler:
-    """Turn options into one function, so that the decode loop looks at none of them."""
-    filters = _filters(sampling)
-
-    def sample(logits: Tensor, ids: Sequence[Sequence[int]], generators: Sequence[torch.Generator]) -> Tensor:
-        if sampling.repetition_penalty != 1:
-            logits = penalise_repetition(logits, _mark(ids, logits), sampling.repetition_penalty)
-        if sampling.temperature == 0:  # no filter ever removes the most probable token, the lowest id among equals
-            return logits.argmax(-1)
-        logits = logits / sampling.temperature
-        for keep in filters:
-            logits = keep(logits)
-        return choose(logits, generators)
-
-    return sample
+def logprobs(logits: Logits, tokens: Sequence[int] | Ids) -> list[float]:
+    """Return the natural logarithms of some tokens' probabilities, before penalties, temperature and filters."""
+    largest = logits.max()
+    with np.errstate(over="ignore"):  # far below the largest is -inf, and adds nothing
+        total = float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
+    return [float(logits[token]) - float(largest) - total for token in tokens]
 
 
-def make_generator(seed: int | None, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of one row's own; torch's global one is not touched. A seed of None is fresh entropy."""
-    generator = torch.Generator(device)
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
-    return generator
+def best(logits: Logits, n: int) -> tuple[tuple[int, float], ...]:
+    """Return the n most probable tokens and their log-probabilities, best first, the lowest ids first among equals."""
+    if n == 0:
+        return ()
+    below = logits.max() - logits.astype(np.float64)
+    ids = _nearest(below, np.ones(len(below)), n)
+    ids = ids[np.argsort(below[ids], kind="stable")].tolist()
+    return tuple(zip(ids, logprobs(logits, ids), strict=True))
 
 
-def _filters(sampling: Sampling) -> list[Callable[[Tensor], Tensor]]:
-    filters: list[Callable[[Tensor], Tensor]] = []
-    if sampling.top_k is not None:
-        filters.append(partial(keep_top_k, k=sampling.top_k))
-    if sampling.top_p is not None:
-        filters.append(partial(keep_top_p, p=sampling.top_p))
-    if sampling.min_p:
-        filters.append(partial(keep_min_p, p=sampling.min_p))
-    return filters
+class Sampler:
+    """Chooses the tokens of one text; its generator serves no other text."""
+
+    def __init__(self, options: GenerationOptions, n_prompt: int) -> None:
+        """Take the options and the number of the prompt's tokens, which two of the penalties do not count."""
+        self._options, self._n_prompt = options, n_prompt
+        self.generator: Any = np.random.default_rng(options.seed)
+        if options.draw == "torch":
+            import torch
+
+            self.generator = torch.Generator()
+            self.generator.seed() if options.seed is None else self.generator.manual_seed(options.seed)
+
+    def pick(self, logits: Logits, ids: Sequence[int]) -> int:
+        """Choose a token after `ids`, the prompt's and the text's, from logits (V,)."""
+        options = self._options
+        if options.temperature and options.draw == "torch":
+            import torch
+
+            probs = torch.from_numpy(self.distribution(logits, ids).astype(np.float32))
+            return int(torch.multinomial(probs, 1, generator=self.generator))
+        logits = _penalise(logits, ids, self._n_prompt, options)
+        if options.temperature == 0:
+            return int(logits.argmax())
+        kept, weights = _filter(logits, options)
+        return int(kept[draw(weights, self.generator.random())])
+
+    def distribution(self, logits: Logits, ids: Sequence[int]) -> Probs:
+        """Return the probabilities with which pick chooses, (V,); the temperature is not 0."""
+        kept, weights = _filter(_penalise(logits, ids, self._n_prompt, self._options), self._options)
+        probs = np.zeros(len(logits))
+        probs[kept] = weights / weights.sum()
+        return probs
 
 
-def _mark(ids: Sequence[Sequence[int]], logits: Tensor) -> Tensor:
-    marks = torch.zeros_like(logits, dtype=torch.bool)
-    for row, used in zip(marks, ids, strict=True):
-        row[torch.tensor(used, device=logits.device)] = True
-    return marks
+def draw(weights: Probs, number: float) -> int:
+    """Return the index at a fraction, 0 to 1, of the sum of weights: sums of blocks first, then within one."""
+    blocks = np.add.reduceat(weights, np.arange(0, len(weights), _BLOCK)).cumsum()
+    target = number * blocks[-1]
+    block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)
+    first = block * _BLOCK
+    sums = weights[first : first + _BLOCK].cumsum() + (blocks[block - 1] if block else 0.0)
+    # Rounding may leave the target at the very end; the last token with any weight is meant there.
+    return first + min(int(np.searchsorted(sums, target, side="right")), int(np.searchsorted(sums, sums[-1])))
+
+
+def _penalise(logits: Logits, ids: Sequence[int], n_prompt: int, options: GenerationOptions) -> Logits:
+    logits = logits.astype(np.float64)
+    if options.repetition_penalty != 1:
+        used = np.unique(ids)
+        old = logits[used]
+        logits[used] = np.where(old < 0, old * options.repetition_penalty, old / options.repetition_penalty)
+    if options.presence_penalty or options.frequency_penalty:
+        for token, count in Counter(ids[n_prompt:]).items():
+            logits[token] -= options.presence_penalty + options.frequency_penalty * count
+    if (n := options.no_repeat_ngram_size) and len(ids) >= n - 1:
+        last = list(ids[len(ids) - n + 1 :])
+        banned = [ids[i + n - 1] for i in range(len(ids) - n + 1) if list(ids[i : i + n - 1]) == last]
+        logits[banned] = -np.inf
+        if np.isneginf(logits).all():
+            raise OptionError(
+                f"of {n} leaves no token to choose; set it higher, or to 0", option="no_repeat_ngram_size"
+            )
+    return logits
+
+
+def _filter(logits: Logits, options: GenerationOptions) -> tuple[Ids, Probs]:
+    """Return the tokens that are kept, (K,) in order, and their weights relative to the best token's."""
+    kept = np.flatnonzero(logits > -np.inf)
+    below = logits.max() - logits[kept]
+    if options.top_k is not None and options.top_k < len(kept):
+        places = _nearest(below, np.ones(len(kept)), options.top_k)
+        kept, below = kept[places], below[places]
+    weights = np.exp(below / -options.temperature)
+    total = weights.sum()
+    if options.min_p:  # before top_p, which then has fewer to look at: both keep the most probable
+        places = np.flatnonzero(weights >= options.min_p)
+        kept, below, weights = kept[places], below[places], weights[places]
+    if options.top_p is not None and options.top_p < 1:
+        places = _nearest(below, weights, options.top_p * total)
+        kept, weights = kept[places], weights[places]
+    return kept, weights
+
+
+def _nearest(below: Probs, weights: Probs, enough: float) -> Ids:
+    """Return the places of the most probable, in order: each while the weights before it sum to less than enough.
+
+    Args:
+        below: distance of each logit from the largest, from 0 on.
+        weights: of the same tokens, decreasing with the distance.
+        enough: more than 0.
+    """
+    bins = (below * ((_BINS - 1) / max(float(below.max()), 1e-30))).astype(np.int64)
+    sums = np.bincount(bins, weights).cumsum()
+    last = min(int(np.searchsorted(sums, enough)), len(sums) - 1)  # the bin in which it becomes enough
+    within = bins == last
+    split, each = np.sort(below[within]), np.sort(weights[within])[::-1]
+    n = max(1, int((each.cumsum() - each + (sums[last - 1] if last else 0.0) < enough).sum()))
+    keep = below < split[n - 1]
+    equal = np.flatnonzero(below == split[n - 1])
+    keep[equal[: n - int(np.searchsorted(split, split[n - 1]))]] = True
+    return np.flatnonzero(keep)

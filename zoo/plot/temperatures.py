@@ -72,12 +72,12 @@ def next_tokens(
     """Compute the rows of plot_temperatures, with the same arguments and errors."""
     import torch
 
-    from zoo.generation.options import Sampling
-    from zoo.generation.sampler import keep_top_k
+    from zoo.generation.options import GenerationOptions
+    from zoo.generation.sampler import Sampler
 
     for temperature in temperatures:
         for k in top_k:
-            Sampling(temperature=temperature, top_k=k)  # raises if either is out of range
+            GenerationOptions(temperature=temperature, top_k=k)  # raises if either is out of range
         if temperature == 0:
             raise OptionError("temperature 0 has no distribution to plot: it always takes the most probable token")
     if not temperatures or not top_k or n_tokens < 1:
@@ -93,8 +93,8 @@ def next_tokens(
     rows = []
     for k in top_k:
         for temperature in temperatures:
-            scaled = logits / temperature
-            probs = (scaled if k is None else keep_top_k(scaled, k)).softmax(-1)
+            options = GenerationOptions(temperature=temperature, top_k=k, top_p=None)
+            probs = Sampler(options, 0).distribution(logits.numpy(), ids)
             rows += [
                 {
                     "id": i,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from copy import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from zoo.models.gpt2.config import GPTConfig
@@ -74,6 +75,28 @@ class KVCache:
             self.keys[layer].scatter_(2, index, keys)
             self.values[layer].scatter_(2, index, values)
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def truncate(self, length: int, row: int = 0) -> None:
+        """Drop a row's tokens from `length` on."""
+        self.lengths[row] = length
+
+    def grow(self, room: int) -> None:
+        """Give every row room for this many tokens, at least, and keep what is cached."""
+        if (more := room - self.capacity) > 0:
+            self.keys, self.values = (F.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
+
+    def copy_row(self, source: int, target: int) -> None:
+        """Replace the tokens of a row by those of another."""
+        rows = torch.tensor([source, target], device=self.lengths.device)
+        self.put_rows(rows[1:], self, rows[:1])
+
+    def select(self, rows: Tensor, more: int) -> KVCache:
+        """Return copies of some rows, (n,) int64, with room for `more` tokens beyond the longest."""
+        part = copy(self)
+        part.lengths = self.lengths[rows]
+        end = int(part.lengths.max())
+        part.keys, part.values = (F.pad(each[:, rows, :, :end], (0, 0, 0, more)) for each in (self.keys, self.values))
+        return part
 
     def first(self, n: int) -> KVCache:
         """Return the first n rows as a cache that shares this one's memory."""

@@ -6,7 +6,7 @@ import copy
 
 from torch import nn
 
-from zoo.generation.api import complete
+from zoo.api.text import complete
 from zoo.models.gpt2.model import GPTModel
 from zoo.train.settings import TrainConfig
 from zoo.train.step.distributed import World, full_state

@@ -6,10 +6,11 @@ import pytest
 import torch
 from small import SMALL, Scripted, ids_of, random_ids, small_model, text_of
 
+import zoo
+from zoo.api.text import complete, generate, generate_batch
 from zoo.errors import OptionError
-from zoo.generation.api import Options, complete, generate, generate_batch
-from zoo.generation.options import Request, Sampling
-from zoo.generation.sampler import make_generator, make_sampler
+from zoo.generation.options import GenerationOptions, Options
+from zoo.generation.sampler import Sampler
 from zoo.text.tokenizer import Tokenizer
 
 MODEL = small_model()
@@ -187,12 +188,12 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"max_new_tokens": -1}, "max_new_tokens must be a whole number from 0 on, not -1"),
-            ({"max_new_tokens": 2.0}, "max_new_tokens must be a whole number from 0 on, not 2.0"),
+            ({"max_new_tokens": -1}, "max_new_tokens must be an integer of at least 0, not -1"),
+            ({"max_new_tokens": 2.0}, "max_new_tokens must be an integer of at least 0, not 2.0"),
             ({"stop": ""}, "stop must hold strings that are not empty, not ''"),
             ({"stop": ["a", 5]}, "stop must hold strings that are not empty, not 5"),
-            ({"stop_ids": [1, -5]}, "stop_ids must be whole numbers from 0 on, not -5"),
-            ({"past_context": "roll"}, "past_context must be slide or stop, not 'roll'"),
+            ({"stop_ids": [1, -5]}, "stop_ids must be integers of at least 0, not -5"),
+            ({"past_context": "roll"}, "past_context must be slide or half or stop, not 'roll'"),
             ({"temperature": -1}, "temperature must be 0, or from 1e-06 to 1e+06, not -1"),
         ],
         ids=str,
@@ -206,35 +207,50 @@ class TestOptions:
 
     def test_batch_refusals(self):
         """n_samples is at least 1, and one text is not a list of prompts."""
-        with pytest.raises(OptionError, match="n_samples must be a whole number of at least 1, not 0"):
+        with pytest.raises(OptionError, match="n_samples must be an integer of at least 1, not 0"):
             generate_batch(MODEL, [PROMPT], n_samples=0)
         with pytest.raises(OptionError, match="prompts must be a list"):
             generate_batch(MODEL, "abc")
 
-    def test_misspelt(self):
-        """An option that does not exist is a TypeError that names it."""
-        with pytest.raises(TypeError, match="tempreature"):
-            generate(MODEL, PROMPT, tempreature=1)
+    @pytest.mark.parametrize(
+        ("function", "option", "hint"),
+        [
+            ("generate", "tempreature", "did you mean temperature?"),
+            ("complete", "topk", "did you mean top_k?"),
+            ("generate_batch", "max_tokens", "did you mean max_new_tokens?"),
+            ("complete_batch", "xyz", "options: max_new_tokens, "),
+        ],
+    )
+    def test_misspelt(self, function, option, hint):
+        """An option that does not exist is an error that names the public function and the closest option."""
+        with pytest.raises(OptionError) as caught:
+            getattr(zoo, function)(MODEL, [PROMPT] if "batch" in function else PROMPT, **{option: 5})
+
+        assert str(caught.value).startswith(f"zoo.{function}() has no option {option!r}; {hint}")
 
     def test_one_list_of_options(self):
         """The typed keyword arguments are the request's fields, with the same types."""
-        fields = {field.name: field.type for field in dataclasses.fields(Request)}
+        fields = {field.name: field.type for field in dataclasses.fields(GenerationOptions)}
 
         assert fields == {name: kind.__forward_arg__ for name, kind in Options.__annotations__.items()}
 
     def test_defaults(self):
         """The defaults are those of the documentation."""
-        assert (Sampling().temperature, Sampling().top_p, Sampling().top_k) == (1.0, 0.95, None)
-        assert (Request().max_new_tokens, Request().past_context, Request().ignore_eos) == (64, "slide", False)
+        options = GenerationOptions()
+        assert (options.temperature, options.top_p, options.top_k) == (0.8, 0.95, None)
+        assert (
+            GenerationOptions().max_new_tokens,
+            GenerationOptions().past_context,
+            GenerationOptions().ignore_eos,
+        ) == (64, "slide", False)
 
     def test_sampling_is_the_samplers(self):
         """A generation draws what the sampler alone draws from the same logits."""
         options = {"seed": 6, "temperature": 1.7, "top_k": 9, "top_p": 0.8, "min_p": 0.02, "repetition_penalty": 1.2}
-        sampler = make_sampler(Sampling(**options))
-        ids, generator = list(PROMPT), make_generator(6)
+        sampler, ids = Sampler(GenerationOptions(**options), len(PROMPT)), list(PROMPT)
         for _ in range(12):
             with torch.no_grad():
-                ids += sampler(MODEL(torch.tensor([ids]))[:, -1].float(), [ids], [generator]).tolist()
+                ids.append(sampler.pick(MODEL(torch.tensor([ids]))[0, -1].float().numpy(), ids))
 
         assert ids[9:] == ids_of(generate(MODEL, PROMPT, max_new_tokens=12, **options))
 

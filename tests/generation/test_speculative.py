@@ -3,7 +3,6 @@
 import json
 from itertools import product
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,13 +12,13 @@ from small import SMALL, random_ids, small_model
 from strategies import configs
 
 import zoo
+from zoo.api.text import generate_batch
 from zoo.cli.main import main
 from zoo.engine import Engine, is_built
-from zoo.engine.generation import generate_batch as generate_plainly
-from zoo.engine.speculate import Counts, generate_batch
 from zoo.errors import OptionError, ZooError
-from zoo.generation.options import Request
-from zoo.generation.sampler import _filters, penalise_repetition
+from zoo.generation.options import GenerationOptions
+from zoo.generation.sampler import Sampler
+from zoo.generation.speculative import Counts
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.gpt2.init import create
 
@@ -63,7 +62,7 @@ requests = st.fixed_dictionaries(
         "repetition_penalty": st.sampled_from([1.0, 1.0, 1.4, 0.6]),
         "stop_ids": st.lists(st.integers(0, 96), max_size=4),
         "stop": st.lists(st.sampled_from(["a", "B%", "'"]), max_size=2),
-        "past_context": st.sampled_from(["slide", "stop"]),
+        "past_context": st.sampled_from(["slide", "half", "stop"]),
         "ignore_eos": st.booleans(),
         "seed": st.integers(0, 99),
     }
@@ -73,17 +72,22 @@ prompts = st.lists(st.integers(0, 96), min_size=1, max_size=30) | st.lists(
 )  # few ids: there is something to look up
 
 
+def by_text(pairs):
+    """The tokens of each text."""
+    return {i: [token for j, token in pairs if j == i] for i, _ in pairs}
+
+
 @settings(max_examples=120)
 @given(prompt=prompts, options=requests, temperature=st.sampled_from([0.0, 0.02, 1.0]), n=st.integers(1, 12))
 def test_looked_up_guesses_change_no_token(target, prompt, options, temperature, n):
     """With ngram every token, log-probability, text and reason is the same as without, samples too, to the bit."""
     if options["past_context"] == "stop":
         prompt = prompt[:23]
-    request = Request(temperature=temperature, **options)
-    expected = list(generate_plainly(target, [prompt, [5, 6]], request, n_samples=2))
+    request = GenerationOptions(temperature=temperature, **options)
+    expected = list(generate_batch(target, [prompt, [5, 6]], n_samples=2, **vars(request)))
 
-    found = list(generate_batch(target, [prompt, [5, 6]], request, n_samples=2, n_tokens=n))
-    assert sorted(expected, key=lambda pair: pair[0]) == found
+    found = list(generate_batch(target, [prompt, [5, 6]], n_samples=2, draft="ngram", draft_tokens=n, **vars(request)))
+    assert by_text(expected) == by_text(found)
 
 
 @settings(max_examples=100)
@@ -92,11 +96,11 @@ def test_drafted_guesses_change_no_greedy_token(target, stranger, prompt, option
     """A draft that is always right and one that is never leave greedy tokens as they are, far past the context."""
     if options["past_context"] == "stop":
         prompt = prompt[:23]
-    request = Request(temperature=0, **options)
+    request = GenerationOptions(temperature=0, **options)
     draft = {"itself": target, "stranger": stranger}[who]
-    expected = list(generate_plainly(target, [prompt], request))
+    expected = list(generate_batch(target, [prompt], **vars(request)))
 
-    assert expected == list(generate_batch(target, [prompt], request, draft=draft, n_tokens=n))
+    assert expected == list(generate_batch(target, [prompt], **vars(request), draft=draft, draft_tokens=n))
 
 
 @settings(max_examples=25)
@@ -105,11 +109,11 @@ def test_any_model_drafts_for_any_other(config, seed, n):
     """Models of every shape and of contexts from 1 token on: greedy tokens are those of the plain loop."""
     model = engine_of(small_model(config, seed=seed, dtype=torch.float32))
     drafts = ["ngram", engine_of(small_model(SMALL.replace(vocab_size=11), dtype=torch.float32))]
-    request = Request(temperature=0, max_new_tokens=25)
-    expected = list(generate_plainly(model, [[3, 1, 3]], request))
+    request = GenerationOptions(temperature=0, max_new_tokens=25)
+    expected = list(generate_batch(model, [[3, 1, 3]], **vars(request)))
 
     for draft in drafts:
-        assert expected == list(generate_batch(model, [[3, 1, 3]], request, draft=draft, n_tokens=n))
+        assert expected == list(generate_batch(model, [[3, 1, 3]], **vars(request), draft=draft, draft_tokens=n))
 
 
 @pytest.mark.parametrize("quantize", [None, "int8", "int4"])
@@ -117,13 +121,13 @@ def test_stories_are_the_same(stories, quantize):
     """The packaged model, drafting for itself in int4 and looking up its own words, writes the same story."""
     path = find_checkpoint("stories")
     model = Engine.open(path, threads=1, quantize=quantize)
-    request = Request(temperature=0, max_new_tokens=120)
+    request = GenerationOptions(temperature=0, max_new_tokens=120)
     prompt = "Once upon a time there was a cat. The cat sat on a mat. Once upon a time"
-    expected = list(generate_plainly(model, [prompt], request))
+    expected = list(generate_batch(model, [prompt], **vars(request)))
 
     for draft in ("ngram", Engine.open(path, threads=1, quantize="int4")):
         counts = []
-        assert expected == list(generate_batch(model, [prompt], request, draft=draft, counts=counts))
+        assert expected == list(generate_batch(model, [prompt], **vars(request), draft=draft, counts=counts))
         assert counts[0].accepted > 0
         assert counts[0].passes < len(expected) == counts[0].tokens
 
@@ -131,8 +135,8 @@ def test_stories_are_the_same(stories, quantize):
 def test_a_draft_that_is_always_right_saves_every_pass_it_can(target):
     """The model as its own draft, 4 guesses a pass: all accepted, 21 tokens in 5 passes of 5 (the last gives 1)."""
     counts: list[Counts] = []
-    request = Request(temperature=0, max_new_tokens=21)
-    tokens = list(generate_batch(target, [[5]], request, draft=target, counts=counts))
+    request = GenerationOptions(temperature=0, max_new_tokens=21)
+    tokens = list(generate_batch(target, [[5]], **vars(request), draft=target, counts=counts))
 
     assert len(tokens) == 21
     assert [Counts(passes=5, proposed=16, accepted=16, tokens=21)] == counts
@@ -161,10 +165,10 @@ def test_samples_by_a_draft_follow_the_models_own_distribution(options):
     model = flattened(TINY, 1)
     draft = engine_of(flattened(TINY.replace(width=8, n_layers=2), 4))
     counts: list[Counts] = []
-    request = Request(max_new_tokens=3, seed=12, **options)
+    request = GenerationOptions(max_new_tokens=3, seed=12, **options)
     texts: list[list[int]] = [[] for _ in range(DRAWS)]
     for i, token in generate_batch(
-        engine_of(model), [[2, 0]], request, draft=draft, n_tokens=2, n_samples=DRAWS, counts=counts
+        engine_of(model), [[2, 0]], draft=draft, draft_tokens=2, n_samples=DRAWS, counts=counts, **vars(request)
     ):
         texts[i].append(token.id)
     expected = text_probabilities(model, [2, 0], 3, request)
@@ -176,7 +180,7 @@ def test_samples_by_a_draft_follow_the_models_own_distribution(options):
 def test_the_chi_square_sees_a_wrong_rule(monkeypatch):
     """If rejected guesses were drawn anew from the model's whole distribution, the test above would fail."""
     monkeypatch.setattr(
-        "zoo.engine.speculate._judge",
+        "zoo.generation.speculative._accept",
         lambda p, q, guess, rng: guess if rng.random() * q[guess] < p[guess] else int(rng.choice(len(p), p=p)),
     )
     with pytest.raises(AssertionError):
@@ -198,11 +202,7 @@ def text_probabilities(model, prompt, n, request):
 def probabilities(model, ids, request):
     with torch.inference_mode():
         logits = model(torch.tensor([ids]))[0, -1]
-    seen = torch.isin(torch.arange(5), torch.tensor(ids))
-    logits = penalise_repetition(logits, seen, request.repetition_penalty) / request.temperature
-    for keep in _filters(request):
-        logits = keep(logits)
-    return logits.double().softmax(-1).tolist()
+    return Sampler(request, 2).distribution(logits.numpy(), ids).tolist()
 
 
 def p_value(texts, expected):
@@ -223,20 +223,29 @@ def test_a_draft_of_another_vocabulary_is_refused(target):
     """Another number of tokens, or other tokens, are one clear sentence."""
     other = engine_of(small_model(SMALL.replace(vocab_size=96), dtype=torch.float32))
     with pytest.raises(OptionError, match="the draft model has 96 tokens, the model 97"):
-        generate_batch(target, [[1]], Request(), draft=other)
+        generate_batch(target, [[1]], draft=other)
 
     same_size = engine_of(small_model(dtype=torch.float32))
     tokens = {chr(256 + i): i for i in range(97)}
     same_size.vocabulary = zoo.text.vocabulary.Vocabulary.byte_level(json.dumps(tokens).encode(), b"#version: 0.2\n")
     with pytest.raises(OptionError, match="the draft model's tokens are not those of the model"):
-        generate_batch(target, [[1]], Request(), draft=same_size)
+        generate_batch(target, [[1]], draft=same_size)
 
 
-@pytest.mark.parametrize("wrong", [{"n_tokens": 0}, {"n_tokens": 256}, {"n_samples": 0}, {"draft": "gpt2"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"draft": "ngram", "draft_tokens": 0},
+        {"draft": "ngram", "draft_tokens": 256},
+        {"n_samples": 0},
+        {"draft": "stories"},
+        {"draft": "gpt2"},
+    ],
+)
 def test_options_are_checked_before_anything_runs(target, wrong):
     """Numbers outside their range, and a draft that is none."""
     with pytest.raises(OptionError):
-        generate_batch(target, [[1]], Request(), **wrong)
+        generate_batch(target, [[1]], **wrong)
 
 
 def test_a_draft_whose_logits_are_not_finite_is_told(target):
@@ -245,17 +254,17 @@ def test_a_draft_whose_logits_are_not_finite_is_told(target):
     with torch.no_grad():
         model.final_norm.weight[3] = float("nan")
     with pytest.raises(ZooError, match="not finite"):
-        list(generate_batch(target, [[1]], Request(), draft=engine_of(model)))
+        list(generate_batch(target, [[1]], draft=engine_of(model)))
 
 
-def test_extend_gives_as_many_logits_as_are_asked_for(target):
+def test_logits_of_as_many_tokens_as_are_wanted(target):
     """`last` adds those of the tokens before the last, of each list, and changes none."""
-    first, second = random_ids(20).numpy(), random_ids(3, seed=4).numpy()
-    expected = [target.verify(ids, target.new_cache()) for ids in (first, second)]
+    parts = [random_ids(20).numpy(), random_ids(3, seed=4).numpy()]
+    expected = [target.verify(ids, target.new_cache()) for ids in parts]
 
-    for last in (1, 2, 3, 4):
-        found = target.extend([first, second], target.new_cache(2), [0, 1], last=last)
-        assert (np.concatenate([part[-last:] for part in expected]) == found).all()
+    for last in ([1, 1], [2, 3], [3, 1], [20, 3]):
+        found = target.logits(parts, target.new_cache(2), [0, 1], last)
+        assert all((each[-n:] == other).all() for each, other, n in zip(expected, found, last, strict=True))
 
 
 @pytest.mark.parametrize("how", [["--speculate", "ngram"], ["--draft", "{draft}", "--speculate-tokens", "3"]])
@@ -267,7 +276,7 @@ def test_the_command_says_how_many_guesses_were_accepted(tmp_path, how):
     command = [*plain, *(word.format(draft=tmp_path / "draft.safetensors") for word in how)]
     expected, found = (CliRunner().invoke(main, args) for args in (plain, command))
     assert expected.stdout == found.stdout
-    assert "guesses accepted" in found.stderr
+    assert "draft tokens accepted" in found.stderr
 
     reports = [json.loads(CliRunner().invoke(main, [*args, "--json"]).stdout)[0] for args in (plain, command)]
     speculation = reports[1].pop("speculation")
@@ -280,8 +289,7 @@ def test_the_command_says_how_many_guesses_were_accepted(tmp_path, how):
     ("options", "code", "problem"),
     [
         (["--speculate", "ngram", "--draft", "x"], 2, "one of --speculate and --draft"),
-        (["--speculate-tokens", "3"], 2, "belongs to --speculate and --draft"),
-        (["--speculate", "ngram", "--engine", "torch"], 1, "native engine"),
+        (["--speculate-tokens", "3"], 2, "needs --speculate or --draft"),
     ],
 )
 def test_the_command_refuses_what_contradicts_itself(tmp_path, options, code, problem):
