@@ -51,7 +51,8 @@ def test_every_zoo_command_of_a_page_runs(models, page):
         if "--model" not in command and shlex.split(command)[1] == "generate":
             assert "using the small model" in done.stderr
         else:
-            assert (0, "") == (done.returncode, done.stderr), command
+            said = re.sub(r"note: the context of 64 tokens is full.*\n", "", done.stderr)  # that of test-tiny
+            assert (0, "") == (done.returncode, said), command
 
 
 @pytest.mark.parametrize(
