@@ -186,21 +186,25 @@ class Vocabulary:
 
     @property
     def special(self) -> SpecialTokens:
-        """The special tokens: those declared, else those that the tokenizer's own files name."""
-        return self.named if self.declared is None else self.declared
+        """The special tokens: those declared, else the usual ones."""
+        return self.usual if self.declared is None else self.declared
+
+    @property
+    def usual(self) -> SpecialTokens:
+        """The special tokens of the tokenizer's own files; if they name none, <|endoftext|> of byte-level BPE."""
+        if self._is_gpt2_bytes:
+            return GPT2_SPECIAL
+        end = self.tokens.get(END_OF_TEXT) if self.contents.kind.startswith(BYTE_LEVEL) else None
+        return SpecialTokens(ids(end), end) if self.named == SpecialTokens() else self.named
 
     @cached_property
     def named(self) -> SpecialTokens:
-        """The special tokens that tokenizer_config.json names; where it names none, <|endoftext|> of byte-level BPE."""
-        if self._is_gpt2_bytes:
-            return GPT2_SPECIAL
+        """The special tokens that tokenizer_config.json or special_tokens_map.json names."""
         found = {}
         for role in ("eos", "bos", "pad"):
             value = self.contents.settings.get(f"{role}_token")
             text = value.get("content") if isinstance(value, dict) else value
             found[role] = self.tokens.get(text) if isinstance(text, str) else None
-        if not any(i is not None for i in found.values()) and self.contents.kind.startswith(BYTE_LEVEL):
-            found["eos"] = found["bos"] = self.tokens.get(END_OF_TEXT)
         return SpecialTokens(ids(found["eos"]), found["bos"], found["pad"])
 
     @cached_property
