@@ -14,7 +14,7 @@ from zoo.cli._progress import resolve, status
 from zoo.cli._show import human_bytes, note, say, show_json, show_table
 
 _PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
-_PEERS = ("transformers", "ctranslate2", "llama.cpp", "book")
+_PEERS = ("transformers", "ctranslate2", "llama.cpp", "onnxruntime", "openvino", "book")
 
 
 @click.command()
@@ -87,7 +87,9 @@ def bench(
             model = str(Path(directory) / "random.safetensors")
             tell(f"random weights of {random}")
             write_random(random, Path(model))
-        found = measure(str(resolve(model or "stories")), settings, tell)
+        found = measure(str(resolve(model or "stories")), settings, tell, _tell_row)
+    for peer in found["left_out"].keys() - settings.left_out().keys():
+        note(f"{peer} failed, in {found['left_out'][peer]}")
     found["model"]["source"] = f"random weights of {random}" if random else found["model"]["source"]
     if as_json:
         show_json(found)
@@ -97,6 +99,14 @@ def bench(
         from zoo.plot.speeds import plot_speeds
 
         plot_speeds(found, plot, force=force)
+    if found["interrupted"]:
+        raise click.Abort
+
+
+def _tell_row(row: dict[str, Any]) -> None:
+    """Show on stderr what is measured already, for whoever waits or interrupts."""
+    speeds = ", ".join(f"{speed:.1f} at {context}" for context, speed in row["decode_tokens_per_s"].items())
+    note(f"{row['precision']} {row['contender']}: prefill {row['prefill_tokens_per_s']:.1f} tokens/s, decode {speeds}")
 
 
 def _show(found: dict[str, Any]) -> None:

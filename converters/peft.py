@@ -14,6 +14,7 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
 from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
+from zoo.formats.content_hash import RECORD
 
 
 class Peft(Format):
@@ -54,6 +55,7 @@ class Peft(Format):
             path=directory,
             tensors=merged(ours, adapter, directory),
             prefix="",
+            provenance={key: value for key, value in checkpoint.provenance.items() if key != RECORD},
             files=files,
             notes=(*checkpoint.notes, note),
         )

@@ -41,8 +41,8 @@ def tiny(tmp_path_factory):
 def test_contenders_give_the_same_greedy_tokens(name, tmp_path):
     """Every contender continues the small trained model as zoo's engine does, alone and in a batch."""
     kind = CONTENDERS[name]
-    if find_spec(kind.package) is None:
-        pytest.skip(f"{kind.package} is not installed")
+    if not any(map(find_spec, kind.packages)):
+        pytest.skip(f"{kind.packages[0]} is not installed")
     files = {}
     for each in ("zoo", name):
         files[each] = tmp_path / f"{each}{'.gguf' if each == 'llama.cpp' else ''}"
@@ -123,8 +123,8 @@ def test_settings_that_cannot_be_measured_are_refused(tiny, settings, message):
 
 def test_whoever_is_installed_takes_part(tiny, monkeypatch):
     """A contender that is not installed or lacks a feature is skipped with a reason; the others are measured."""
-    monkeypatch.setattr(CONTENDERS["transformers"], "package", "no_such_package")
-    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "json")
+    monkeypatch.setattr(CONTENDERS["transformers"], "packages", ("no_such_package",))
+    monkeypatch.setattr(CONTENDERS["llama.cpp"], "packages", ("json",))
     settings = Settings(against=("transformers", "book", "llama.cpp"), batch=2, rounds=1, first_token=False, threads=1)
     found = bench(tiny, settings)
 
@@ -193,7 +193,7 @@ def test_the_command_prints_a_table_json_and_a_picture(tiny, tmp_path):
     """The command prints a table or JSON and writes a plot; an existing output is not replaced."""
     command = [sys.executable, "-P", "-m", "zoo", "bench", "--precision", "float32", "--rounds", "1", "-n", "3"]
     plain = subprocess.run([*command, "--model", tiny, "--threads", "1"], capture_output=True, text=True)
-    assert (0, "") == (plain.returncode, plain.stderr)
+    assert (0, "note: float32 zoo: prefill") == (plain.returncode, plain.stderr[:26])
     assert [str(tiny), "1 threads read"] == [plain.stdout[: len(str(tiny))], plain.stdout.splitlines()[1][:14]]
     assert ["float32", "zoo"] == plain.stdout.splitlines()[4].split()[:2]
 
@@ -219,9 +219,44 @@ def test_a_picture_that_cannot_be_drawn_is_told_before_minutes_of_measuring(tiny
 
 def test_the_command_says_who_is_left_out(tiny, monkeypatch):
     """A note on stderr names the skipped contenders before the measurement; stdout has the results of the others."""
-    monkeypatch.setattr(CONTENDERS["llama.cpp"], "package", "no_such_package")
+    monkeypatch.setattr(CONTENDERS["llama.cpp"], "packages", ("no_such_package",))
     options = ["--precision", "float32", "--rounds", "1", "--no-first-token", "--json", "--against", "llama.cpp"]
     result = CliRunner().invoke(main, ["bench", "--model", str(tiny), *options])
 
     assert "note: llama.cpp is left out: the package no_such_package is not installed (pip install" in result.stderr
     assert ["zoo"] == [row["contender"] for row in json.loads(result.stdout)["rows"]]
+
+
+def test_a_peer_that_fails_costs_its_row_only(tiny, monkeypatch):
+    """The other contenders have their rows, and left_out says what the peer's last message was."""
+    monkeypatch.setattr("zoo.bench.turns.Process", _refuse("book"))
+    settings = Settings(("float32",), ("book",), threads=1, contexts=(7,), tokens=3, rounds=1, first_token=False)
+    found = bench(tiny, settings)
+
+    assert ["zoo"] == [row["contender"] for row in found["rows"]]
+    assert {"book": "float32: book failed: no such tensor"} == found["left_out"]
+
+
+def _refuse(peer):
+    def start(name, *arguments):
+        if name == peer:
+            raise ZooError(f"{peer} failed: no such tensor")
+        return Process(name, *arguments)
+
+    return start
+
+
+def test_an_interrupted_run_keeps_the_finished_rounds(tiny):
+    """Ctrl-C in the second round leaves the row of the first; on_row gets it."""
+
+    def stop(what):
+        if "round 2" in what:
+            raise KeyboardInterrupt
+
+    settings = Settings(("float32", "int8"), threads=1, contexts=(7,), tokens=3, rounds=3, first_token=False)
+    rows = []
+    found = bench(tiny, settings, stop, rows.append)
+
+    assert found["interrupted"]
+    assert [("zoo", "float32")] == [(row["contender"], row["precision"]) for row in found["rows"]]
+    assert rows == found["rows"]

@@ -154,7 +154,7 @@ def test_verify_finds_values_that_are_no_numbers(tmp_path):
     assert "blocks.0.attn.out.weight (all 0.5)" in CliRunner().invoke(main, ["verify", str(path)]).stdout
     missing = CliRunner().invoke(main, ["verify", str(tmp_path / "none.safetensors"), "--json"])
     assert missing.exit_code == 1
-    assert "there is no such file" in missing.stdout
+    assert "there is no such file" in missing.stdout + missing.stderr
 
 
 CONFIG = zoo.GPTConfig(vocab_size=17, context_length=5, width=6, n_heads=2, n_layers=1)

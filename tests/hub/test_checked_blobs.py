@@ -27,7 +27,7 @@ def test_a_file_that_no_check_was_made_of_is_refused_and_removed(snapshot):
     blob = (snapshot / "model.safetensors").resolve()
     blob.write_bytes(b"Weights" + blob.read_bytes()[7:])
 
-    with pytest.raises(DownloadError, match="another file than it says"):
+    with pytest.raises(DownloadError, match="sends a file whose SHA-256 is"):
         checked_blobs.check_blobs(snapshot, "org/name")
     assert not blob.exists()
 

@@ -1,54 +1,24 @@
-"""The contenders of a benchmark: zoo's engine and other libraries, each behind one method."""
+"""The libraries that `zoo bench` compares: zoo's engine and its peers."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
+from zoo.bench.base import Contender, Taken
+from zoo.bench.exports import OnnxRuntime, OpenVINO
+from zoo.bench.llama_cpp import LlamaCpp
+
 PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
-
-
-Taken = tuple[float, int]
-"""time.perf_counter() after a token, and the id of the token."""
-
-
-class Contender:
-    """One way to run a model, in its own process.
-
-    Attributes:
-        package: Package that must be importable.
-        distribution: Distribution that pip installs it from.
-        format: Format of the files that it reads.
-        dtypes: Dtype that its file is converted to, for each supported precision of zoo.
-        batches: Whether it can continue several prompts at once.
-        nbytes: Bytes of weights that are read per token; None if unknown.
-        cached_nbytes: Bytes of keys and values that are read per token and earlier token; None if unknown.
-    """
-
-    package: ClassVar[str]
-    distribution: ClassVar[str]
-    format: ClassVar[str]
-    dtypes: ClassVar[dict[str, str]]
-    batches: ClassVar[bool] = True
-    nbytes: int | None = None
-    cached_nbytes: int | None = None
-
-    def __init__(self, path: Path, precision: str, threads: int) -> None:
-        """Load a file."""
-
-    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        """Continue prompts (B, T) greedily by n tokens; return the time of each token and its id in the first row."""
-        raise NotImplementedError
 
 
 class Zoo(Contender):
     """zoo's engine."""
 
-    package, distribution, format = "zoo", "gpt2-zoo", "zoo"
+    packages, distribution, format = ("zoo",), "gpt2-zoo", "zoo"
     dtypes: ClassVar = {name: name for name in PRECISIONS}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -74,7 +44,7 @@ class Zoo(Contender):
 class Transformers(Contender):
     """generate of transformers, with its cache."""
 
-    package, distribution, format = "transformers", "transformers", "huggingface"
+    packages, distribution, format = ("transformers",), "transformers", "huggingface"
     dtypes: ClassVar = {"float32": "float32", "bfloat16": "bfloat16"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -112,7 +82,7 @@ class Transformers(Contender):
 class CTranslate2(Contender):
     """The generator of CTranslate2."""
 
-    package, distribution, format = "ctranslate2", "ctranslate2", "ctranslate2"
+    packages, distribution, format = ("ctranslate2",), "ctranslate2", "ctranslate2"
     dtypes: ClassVar = {"float32": "float32", "int8": "int8"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -137,35 +107,10 @@ class CTranslate2(Contender):
         return taken
 
 
-class LlamaCpp(Contender):
-    """llama.cpp through llama-cpp-python, which compiles it for this machine."""
-
-    package, distribution, format = "llama_cpp", "llama-cpp-python", "gguf"
-    dtypes: ClassVar = {
-        "float32": "float32",
-        "bfloat16": "bfloat16",
-        "float16": "float16",
-        "int8": "q8_0",
-        "int4": "q4_0",
-    }
-    batches = False
-
-    def __init__(self, path: Path, precision: str, threads: int) -> None:
-        llama_cpp = import_module("llama_cpp")
-        self._llama = llama_cpp.Llama(
-            str(path), n_ctx=0, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
-        )
-
-    def generate(self, prompts: list[list[int]], n: int) -> list[Taken]:
-        self._llama.reset()  # otherwise it would reuse the cache of the same prompt
-        tokens: Iterable[int] = self._llama.generate(prompts[0], temp=0.0, top_k=1, repeat_penalty=1.0)
-        return [(time.perf_counter(), token) for _, token in zip(range(n), tokens, strict=False)]
-
-
 class Book(Contender):
     """The loop of "Build a Large Language Model (From Scratch)" without a cache, with zoo's torch model."""
 
-    package, distribution, format = "torch", "torch", "zoo"
+    packages, distribution, format = ("torch",), "torch", "zoo"
     dtypes: ClassVar = {"float32": "float32"}
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
@@ -193,6 +138,8 @@ CONTENDERS: dict[str, type[Contender]] = {
     "transformers": Transformers,
     "ctranslate2": CTranslate2,
     "llama.cpp": LlamaCpp,
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVINO,
     "book": Book,
 }
 PEERS = tuple(name for name in CONTENDERS if name != "zoo")

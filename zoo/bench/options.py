@@ -71,8 +71,8 @@ class Settings:
         found = {}
         for peer in self.against:
             kind = CONTENDERS[peer]
-            if find_spec(kind.package) is None:
-                found[peer] = f"the package {kind.package} is not installed (pip install {kind.distribution})"
+            if not any(map(find_spec, kind.packages)):
+                found[peer] = f"the package {kind.packages[0]} is not installed (pip install {kind.distribution})"
             elif self.batch > 1 and not kind.batches:
                 found[peer] = "it continues one prompt at a time"
         return found

@@ -17,14 +17,21 @@ from typing import Any
 from zoo.bench.options import Settings
 from zoo.bench.probe import Machine
 from zoo.bench.process import busy_cores
-from zoo.bench.turns import Turns
+from zoo.bench.turns import Row, Turns
 from zoo.formats.opening import open_path
 from zoo.hub.resolve import find_checkpoint
 from zoo.models.gpt2.config import GPTConfig
 
 
+def _ignore(_: object) -> None:
+    pass
+
+
 def bench(
-    source: str | Path, settings: Settings | None = None, on_progress: Callable[[str], object] | None = None
+    source: str | Path,
+    settings: Settings | None = None,
+    on_progress: Callable[[str], object] = _ignore,
+    on_row: Callable[[Row], object] = _ignore,
 ) -> dict[str, Any]:
     """Measure the speed of a model on this machine.
 
@@ -32,29 +39,45 @@ def bench(
         source: Checkpoint of any format, or the name of a model.
         settings: What to measure.
         on_progress: Callback with a short description before each part of the work.
+        on_row: Callback with each row, as soon as its precision is measured.
 
     Returns:
-        {"model", "machine", "settings", "left_out", "rows"}. left_out has the libraries that took no part and the
-        reasons. Each row is a contender in a precision: tokens/s, seconds and bytes; for zoo also the fractions of the
-        machine's limits, for others "zoo_is_faster", zoo's speed-up over them.
+        {"interrupted", "model", "machine", "settings", "left_out", "rows"}. left_out has the libraries that took no
+        part or failed, and the reasons. After Ctrl-C the rows are those of the finished rounds. Each row is a
+        contender in a precision: tokens/s, seconds and bytes; for zoo also the fractions of the machine's limits, for
+        others "zoo_is_faster", zoo's speed-up over them.
 
     Raises:
         OptionError: A setting is out of range, or a name is unknown.
-        ZooError: The checkpoint is corrupt, the engine was not compiled, or a contender failed.
+        ZooError: The checkpoint is corrupt, the engine was not compiled, or it failed.
     """
-    settings, on_progress = settings or Settings(), on_progress or (lambda _: None)
+    settings = settings or Settings()
     path, left_out = find_checkpoint(source), settings.left_out()
     checkpoint = open_path(path)[1]
     config = checkpoint.config
     settings = settings.resolve(config)
-    machine, rows = Machine(settings.threads or 1), []
+    machine = Machine(settings.threads or 1)
+    rows: list[Row] = []
+    interrupted = False
     with busy_cores(settings.busy):
         for precision in settings.precisions:
             with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
                 on_progress(f"{precision}: files are converted")
                 turns = Turns(path, config, checkpoint.vocabulary, settings, precision, Path(directory))
-                rows += turns.run(machine, on_progress)
+                try:
+                    turns.run(machine, on_progress)
+                except KeyboardInterrupt:
+                    interrupted = True
+            for row in turns.rows():
+                rows.append(row)
+                on_row(row)
+            left_out |= turns.failed
+            if interrupted:
+                break
+    if interrupted and not rows:
+        raise KeyboardInterrupt
     return {
+        "interrupted": interrupted,
         "model": {"source": str(source), "parameters": config.n_parameters, "config": config.to_dict()},
         "machine": {
             "threads": settings.threads,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from zoo.bench.options import Settings
 from zoo.bench.probe import Machine
 from zoo.bench.process import Process, seconds_of_command, seconds_of_peer
 from zoo.conversion.run import convert_path
-from zoo.errors import OptionError
+from zoo.errors import OptionError, ZooError
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.tokenizer import Tokenizer
 from zoo.text.vocabulary import Vocabulary
@@ -50,34 +50,52 @@ class Turns:
         )
         self._precision = precision
         self._files: dict[str, Path] = {}
+        self.failed: dict[str, str] = {}
         for name in ("zoo", *settings.against):
             kind = CONTENDERS[name]
             if precision in kind.dtypes:
                 self._files[name] = directory / f"{name}{_SUFFIXES.get(kind.format, '')}"
-                convert_path(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
+                with self._costs_its_row(name):
+                    convert_path(source, self._files[name], to=kind.format, dtype=kind.dtypes[precision], verify=False)
         self._samples: dict[str, Samples] = {name: defaultdict(list) for name in self._files}
         self._sizes: dict[str, Row] = {name: {} for name in self._files}
 
-    def run(self, machine: Machine, on_progress: Callable[[str], object]) -> list[Row]:
-        """Run all contenders alternately and return a row for each.
+    def run(self, machine: Machine, on_progress: Callable[[str], object]) -> None:
+        """Run all contenders alternately. `rows` has what was measured, also after an interruption.
 
         Raises:
-            ZooError: A contender failed.
+            ZooError: zoo's engine failed. A peer that fails costs its row only: `failed` says why.
         """
         with ExitStack() as stack:
             processes = {}
-            for name, path in self._files.items():
+            for name, path in list(self._files.items()):
                 on_progress(f"{self._precision}: {name} loads")
-                processes[name] = stack.enter_context(Process(name, path, self._precision, self._threads))
-                self._generate(processes[name], min(self._contexts), 2)  # warm-up
+                with self._costs_its_row(name):
+                    processes[name] = stack.enter_context(Process(name, path, self._precision, self._threads))
+                    self._generate(processes[name], min(self._contexts), 2)  # warm-up
             for turn in range(self._settings.rounds):
-                for name, process in processes.items():
+                for name in list(self._files):
                     on_progress(f"{self._precision}: round {turn + 1} of {self._settings.rounds}, {name}")
-                    self._turn(name, process, machine)
+                    with self._costs_its_row(name):
+                        self._turn(name, processes[name], machine)
         for turn in range(self._settings.rounds if self._settings.first_token else 0):
             on_progress(f"{self._precision}: first token, round {turn + 1} of {self._settings.rounds}")
             self._first_tokens()
-        return [self._row(name) for name in self._files]
+
+    def rows(self) -> list[Row]:
+        """Return a row for each contender that has finished a round."""
+        return [self._row(name) for name in self._files if self._sizes[name]]
+
+    @contextmanager
+    def _costs_its_row(self, name: str) -> Iterator[None]:
+        """Leave out a peer that fails in the block; zoo's own failure is an error."""
+        try:
+            yield
+        except ZooError as error:
+            if name == "zoo":
+                raise
+            self.failed[name] = f"{self._precision}: {error}"
+            del self._files[name]
 
     def _turn(self, name: str, process: Process, machine: Machine) -> None:
         n, batch, samples = self._settings.tokens, self._settings.batch, self._samples[name]
@@ -109,12 +127,13 @@ class Turns:
             raise OptionError(
                 "measuring the first token needs a vocabulary, which the checkpoint does not have; add --no-first-token"
             )
-        for name, path in self._files.items():
-            if name == "zoo":
-                seconds = seconds_of_command(path, FIRST_PROMPT, self._threads)
-            else:
-                seconds = seconds_of_peer(name, path, self._precision, self._threads, ids)
-            self._samples[name]["first"].append(seconds)
+        for name, path in list(self._files.items()):
+            with self._costs_its_row(name):
+                if name == "zoo":
+                    seconds = seconds_of_command(path, FIRST_PROMPT, self._threads)
+                else:
+                    seconds = seconds_of_peer(name, path, self._precision, self._threads, ids)
+                self._samples[name]["first"].append(seconds)
 
     def _row(self, name: str) -> Row:
         found = {key: statistics.median(values) for key, values in self._samples[name].items()}
@@ -139,7 +158,7 @@ class Turns:
 
     def _ratio(self, name: str, key: str) -> float:
         """Return zoo's speed divided by the contender's, the median of the rounds."""
-        pairs = zip(self._samples["zoo"][key], self._samples[name][key], strict=True)
+        pairs = zip(self._samples["zoo"][key], self._samples[name][key], strict=False)  # an interrupted round
         return statistics.median(ours / theirs for ours, theirs in pairs)
 
 

@@ -139,7 +139,7 @@ class Run:
             TrainingError: There is no intact checkpoint.
             OptionError: the text does not fit the model, or the run has more steps already.
         """
-        path, state = (None, None) if first else self._newest()
+        path, state = (None, None) if first else self._newest(here)
         if path is None:
             model, generator = first or make_first_model(self.start, self.config.seed)
         else:
@@ -185,9 +185,10 @@ class Run:
             trainer.average.module.load_state_dict(average.state_dict())
             trainer.average.n_averaged.fill_(state.n_averaged)
 
-    def _newest(self) -> tuple[Path | None, Any]:
-        with alone(self.path):
-            sweep(self.path)
+    def _newest(self, here: World) -> tuple[Path | None, Any]:
+        if here.is_main:
+            with alone(self.path):
+                sweep(self.path)
         for path in list_checkpoints(self.path):
             try:
                 return path, read_state(path)
