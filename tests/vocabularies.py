@@ -2,11 +2,8 @@
 
 import json
 import random
-from pathlib import Path
 
 import pytest
-
-from zoo.text.vocabulary import Vocabulary
 
 LINES = [
     "The quick brown fox jumps over the lazy dog, and every effort moves you forward; isn't it? 12345",
@@ -196,8 +193,3 @@ KINDS = {
     "WordPiece": _wordpiece,
 }
 """Kind -> what writes the tokenizer's files of one into a new directory and returns it."""
-
-
-def read(directory: Path) -> Vocabulary:
-    """Read the vocabulary of a directory."""
-    return Vocabulary.read(directory)

@@ -25,7 +25,7 @@ CONFIGS: dict[str, tuple[str, dict[str, object]]] = {
     "a": ("GPT-2's own shape: tied head, all biases", {}),
     "b": ("a head of its own", {"tied": False}),
     "c": ("no biases at all", {"bias": False, "qkv_bias": False}),
-    "d": ("a vocabulary of a multiple of 128, which llm.c need not pad", {"vocab_size": 128}),
+    "d": ("a vocabulary of 128 tokens, which llm.c need not pad", {"vocab_size": 128}),
     "e": ("an inner width that is not 4 C", {"inner_width": 70}),
     "f": ("the book's: no query, key and value biases, a head of its own", {"qkv_bias": False, "tied": False}),
     "g": ("exact GELU and another epsilon", {"activation": "gelu", "norm_eps": 1e-6}),

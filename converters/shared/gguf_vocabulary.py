@@ -45,7 +45,7 @@ def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
             special = text in vocabulary.contents.added
             special |= text not in made and _LOOKS_SPECIAL.fullmatch(text) is not None
             texts[i], kinds[i] = text, _CONTROL if special else _NORMAL
-    if vocabulary.named.eos and not vocabulary.special.eos:
+    if vocabulary.usual.eos and not vocabulary.special.eos:
         keys[_ALL_EOS] = "[]"  # without the key, the vocabulary's own would count
     if (end := vocabulary.tokens.get(END_OF_TEXT, rows)) < rows:
         keys[f"{_PREFIX}unknown_token_id"] = end
@@ -91,8 +91,8 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
         raise CorruptFile(path, "does not have one token_type for each token")
     added = {text: i for text, i in tokens.items() if kinds[i] in (_CONTROL, _USER_DEFINED) and text != END_OF_TEXT}
     found = _vocabulary(tokens, _strings(metadata, "merges", path), added, path)
-    special = _read_special(metadata, found.named)
-    return found if special == found.named else replace(found, declared=special), n_tokens, []
+    special = _read_special(metadata, found.usual)
+    return found if special == found.usual else replace(found, declared=special), n_tokens, []
 
 
 def _write_special(special: SpecialTokens) -> dict[str, Value]:
@@ -102,14 +102,14 @@ def _write_special(special: SpecialTokens) -> dict[str, Value]:
     return keys | {_ALL_EOS: json.dumps(special.eos)} if len(special.eos) > 1 else keys
 
 
-def _read_special(metadata: Mapping[str, Value], named: SpecialTokens) -> SpecialTokens:
-    """Return the special tokens of the keys; where there is no key, those that the vocabulary itself names."""
+def _read_special(metadata: Mapping[str, Value], usual: SpecialTokens) -> SpecialTokens:
+    """Return the special tokens of the keys; where there is no key, the usual ones of the vocabulary."""
     eos, eot, bos, pad = (metadata.get(f"{_PREFIX}{role}_token_id") for role in ("eos", "eot", "bos", "padding"))
     if _ALL_EOS in metadata:
         ends = ids(parse_json(str(metadata[_ALL_EOS]).encode(), Path(_ALL_EOS)))
         return SpecialTokens(ends, first(bos), first(pad))
-    ends = tuple(dict.fromkeys(ids([eos, eot]))) or named.eos
-    return SpecialTokens(ends, named.bos if bos is None else first(bos), named.pad if pad is None else first(pad))
+    ends = tuple(dict.fromkeys(ids([eos, eot]))) or usual.eos
+    return SpecialTokens(ends, usual.bos if bos is None and eos is None else first(bos), first(pad))
 
 
 def _vocabulary(tokens: dict[str, int], merges: list[str], added: dict[str, int], path: Path) -> Vocabulary:

@@ -26,16 +26,21 @@ def has_weights(path: Path, names: tuple[str, ...]) -> bool:
 def read_config(directory: Path, config_map: ConfigMap, vocabulary: Vocabulary) -> tuple[GPTConfig, list[str], Path]:
     """Read config.json: the config, notes on what zoo cannot keep, and the file.
 
-    Its vocab_size counts rows. How many of them are tokens is what the vocabulary says.
+    Its vocab_size counts rows. Where zoo has not noted how many of them are tokens, the vocabulary says it.
 
     Raises:
         FormatError: there is none, or it is not that of a GPT-2.
     """
     file = directory / "config.json"
     theirs = read_json(file)
-    rows, n_tokens = theirs.get("vocab_size"), vocabulary.n_tokens
-    theirs.setdefault(TOKENS, min(rows, n_tokens) if n_tokens and isinstance(rows, int) else rows)
+    rows = theirs.get("vocab_size")
+    theirs.setdefault(TOKENS, _count_tokens(rows, vocabulary) if isinstance(rows, int) else rows)
     return *config_map.read(theirs, file), file
+
+
+def _count_tokens(rows: int, vocabulary: Vocabulary) -> int:
+    """Return how many of the embedding's rows are tokens, as far as the vocabulary tells."""
+    return min(rows, vocabulary.n_tokens or rows)
 
 
 def read_vocabulary(directory: Path) -> Vocabulary:
@@ -58,13 +63,14 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     named = vocabulary.named
     bos, pad = find("bos", ids(named.bos)), find("pad", ids(named.pad))
     found = SpecialTokens(find("eos", named.eos), first(bos), first(pad))
-    return vocabulary if found == named else replace(vocabulary, declared=found)
+    return vocabulary if found in (SpecialTokens(), vocabulary.usual) else replace(vocabulary, declared=found)
 
 
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:
     """Write config.json, and the tokenizer's files if there is a vocabulary, into an existing directory."""
     theirs = config_map.write(checkpoint.config)
-    del theirs[TOKENS]
+    if checkpoint.config.vocab_size == _count_tokens(checkpoint.config.vocab_rows, checkpoint.vocabulary):
+        del theirs[TOKENS]
     dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
     theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
     special = checkpoint.vocabulary.special

@@ -95,7 +95,7 @@ def test_the_engine_runs_it_as_if_it_had_quantised_itself(tmp_path, kind, dtype,
         engine = Engine.open(small, quantize=again, threads=1)
         assert (expected.verify(ids, expected.new_cache()) == engine.verify(ids, engine.new_cache())).all()
         assert expected.nbytes == engine.nbytes
-        numbers = [a for a in engine._weights._held if isinstance(a, np.ndarray) and a.dtype == np.int32]
+        numbers = [a for a in engine._handle.weights._held if isinstance(a, np.ndarray) and a.dtype == np.int32]
         assert len(numbers) == 10  # the embedding is the head, too
         assert not any(array.flags.owndata for array in numbers)
 

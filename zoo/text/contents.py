@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from zoo.errors import FormatError
-from zoo.text.gpt2 import ALPHABET, END_OF_TEXT
+from zoo.text.gpt2 import ALPHABET, END_OF_TEXT, are_gpt2_files, gpt2_tables
 from zoo.text.parsing import Merges, check_tokens, parse_json, parse_lines, parse_merges, parse_object
 
 BYTE_LEVEL: Final = "byte-level BPE"
@@ -54,6 +54,7 @@ class Contents:
         add_prefix_space: whether text that does not begin with a space gets one.
         settings: of tokenizer_config.json.
         problem: what is damaged, "" if nothing is.
+        checked: whether tokens and merges are known to fit each other.
     """
 
     kind: str = ""
@@ -63,6 +64,7 @@ class Contents:
     add_prefix_space: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     problem: str = ""
+    checked: bool = False
 
 
 def read_contents(files: Mapping[str, bytes], place: Place) -> Contents:
@@ -85,6 +87,10 @@ def _read_tokens(contents: Contents, files: Mapping[str, bytes], place: Place) -
         for missing, other in (("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")):
             if missing not in files:
                 raise FormatError(place(missing), f"is missing beside {place(other).name}; put both there or neither")
+        if are_gpt2_files(files["vocab.json"], files["merges.txt"]):  # to parse them would take a tenth of a second
+            tokens, contents.merges = gpt2_tables()
+            contents.tokens, contents.checked = dict(tokens), True
+            return
         file = place("vocab.json")
         contents.tokens = check_tokens(parse_json(files["vocab.json"], file), file)
         if not contents.tokens:
@@ -207,7 +213,7 @@ def _check(contents: Contents, place: Place) -> None:
     tokens = contents.tokens
     if len(set(tokens.values())) != len(tokens) and contents.kind.startswith(BYTE_LEVEL):
         raise FormatError(place("vocab.json"), "gives two tokens the same id; correct it so that each has its own")
-    if contents.kind != BYTE_LEVEL:
+    if contents.kind != BYTE_LEVEL or contents.checked:
         return
     known = {char for _, char in ALPHABET}
     for pair in contents.merges:

@@ -7,6 +7,8 @@ merges say everything: they are the packaged file.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -56,10 +58,22 @@ def gpt2_tokens() -> list[bytes]:
     return tokens
 
 
+@functools.lru_cache(maxsize=1)
+def gpt2_tables() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
+    """Return GPT-2's tokens with their ids and its merges, as the files write them; nobody may change the dict."""
+    tokens = [written(token) for token in gpt2_tokens()]
+    pairs = struct.iter_unpack("<HH", GPT2_MERGES.read_bytes())
+    ids = {token: i for i, token in enumerate([*tokens, END_OF_TEXT])}
+    return ids, tuple((tokens[left], tokens[right]) for left, right in pairs)
+
+
+def are_gpt2_files(vocab_json: bytes, merges_txt: bytes) -> bool:
+    """Return whether two files are OpenAI's, byte for byte."""
+    return tuple(hashlib.sha256(data).hexdigest() for data in (vocab_json, merges_txt)) == GPT2_SHA256
+
+
 def gpt2_files() -> tuple[bytes, bytes]:
     """Return the content of vocab.json and merges.txt, byte for byte as OpenAI published them."""
-    tokens = [written(token) for token in gpt2_tokens()]
-    vocab = json.dumps({token: i for i, token in enumerate([*tokens, END_OF_TEXT])})
-    pairs = struct.iter_unpack("<HH", GPT2_MERGES.read_bytes())
-    merges = "".join(f"{tokens[left]} {tokens[right]}\n" for left, right in pairs)
-    return vocab.encode(), f"#version: 0.2\n{merges}".encode()
+    ids, pairs = gpt2_tables()
+    merges = "".join(f"{left} {right}\n" for left, right in pairs)
+    return json.dumps(ids).encode(), f"#version: 0.2\n{merges}".encode()

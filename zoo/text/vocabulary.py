@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ from typing import Final
 from zoo.core.paths import check_file, is_there
 from zoo.errors import FormatError
 from zoo.text.contents import BYTE_LEVEL, SENTENCEPIECE, Contents, read_contents
-from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS, GPT2_SHA256, gpt2_files
+from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS, are_gpt2_files, gpt2_files, gpt2_tables
 from zoo.text.parsing import Merges, parse_object
 from zoo.text.special_tokens import SpecialTokens, ids
 
@@ -143,13 +142,9 @@ class Vocabulary:
         """Whether these are GPT-2's tokens, ids and merges, in whatever order and spacing."""
         if self._is_gpt2_bytes:
             return True
-        return (
-            self.is_plain
-            and self.n_tokens == GPT2_N_TOKENS
-            and self.tokens == _gpt2().tokens
-            and self.merges == _gpt2().merges
-            and self.contents.added.keys() <= {END_OF_TEXT}
-        )
+        if not self.is_plain or self.n_tokens != GPT2_N_TOKENS or self.contents.added.keys() - {END_OF_TEXT}:
+            return False
+        return (self.tokens, self.merges) == gpt2_tables()
 
     @property
     def is_plain(self) -> bool:
@@ -186,28 +181,32 @@ class Vocabulary:
 
     @property
     def special(self) -> SpecialTokens:
-        """The special tokens: those declared, else those that the tokenizer's own files name."""
-        return self.named if self.declared is None else self.declared
+        """The special tokens: those declared, else the usual ones."""
+        return self.usual if self.declared is None else self.declared
+
+    @property
+    def usual(self) -> SpecialTokens:
+        """The special tokens of the tokenizer's own files; if they name none, <|endoftext|> of byte-level BPE."""
+        if self._is_gpt2_bytes:
+            return GPT2_SPECIAL
+        end = self.tokens.get(END_OF_TEXT) if self.contents.kind.startswith(BYTE_LEVEL) else None
+        return SpecialTokens(ids(end), end) if self.named == SpecialTokens() else self.named
 
     @cached_property
     def named(self) -> SpecialTokens:
-        """The special tokens that tokenizer_config.json names; where it names none, <|endoftext|> of byte-level BPE."""
-        if self._is_gpt2_bytes:
-            return GPT2_SPECIAL
+        """The special tokens that tokenizer_config.json or special_tokens_map.json names."""
         found = {}
         for role in ("eos", "bos", "pad"):
             value = self.contents.settings.get(f"{role}_token")
             text = value.get("content") if isinstance(value, dict) else value
             found[role] = self.tokens.get(text) if isinstance(text, str) else None
-        if not any(i is not None for i in found.values()) and self.contents.kind.startswith(BYTE_LEVEL):
-            found["eos"] = found["bos"] = self.tokens.get(END_OF_TEXT)
         return SpecialTokens(ids(found["eos"]), found["bos"], found["pad"])
 
     @cached_property
     def _is_gpt2_bytes(self) -> bool:
         if self.content.keys() - {*HF_NAMES} or not self.content:
             return False
-        return tuple(hashlib.sha256(self.content.get(name, b"")).hexdigest() for name in HF_NAMES) == GPT2_SHA256
+        return are_gpt2_files(*(self.content.get(name, b"") for name in HF_NAMES))
 
     def __hash__(self) -> int:
         return hash((frozenset(self.content.items()), self.declared))
