@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def print_texts(given: Arguments, options: GenerationOptions, prompt: str | list[int]) -> None:
     """Continue a prompt, and print the texts in the form that was asked for."""
-    from zoo.generation.row import has_vocabulary, prompt_ids
+    from zoo.generation.row import prompt_ids
 
     loaded = load_model(given)
     config = loaded.model.config
@@ -31,7 +31,7 @@ def print_texts(given: Arguments, options: GenerationOptions, prompt: str | list
     counts: list[Counts] = []
     watch = Watch(config.context_length, len(ids), options, given.n_samples)
     tokens = watch.follow(_generate(given, options, loaded, ids, counts))
-    as_ids = given.ids is not None and not has_vocabulary(config, loaded.tokenizer)
+    as_ids = given.ids is not None and bool(loaded.tokenizer.problem)
     shown = prompt if isinstance(prompt, str) else "" if as_ids else loaded.tokenizer.decode(prompt)
     before = "" if given.no_prompt else ",".join(map(str, ids)) + "," if as_ids else shown
     if given.as_json:

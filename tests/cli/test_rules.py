@@ -129,7 +129,13 @@ def test_only_one_module_prints():
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("click.echo", "print", "click.secho"):
                 found.add(path.stem)
 
-    assert found <= {"_show", "completion", "generate", "generate_text", "prompts"}  # the last two print the text of a model
+    assert found <= {
+        "_show",
+        "completion",
+        "generate",
+        "generate_text",
+        "prompts",
+    }  # the last two print the text of a model
 
 
 def test_names_in_a_file_do_not_steer_the_terminal(run, tmp_path, capsys):

@@ -113,11 +113,6 @@ class Row:
         return "context" if self.options.past_context == "stop" and len(self.ids) > self._size else None
 
 
-def has_vocabulary(config: GPTConfig, tokenizer: Tokenizer) -> bool:
-    """Whether the tokenizer belongs to the model: the checkpoint's own, or GPT-2's for a model of all its ids."""
-    return tokenizer.vocabulary is not None or config.vocab_size >= tokenizer.n_vocab
-
-
 def prompt_ids(config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, options: GenerationOptions) -> list[int]:
     """Return the ids of a prompt that this model can continue.
 
@@ -127,23 +122,13 @@ def prompt_ids(config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, options:
     """
     n_known, longest = config.vocab_size, config.context_length
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]
-    hint = (
-        ""
-        if has_vocabulary(config, tokenizer)
-        else (
-            f"; the checkpoint has no vocabulary and GPT-2's does not fit its {n_known} tokens: give token ids, with "
-            "`--ids 1,2,3` or as a list"
-        )
-    )
     if not ids:
         if tokenizer.start_id is None or tokenizer.start_id >= n_known:
-            raise OptionError(
-                f"the prompt is empty and the model has no <|endoftext|> to start from; give a prompt{hint}"
-            )
+            raise OptionError("the prompt is empty and the model has no <|endoftext|> to start from; give a prompt")
         ids = [tokenizer.start_id]
     for i in ids:
         if not 0 <= i < n_known:
-            raise OptionError(f"the prompt has token id {i}, but the model's ids are 0 to {n_known - 1}{hint}")
+            raise OptionError(f"the prompt has token id {i}, but the model's ids are 0 to {n_known - 1}")
     if options.past_context == "stop" and len(ids) > longest:
         raise OptionError(
             f"the prompt has {len(ids)} tokens, but the context only {longest}; shorten it, or set past_context to "
