@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from zoo.converters.shared.adapter_files import Adapter, is_adapter, read_adapter
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
+from zoo.formats.adapter_files import Adapter, is_adapter, read_adapter
 from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.content_hash import RECORD

@@ -24,11 +24,11 @@ from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import ConfigError, CorruptFile, FormatError
 from zoo.formats.base import Checkpoint, Format, Known
 from zoo.formats.config_map import ConfigMap
+from zoo.formats.sharded_index import INDEX
 from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.text.vocabulary import Vocabulary
 
-INDEX = "zoo.json"
 DATA = ".metadata"
 
 

@@ -155,5 +155,5 @@ def test_only_checksums_that_exist_are_named(tmp_path, name, words):
 def test_a_device_that_is_not_there_is_a_sentence(tmp_path, device):
     """Loading onto it says so."""
     path = written(tmp_path, "zoo")
-    with pytest.raises(OptionError, match="there is no device"):
+    with pytest.raises(OptionError, match="is not available on this machine"):
         zoo.load(path, device=device)

@@ -32,9 +32,18 @@ CONFIG_FIELDS = ("n_heads", "norm_eps", "activation", "tied")
 PADDED = ("tok_emb.weight", "head.weight")
 
 
-def hash_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
-    """Return the content hash of the checkpoint at a path. Arguments and errors are those of zoo.content_hash."""
-    found, checkpoint = open_path(path, format=format, size=size)
+def hash_path(source: Path | str, *, format: str | None = None, size: Size | None = None) -> str:
+    """Return the content hash of a checkpoint: the same for all its lossless conversions, in 64 hexadecimal digits.
+
+    Args:
+        source: file or directory of any format, or the name of a model.
+        format: its name; None recognises it.
+        size: the model it must be; formats that store no config take it from here.
+
+    Raises:
+        ZooError: as open_checkpoint; or the checkpoint is damaged.
+    """
+    found, checkpoint = open_path(source, format=format, size=size)
     ours, _ = found.to_ours(checkpoint)
     return hash_tensors(ours, checkpoint.config)
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from zoo.core.tensors import DTYPES, get_dtype
-from zoo.errors import FormatError, OptionError
+from zoo.errors import FormatError
 from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import open_parameters
 from zoo.models.arrays import to_torch
+from zoo.models.device import find_device
 from zoo.models.gpt2.model import GPTModel
 from zoo.models.registry import Size
 from zoo.text.tokenizer import Tokenizer
@@ -27,8 +28,26 @@ def load_path(
     device: torch.device | str = "cpu",
     check: bool = False,
 ) -> GPTModel:
-    """Load the model at a path; zoo.load describes arguments and errors."""
-    device = _usable(device)
+    """Load a model, in evaluation mode, with its tokenizer.
+
+    A zoo file is mapped, not read: weights come from the disk when they are used, and copies share the memory. Changing
+    them, by training say, changes neither the file nor what others see.
+
+    Args:
+        source: path of a checkpoint in any format, or a registered name: "stories" comes with the package.
+        format: name of the format; None recognises it by its content.
+        size: the model it must be, by name or config.
+        dtype: to cast to, such as "bfloat16"; None keeps the file's, float32 where it has several.
+        device: to put the weights on.
+        check: whether to compare the values with the content hash that zoo records in its files; reads all of them.
+
+    Raises:
+        MissingWeights: source is a registered name whose weights are not on this machine.
+        UnknownName: there is no such file, and no such model either.
+        ZooError: the checkpoint is damaged, or not what format and size say; with check, its values are not
+            those that it was written with, or it records no hash.
+    """
+    device = find_device(device)
     opened = open_parameters(source, format=format, size=size)
     if check:
         if recorded_hash(opened.checkpoint) is None:
@@ -43,20 +62,6 @@ def load_path(
         # Names and shapes are already checked; load_state_dict would check them again, for half of the loading time.
         setattr(model.get_submodule(module), leaf, nn.Parameter(value))
     return model.eval()
-
-
-def _usable(device: torch.device | str) -> torch.device:
-    """Return a device of this machine.
-
-    Raises:
-        OptionError: there is none of this name.
-    """
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise OptionError(f"there is no device {str(device)[:50]!r} on this machine; use cpu") from error
-    return found
 
 
 def _common_dtype(dtypes: set[np.dtype[np.generic]]) -> np.dtype[np.generic]:

@@ -31,21 +31,20 @@ class Opened:
     tensors: dict[str, LazyTensor]
 
 
-def open_path(path: Path | str, *, format: str | None = None, size: Size | None = None) -> tuple[Format, Checkpoint]:
-    """Open a checkpoint of any format, in its own names.
+def open_path(source: Path | str, *, format: str | None = None, size: Size | None = None) -> tuple[Format, Checkpoint]:
+    """Open a checkpoint of any format without reading its tensors.
 
     Args:
-        path: File or directory; zoo.hub.resolve turns names and addresses into paths.
-        format: Name of the format; None recognises it by its content.
-        size: the model it must be: its name, its config, or some fields of its config. Formats that store no config
-            take theirs from here.
+        source: file or directory, the name of a model, an address, or the directory of a training run.
+        format: its format's name; None recognises it by its content.
+        size: the model it must be, by name or config; formats that store no config take it from here.
 
     Raises:
-        UnknownName: There is no such format or model.
-        FormatError: The path is not an intact checkpoint of the format.
-        ConfigError: The model differs from `size`.
+        UnknownName: there is no such format or model.
+        FormatError: it is not an intact checkpoint of the format.
+        ConfigError: it is another model than `size` says.
     """
-    path = follow(Path(path))
+    path = follow(Path(source))
     known = None if size is None else known_fields(size)
     found = get_format(format) if format else detect_format(path)
     try:

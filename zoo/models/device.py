@@ -23,6 +23,6 @@ def find_device(name: str | torch.device) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise OptionError(
-            f"{str(name)!r} is not available on this machine; use cpu or auto", option="device"
+            f"{str(name)[:50]!r} is not available on this machine; use cpu or auto", option="device"
         ) from error
     return device

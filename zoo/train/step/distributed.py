@@ -23,6 +23,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from zoo.errors import OptionError
+from zoo.models.device import find_device
 from zoo.models.gpt2.model import Block, GPTModel
 
 _SETTLE_SECONDS = 0.2
@@ -125,7 +126,7 @@ def world(device: str | torch.device = "cpu") -> Iterator[World]:
     Raises:
         OptionError: There are more processes on this machine than devices.
     """
-    device = torch.device(device)
+    device = find_device(device)
     if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
         yield World(device=device)
         return

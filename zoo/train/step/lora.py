@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from zoo.core.output import atomic_output
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CheckpointMismatch, OptionError
+from zoo.formats.adapter_files import Adapter, read_adapter, write_adapter
 from zoo.models.arrays import to_numpy, to_torch
 from zoo.models.gpt2.model import GPTModel
 
@@ -162,8 +163,6 @@ def write_lora(model: GPTModel, directory: Path, *, base: str | Path | None = No
         OptionError: The model has no adapters.
         OSError: The path cannot be written, for example because the disk is full.
     """
-    from zoo.converters.shared.adapter_files import Adapter, write_adapter
-
     layers = dict(_adapted(model))
     if not layers:
         raise OptionError("the model has no LoRA adapters to save; use zoo.save to write a complete model")
@@ -190,8 +189,6 @@ def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
         FormatError: The adapter is corrupt or of a kind that zoo does not support.
         CheckpointMismatch: The adapter belongs to another model.
     """
-    from zoo.converters.shared.adapter_files import read_adapter
-
     if has_lora(model):
         raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.step.lora.merge_lora")
     adapter = read_adapter(Path(path))
