@@ -34,7 +34,7 @@ _HOME = {
     "Diff": "zoo.examine.diff",
     "verify": "zoo.api.checkpoints",
     "Check": "zoo.examine.arrangement",
-    "push": "zoo.api.checkpoints",
+    "push": "zoo.api.publish",
     "Tokenizer": "zoo.text.tokenizer",
     "GPTModel": "zoo.models.gpt2.model",
     "KVCache": "zoo.models.gpt2.kv_cache",
@@ -62,10 +62,10 @@ if TYPE_CHECKING:
     from zoo.api.checkpoints import diff as diff
     from zoo.api.checkpoints import make_plan as make_plan
     from zoo.api.checkpoints import open_checkpoint as open_checkpoint
-    from zoo.api.checkpoints import push as push
     from zoo.api.checkpoints import verify as verify
     from zoo.api.engines import open_engine as open_engine
     from zoo.api.models import load as load
+    from zoo.api.publish import push as push
     from zoo.api.text import complete as complete
     from zoo.api.text import complete_batch as complete_batch
     from zoo.api.text import generate as generate

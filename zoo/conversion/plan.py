@@ -159,7 +159,7 @@ class Plan:
 
 
 def plan_path(
-    path: Path | str,
+    source: Path | str,
     to: str,
     *,
     format: str | None = None,
@@ -169,11 +169,28 @@ def plan_path(
     activation: str | None = None,
     strict: bool = False,
 ) -> Plan:
-    """Plan the conversion of the checkpoint at a path. Arguments and errors are those of zoo.make_plan."""
+    """Work out a conversion without writing anything.
+
+    Args:
+        source: file or directory of any format, or the name of a model.
+        to: name of the target format.
+        format: of the source; None recognises it by its content.
+        size: the model the source must be.
+        dtype: to cast to, or one of the target's encodings; None keeps every tensor's own.
+        max_shard_bytes: tensor bytes in a file at most; None writes one file.
+        activation: as for zoo.convert.
+        strict: as for zoo.convert.
+
+    Raises:
+        OptionError: the target is not written by zoo, or does not shard.
+        UnknownName, FormatError, ConfigError: as open_checkpoint.
+        CheckpointMismatch: names, shapes or dtypes are not those of the config; all differences are listed.
+        CannotHold: the target has no place for this config or dtype.
+    """
     get_format(to)  # a wrong name is refused before anything is opened
-    source_format, source = open_path(path, format=format, size=size)
-    source = change_activation(source, activation)
-    return plan_checkpoint(source_format, source, to, dtype=dtype, max_shard_bytes=max_shard_bytes, strict=strict)
+    source_format, checkpoint = open_path(source, format=format, size=size)
+    checkpoint = change_activation(checkpoint, activation)
+    return plan_checkpoint(source_format, checkpoint, to, dtype=dtype, max_shard_bytes=max_shard_bytes, strict=strict)
 
 
 def plan_checkpoint(

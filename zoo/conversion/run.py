@@ -97,7 +97,27 @@ def convert_path(
     sync: bool = True,
     on_progress: OnProgress | None = None,
 ) -> Report:
-    """Convert the checkpoint at a path. Arguments and errors are those of zoo.convert."""
+    """Convert a checkpoint to another format, one tensor at a time.
+
+    Args:
+        source: file or directory to read.
+        out: file or directory to write; it appears only when it is complete.
+        to: the target format; None takes the one that out's suffix means.
+        format: of the source; None recognises it by its content.
+        size: the model the source must be, by name or config.
+        dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
+        max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
+        activation: to write instead of the model's own, "gelu_tanh" or "gelu"; the report says how far logits differ.
+        strict: whether to refuse what would otherwise be left behind (a value head, say) or added (biases of zeros).
+        verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
+            writes cannot be).
+        force: whether an existing output may be replaced.
+        sync: whether the output survives a power failure from the moment this returns.
+        on_progress: called as the bytes go by.
+
+    Raises:
+        ZooError: anything make_plan raises; a damaged source; OutputError; VerificationFailed.
+    """
     out = Path(out)
 
     def make_plan() -> Plan:

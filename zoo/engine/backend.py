@@ -97,13 +97,13 @@ class Engine:
         """Open a checkpoint of any format; a zoo file is mapped, and run as it is if it is quantised.
 
         Args:
-            source: path, or an open checkpoint that is in zoo's own names.
+            source: path (zoo.open_engine takes registered names, too), or an open checkpoint that is in zoo's own names.
             dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several. Of a
                 quantised file it takes the values that the matrices stand for.
             quantize: "int8" or "int4", for the matrices.
-            threads: None takes the cores this process may use.
-            format: of the file; None recognises it.
-            size: the model it must be.
+            threads: None takes the cores that this process may use.
+            format: name of the format; None recognises it by its content.
+            size: the model it must be, by name or config.
 
         Raises:
             OptionError: dtype or quantize is none of these, or the engine cannot start.

@@ -105,7 +105,21 @@ def diff_paths(
     atol: float = 0.0,
     on_tensor: Callable[[int, int], None] | None = None,
 ) -> Diff:
-    """Compare the checkpoints at two paths; zoo.diff describes arguments and errors."""
+    """Compare two checkpoints tensor by tensor, a few chunks in memory at a time.
+
+    Rows of padding are left out; a tied head is compared as the embedding that it is.
+
+    Args:
+        a: file or directory of any format.
+        b: another.
+        formats: theirs; None recognises one.
+        size: the model that both must be.
+        atol: difference of two values that counts as none.
+        on_tensor: called as on_tensor(tensors done, tensors in all).
+
+    Raises:
+        ZooError: one of them is not an intact checkpoint, or atol is not a number of at least 0.
+    """
     if not atol >= 0:  # NaN, too
         raise OptionError(f"must be a number of at least 0, not {atol}", option="atol")
     configs: list[GPTConfig] = []

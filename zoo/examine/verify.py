@@ -56,7 +56,23 @@ def verify_path(
     run: bool = True,
     on_progress: OnProgress | None = None,
 ) -> list[Check]:
-    """Verify the checkpoint at a path. Arguments and errors are those of zoo.verify."""
+    """Check that a checkpoint is intact, finite and not rearranged.
+
+    Args:
+        source: file or directory of any format.
+        against: a second checkpoint, whose logits must agree.
+        prompts: texts to run.
+        format: of source; None recognises it.
+        size: the model it must be.
+        run: whether to run the model; without, only the file and its values are looked at.
+        on_progress: called as on_progress(check, done, total) while tensors are read and the model runs.
+
+    Returns:
+        all checks, those that failed among them. A checkpoint that cannot be opened is one failed check.
+
+    Raises:
+        ZooError: `against` cannot be loaded, or a name leads to no checkpoint.
+    """
     try:
         found, checkpoint = open_path(source, format=format, size=size)
         ours, drops = found.to_ours(checkpoint)

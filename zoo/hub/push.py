@@ -55,7 +55,25 @@ def push_path(
     update: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Pushed:
-    """Publish the checkpoint at a path on the Hub; zoo.push describes arguments and errors."""
+    """Publish a checkpoint of any format on the Hub.
+
+    Args:
+        source: path or name of a checkpoint, an address, or a run.
+        repository: "org/name"; it is made if it does not exist.
+        private: whether a new repository is for its owner only.
+        revision: branch to commit to, made if need be; None is main.
+        message: of the commit.
+        license: for the card, as the Hub spells it ("mit").
+        dtype: to cast to.
+        update: whether a repository that has files already may be changed.
+        on_progress: called as the conversion's bytes go by.
+
+    Raises:
+        OptionError: the repository has files, and update is not given; or ZOO_OFFLINE is set.
+        DownloadError: the Hub refuses, or cannot be reached.
+        MissingPackage: huggingface_hub is not installed.
+        ZooError: the source cannot be converted.
+    """
     if is_offline():
         raise OptionError(
             "ZOO_OFFLINE is set, so nothing is uploaded; prepare the files without uploading: dry_run=DIR"
