@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.torch.file import write_torch
-from zoo.converters.shared.configless import open_configless, read_records, torch_records
+from zoo.converters.shared.configless import checkpoint_of, open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
 from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
 from zoo.core.paths import is_there
@@ -27,7 +27,6 @@ from zoo.errors import ConfigError, FormatError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
-from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
 
@@ -92,18 +91,7 @@ class NanoGPT(Format):
         state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
         found = self._read_config(args, own.config, path)
-        vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
-        return Checkpoint(
-            path,
-            found,
-            state.tensors,
-            prefix=state.prefix,
-            vocabulary=vocabulary,
-            files=(path,),
-            provenance=own.provenance,
-            notes=(*_training_state(beside), *state.notes, *guess),
-            left_behind=state.left_behind,
-        )
+        return checkpoint_of(state, path, found, own, _training_state(beside))
 
     def _read_plain(self, path: Path, state: StateDict, known: Known) -> Checkpoint:
         """Open a state dict without model_args: nanoGPT computes GELU exactly, unless the user says otherwise."""

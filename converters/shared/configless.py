@@ -7,7 +7,7 @@ of a torch file.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,10 +92,15 @@ def open_configless(table: Table, state: StateDict, path: Path, known: Known, im
     beside = fields_beside(state.beside, sizes_of(table, state.tensors))
     fields = {**beside, **(known or {})}
     found, notes = (own.config, []) if own.config else config_from_shapes(table, state.tensors, path, fields, implied)
-    vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(found)
+    return checkpoint_of(state, path, found, own, notes)
+
+
+def checkpoint_of(state: StateDict, path: Path, config: GPTConfig, own: Records, notes: Sequence[str]) -> Checkpoint:
+    """Return the checkpoint of a state dict, with the vocabulary and the provenance that zoo put beside it."""
+    vocabulary, guess = (own.vocabulary, []) if own.vocabulary else assume_vocabulary(config)
     return Checkpoint(
         path,
-        found,
+        config,
         state.tensors,
         prefix=state.prefix,
         vocabulary=vocabulary,

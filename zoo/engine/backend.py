@@ -97,7 +97,7 @@ class Engine:
         """Open a checkpoint of any format; a zoo file is mapped, and run as it is if it is quantised.
 
         Args:
-            source: path (zoo.open_engine takes registered names, too), or an open checkpoint that is in zoo's own names.
+            source: path (of zoo.open_engine a registered name, too), or an open checkpoint in zoo's own names.
             dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several. Of a
                 quantised file it takes the values that the matrices stand for.
             quantize: "int8" or "int4", for the matrices.
