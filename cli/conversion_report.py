@@ -9,7 +9,7 @@ from zoo.cli._show import count_text, human_bytes, say, shape_text, show_list
 
 if TYPE_CHECKING:
     from zoo.conversion.plan import Plan, Step
-    from zoo.conversion.run import Report
+    from zoo.conversion.report import Report
 
 
 def show_plan(plan: Plan) -> None:

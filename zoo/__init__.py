@@ -28,7 +28,7 @@ _HOME = {
     "make_plan": "zoo.api.checkpoints",
     "convert": "zoo.api.checkpoints",
     "Plan": "zoo.conversion.plan",
-    "Report": "zoo.conversion.run",
+    "Report": "zoo.conversion.report",
     "content_hash": "zoo.api.checkpoints",
     "diff": "zoo.api.checkpoints",
     "Diff": "zoo.examine.diff",
@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from zoo.api.text import generate_batch as generate_batch
     from zoo.api.text import generate_many as generate_many
     from zoo.conversion.plan import Plan as Plan
-    from zoo.conversion.run import Report as Report
+    from zoo.conversion.report import Report as Report
     from zoo.conversion.save import save as save
     from zoo.engine.backend import Engine as Engine
     from zoo.errors import ZooError as ZooError

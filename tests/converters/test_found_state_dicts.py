@@ -119,7 +119,7 @@ def test_a_head_beside_the_model_is_named_and_strict_refuses(tmp_path, nano):
 
     assert_same(tmp_path / "out.safetensors", nano)
     assert any("2 tensors of a head beside the language model (v_head.weight, v_head" in note for note in report.notes)
-    with pytest.raises(CheckpointMismatch, match=r"v_head\.weight would be left behind, which --strict forbids"):
+    with pytest.raises(CheckpointMismatch, match=r"v_head\.weight would be left behind, which strict=True forbids"):
         zoo.convert(tmp_path / "x.pt", tmp_path / "no.safetensors", size=HEADS, strict=True)
     assert not (tmp_path / "no.safetensors").exists()
 

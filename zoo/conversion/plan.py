@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 
 from zoo.conversion.adapt import change_activation, drop_padding, fill_biases
+from zoo.conversion.target import check_target
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
-from zoo.errors import CannotHold, CheckpointMismatch, OptionError, UnknownName
+from zoo.errors import CheckpointMismatch, OptionError, UnknownName
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.content_hash import PADDED
 from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.formats.rules import Drop
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
 
@@ -204,7 +204,7 @@ def plan_checkpoint(
 ) -> Plan:
     """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
     if strict and source.left_behind:
-        problems = [f"tensor {name} would be left behind, which --strict forbids" for name in source.left_behind]
+        problems = [f"tensor {name} would be left behind, which strict=True forbids" for name in source.left_behind]
         raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
@@ -216,7 +216,7 @@ def plan_checkpoint(
     if not strict:
         config, ours, filled = fill_biases(target_format, config, ours)
     config, ours, dropped = drop_padding(target_format, config, ours)
-    _check_target(target_format, config, ours)
+    check_target(target_format, config, ours)
     theirs = to_theirs(target_format.table, ours, config)
     target = Checkpoint(path=Path(), config=config, tensors=theirs, vocabulary=source.vocabulary)
     unheld = target_format.unheld(target)
@@ -233,18 +233,6 @@ def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> 
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
     encoding = dtype if dtype in target.encodings else None
     return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
-
-
-def _check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
-    reasons = target.cannot_hold(config)
-    dtypes = sorted({str(tensor.dtype) for tensor in ours.values()} - set(target.dtypes))
-    reasons += [
-        f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
-    ]
-    if reasons:
-        change = "; --activation converts it all the same, and says how far the logits differ"
-        hint = change if any("place for activation" in reason for reason in reasons) else ""
-        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}{hint}")
 
 
 def _widens(before: str, after: str) -> bool:

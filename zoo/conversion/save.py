@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.conversion.plan import Plan, plan_checkpoint
-from zoo.conversion.run import Report, run_plan
+from zoo.conversion.report import Report
+from zoo.conversion.run import run_plan
 from zoo.conversion.target import format_of_suffix
 from zoo.core.progress import OnProgress
 from zoo.core.tensors import LazyTensor

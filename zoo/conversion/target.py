@@ -1,12 +1,14 @@
-"""Which format an output's name means, and whether the two go together."""
+"""The format of an output: which one its name means, and whether it can hold the model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.errors import OptionError
+from zoo.core.tensors import Tensors
+from zoo.errors import CannotHold, OptionError
 from zoo.formats.base import Format
 from zoo.formats.registry import usable_formats
+from zoo.models.gpt2.config import GPTConfig
 
 
 def check_shape(target: Format, out: Path) -> None:
@@ -33,3 +35,20 @@ def format_of_suffix(out: Path) -> str:
         if out.suffix in each.suffixes:
             return each.name
     raise OptionError(f"the name {out} does not say which format to write; name one with to=NAME")
+
+
+def check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
+    """Refuse a model that a format cannot represent.
+
+    Raises:
+        CannotHold: the config or a dtype has no place in it.
+    """
+    reasons = target.cannot_hold(config)
+    dtypes = sorted({str(tensor.dtype) for tensor in ours.values()} - set(target.dtypes))
+    reasons += [
+        f"it does not store {dtype} (only {', '.join(target.dtypes)}; cast with dtype=NAME)" for dtype in dtypes
+    ]
+    if reasons:
+        change = "; activation=NAME converts it all the same, and says how far the logits differ"
+        hint = change if any("place for activation" in reason for reason in reasons) else ""
+        raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}{hint}")

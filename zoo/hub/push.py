@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.conversion.run import Report, convert_path
+from zoo.conversion.report import Report
+from zoo.conversion.run import convert_path
 from zoo.core.output import atomic_output
 from zoo.core.progress import OnProgress
 from zoo.errors import OptionError

@@ -10,7 +10,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from zoo.core.file_lock import lock_directory
-from zoo.errors import TrainingError
+from zoo.errors import OptionError, TrainingError
+from zoo.train.settings import TrainConfig
 
 
 @contextmanager
@@ -33,3 +34,13 @@ def is_finite(model: nn.Module) -> bool:
     """Whether every weight, of this process's share, is a finite number."""
     parameters = (p.to_local() if isinstance(p, DTensor) else p for p in model.parameters())
     return all(bool(p.isfinite().all()) for p in parameters)
+
+
+def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
+    """Refuse options that exclude each other.
+
+    Raises:
+        OptionError: there are some.
+    """
+    if fsdp and (config.average or config.only_used_ids or lora):
+        raise OptionError("fsdp excludes average, only_used_ids and LoRA; leave them out, or leave out fsdp")

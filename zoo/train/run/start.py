@@ -24,9 +24,9 @@ from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
 from zoo.train.run.first_model import Start, make_first_model
-from zoo.train.run.guards import alone
+from zoo.train.run.guards import alone, check_together
 from zoo.train.run.sharded_checkpoint import load_sharded
-from zoo.train.run.trainer import Trainer, check_together
+from zoo.train.run.trainer import Trainer
 from zoo.train.run.watcher import Watcher
 from zoo.train.settings import TrainConfig
 from zoo.train.step.distributed import World

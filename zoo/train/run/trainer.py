@@ -17,7 +17,7 @@ from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Batches, Windows
 from zoo.train.run.checkpoint import State, link_checkpoints, prune, save_checkpoint
-from zoo.train.run.guards import alone, is_finite
+from zoo.train.run.guards import alone, check_together, is_finite
 from zoo.train.run.interrupts import interrupts
 from zoo.train.run.metrics import Metrics, Row
 from zoo.train.run.samples import Samples
@@ -30,16 +30,6 @@ from zoo.train.step.distributed import World
 from zoo.train.step.lora import has_lora
 from zoo.train.step.loss import LanguageModelLoss
 from zoo.train.step.optimization import StepResult, make_optimizer, split, train_step
-
-
-def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
-    """Refuse options that exclude each other.
-
-    Raises:
-        OptionError: there are some.
-    """
-    if fsdp and (config.average or config.only_used_ids or lora):
-        raise OptionError("fsdp excludes average, only_used_ids and LoRA; leave them out, or leave out fsdp")
 
 
 class Trainer:
