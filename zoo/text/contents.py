@@ -116,12 +116,15 @@ def _read_tokenizer_json(contents: Contents, theirs: dict[str, Any], place: Plac
             for token in theirs.get("added_tokens") or []
         }
         added = {text: token.id for text, token in contents.added.items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FormatError(file, f"is not a tokenizer of the tokenizers package ({error!r}); copy it again") from error
-    contents.tokens = check_tokens(tokens, file) | check_tokens(added, file)
-    contents.kind = _kind(theirs, contents.tokens)
-    if contents.kind == BYTE_LEVEL:
-        contents.add_prefix_space = bool(theirs["pre_tokenizer"].get("add_prefix_space", True))
+        contents.tokens = check_tokens(tokens, file) | check_tokens(added, file)
+        contents.kind = _kind(theirs, contents.tokens)
+        if contents.kind == BYTE_LEVEL:
+            contents.add_prefix_space = bool(theirs["pre_tokenizer"].get("add_prefix_space", True))
+    except FormatError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        problem = f"is not a tokenizer of the tokenizers package ({error!r:.100})"
+        raise FormatError(file, f"{problem}; copy it again") from error
 
 
 def _kind(theirs: dict[str, Any], tokens: Mapping[str, int]) -> str:
