@@ -94,17 +94,11 @@ def _run(
     *,
     format: str | None,
     size: Size | None,
-    dtype: str | None,
-    max_shard_bytes: int | None,
-    activation: str | None,
-    strict: bool,
     keep_source: bool,
-    verify: bool,
-    force: bool,
-    sync: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     from zoo.api.checkpoints import convert as run
     from zoo.api.checkpoints import make_plan
@@ -112,23 +106,19 @@ def _run(
     from zoo.core.output import check_output
     from zoo.formats.registry import get_format
 
-    weights: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes}
-    weights |= {"activation": activation, "strict": strict}
+    weights = {name: options.pop(name) for name in ("dtype", "max_shard_bytes", "activation", "strict")}
     check_shape(get_format(target), out)
     if not dry_run:
-        check_output(out, force=force)  # before something large is downloaded
+        check_output(out, force=options["force"])  # before something large is downloaded
     # A cast output has another size, so that the room for it is not known yet.
-    beside = out.parent if dtype is None and not dry_run else None
+    beside = out.parent if weights["dtype"] is None and not dry_run else None
     with _checkpoint(source, format, size, keep_source or dry_run, beside) as (path, found):
         if dry_run:
             plan = make_plan(path, target, format=found, size=size, **weights)
             show_json(plan.to_dict()) if as_json else show_plan(plan)
             return
         with byte_progress(quiet=quiet or as_json) as on_progress:
-            report = run(
-                path, out, to=target, format=found, size=size, **weights,
-                verify=verify, force=force, sync=sync, on_progress=on_progress,
-            )  # fmt: skip
+            report = run(path, out, to=target, format=found, size=size, on_progress=on_progress, **weights, **options)
     if as_json:
         show_json(report.to_dict())
     elif not quiet:

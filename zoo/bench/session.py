@@ -56,25 +56,20 @@ def bench(
     checkpoint = open_path(path)[1]
     config = checkpoint.config
     settings = settings.resolve(config)
-    machine = Machine(settings.threads or 1)
-    rows: list[Row] = []
-    interrupted = False
+    machine, rows, interrupted = Machine(settings.threads or 1), list[Row](), False
     with busy_cores(settings.busy):
         for precision in settings.precisions:
             with tempfile.TemporaryDirectory(prefix="zoo-bench-") as directory:
                 on_progress(f"{precision}: files are converted")
                 turns = Turns(path, config, checkpoint.vocabulary, settings, precision, Path(directory))
-                try:
-                    turns.run(machine, on_progress)
-                except KeyboardInterrupt:
-                    interrupted = True
+                interrupted = not _finishes(turns, machine, on_progress)
+            left_out |= turns.failed
             for row in turns.rows():
                 rows.append(row)
                 on_row(row)
-            left_out |= turns.failed
             if interrupted:
                 break
-    if interrupted and not rows:
+    if not rows:
         raise KeyboardInterrupt
     return {
         "interrupted": interrupted,
@@ -88,6 +83,15 @@ def bench(
         "left_out": left_out,
         "rows": rows,
     }
+
+
+def _finishes(turns: Turns, machine: Machine, on_progress: Callable[[str], object]) -> bool:
+    """Whether all rounds ran; Ctrl-C ends them."""
+    try:
+        turns.run(machine, on_progress)
+    except KeyboardInterrupt:
+        return False
+    return True
 
 
 def write_random(name: str | GPTConfig, out: Path) -> None:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from zoo.containers.torch.pickle_stack import NEW, PUSH, STEPS, PickleStack
 from zoo.containers.torch.storage import DAMAGED, Part, Storage, is_count
 from zoo.containers.torch.tree import (
     PLAIN_FUNCTIONS,
     Global,
     Opaque,
-    check_key,
     check_tree,
     find_dtype,
     find_storage_class,
@@ -69,19 +69,17 @@ def read_pickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Storage]]:
     return tree, machine.storages
 
 
-class _Machine:
-    """A stack machine for the instructions of pickle that build data.
+class _Machine(PickleStack):
+    """The instructions that refer to torch's functions and storages, on top of those that build plain data.
 
     Attributes:
         storages: those the pickle has spoken of so far, by key.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.storages: dict[str, Storage] = {}
-        self.stack: list[Any] = []
-        self.outer: list[list[Any]] = []  # the stacks below the marks
-        self.memo: dict[int, Any] = {}
         self.tensors: dict[Any, LazyTensor] = {}
         self.copied = 0  # items given to functions so far
         self.functions: dict[str, Callable[..., Any]] = {
@@ -99,14 +97,14 @@ class _Machine:
                 raise ValueError(f"it has more than {_MAX_STEPS:,} instructions")
             if name == "STOP":
                 break
-            if name in _PUSH:
+            if name in PUSH:
                 if isinstance(argument, str):
                     argument.encode()  # raises ValueError for half a surrogate pair, which no file can hold
                 if type(argument) is int and argument.bit_length() > _MAX_INTEGER_BITS:
                     raise ValueError("it has an integer of very many digits")
                 self.push(argument)
-            elif name in _NEW:
-                self.push(_NEW[name]())
+            elif name in NEW:
+                self.push(NEW[name]())
             elif name in _STEPS:
                 _STEPS[name](self, argument)
             elif name in _OBJECTS:
@@ -115,48 +113,6 @@ class _Machine:
             else:
                 raise ValueError(f"torch.save does not use the instruction {name}")
         return self.stack.pop()
-
-    def push(self, value: Any) -> None:
-        self.stack.append(value)
-
-    def mark(self) -> None:
-        self.outer.append(self.stack)
-        self.stack = []
-
-    def items(self) -> list[Any]:
-        """Take what was pushed since the last mark."""
-        items, self.stack = self.stack, self.outer.pop()
-        return items
-
-    def put(self, index: int | None) -> None:
-        self.memo[len(self.memo) if index is None else index] = self.stack[-1]
-
-    def push_tuple(self, length: int) -> None:
-        if len(self.stack) < length:
-            raise IndexError("a tuple of more than there is")
-        self.stack[-length:] = [tuple(self.stack[-length:])]
-
-    def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is Opaque:
-            return
-        if type(self.stack[-1]) is not list:
-            raise TypeError("appends to something that is not a list")
-        self.stack[-1].extend(items)
-
-    def update(self, items: list[Any]) -> None:
-        if not isinstance(self.stack[-1], dict):
-            raise TypeError("sets an item of something that is not a dict")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            self.stack[-1][check_key(key)] = value
-
-    def set_item(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self.update([key, value])
-
-    def add(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not set:
-            raise TypeError("adds to something that is not a set")
-        self.stack[-1].update(map(check_key, items))
 
     def find(self, module: Any, name: Any) -> None:
         """Push a global, if it is one of those a pickle may refer to."""
@@ -241,44 +197,10 @@ class _Machine:
         raise FormatError(self.path, f"{problem}; convert it, with tensor.float() say, and save it again")
 
 
-_PUSH = {"BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"}
-_PUSH |= {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
-
-_NEW: dict[str, Callable[[], Any]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_LIST": list,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-    "EMPTY_TUPLE": tuple,
-}
-
 _OBJECTS = {"INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
 
-
 _STEPS: dict[str, Callable[[_Machine, Any], object]] = {
-    "PROTO": lambda *_: None,
-    "FRAME": lambda *_: None,
-    "MARK": lambda machine, _: machine.mark(),
-    "BINPUT": _Machine.put,
-    "LONG_BINPUT": _Machine.put,
-    "MEMOIZE": _Machine.put,
-    "BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
-    # The strings of Python 2, which pickletools takes for Latin-1 and torch for UTF-8.
-    "BINSTRING": lambda machine, text: machine.push(text.encode("latin-1").decode()),
-    "SHORT_BINSTRING": lambda machine, text: machine.push(text.encode("latin-1").decode()),
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.items())),
-    "TUPLE1": lambda machine, _: machine.push_tuple(1),
-    "TUPLE2": lambda machine, _: machine.push_tuple(2),
-    "TUPLE3": lambda machine, _: machine.push_tuple(3),
-    "FROZENSET": lambda machine, _: machine.push(frozenset(map(check_key, machine.items()))),
-    "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
-    "APPENDS": lambda machine, _: machine.extend(machine.items()),
-    "SETITEM": lambda machine, _: machine.set_item(),
-    "SETITEMS": lambda machine, _: machine.update(machine.items()),
-    "ADDITEMS": lambda machine, _: machine.add(machine.items()),
+    **STEPS,
     "GLOBAL": lambda machine, argument: machine.find(*argument.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.find_on_stack(),
     "NEWOBJ": lambda machine, _: machine.new_object(),
