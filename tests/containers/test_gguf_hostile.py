@@ -13,7 +13,7 @@ from small import small_model
 
 import zoo
 from zoo.containers.gguf.reader import read_gguf
-from zoo.errors import CorruptFile, FormatError, ZooError
+from zoo.errors import CorruptFile, FormatError, OptionError, ZooError
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
 from zoo.models.gpt2.config import GPTConfig
@@ -104,15 +104,13 @@ def test_a_container_that_contradicts_itself_is_refused(tmp_path, data, message)
             b"block_count\x04\x00\x00\x00\x02",
             "blk.1.attn_norm.weight .32,. is missing",
         ),
-        (b"zoo.vocab_size\x04\x00\x00\x00\x04", b"zoo.vocab_size\x04\x00\x00\x00\x08", "vocab_rows .263. must be at"),
-        (b"zoo.tied\x07\x00\x00\x00\x01", b"zoo.tied\x07\x00\x00\x00\x00", "tensor output.weight .263, 32. is missing"),
+        (b"zoo.vocab_size\x04\x00\x00\x00\x04", b"zoo.vocab_size\x04\x00\x00\x00\x08", "vocab_rows .260. must be at"),
+        (b"zoo.tied\x07\x00\x00\x00\x01", b"zoo.tied\x07\x00\x00\x00\x00", "tensor output.weight .260, 32. is missing"),
         (b"zoo.dropout\x0c", b"zoo.dropout\x0a", "dropout must be"),
         (b"embedding_length\x04", b"embedding_length\x06", "width must be of type int"),
         (text("token_embd.weight"), text("token_embx.weight"), "has no token_embd.weight"),
         (text("blk.0.ffn_up.weight"), text("blk.0.ffn_ux.weight"), "blk.0.ffn_ux.weight .64, 32. is unexpected"),
-        (text("ab"), text("aa"), "lacks 'ab', which .* makes"),
         (text("a"), text("b"), "has the same token twice in its vocabulary"),
-        (text("a b"), text("abb"), "not two tokens"),
         (text("tokenizer.ggml.merges"), text("tokenizer.ggml.mergez"), "has a tokenizer without merges"),
         (text("tokenizer.ggml.tokens"), text("tokenizer.ggml.tokenz"), "has a tokenizer without tokens"),
         (b"token_type\x09\x00\x00\x00\x05", b"token_type\x09\x00\x00\x00\x01", "type|damaged|corrupt|truncated"),
@@ -120,7 +118,7 @@ def test_a_container_that_contradicts_itself_is_refused(tmp_path, data, message)
     ],
 )
 def test_keys_that_contradict_the_file_are_refused(path, old, new, message):
-    """The config, the tokenizer and zoo's own keys are checked like everything else."""
+    """The config, the lists of the tokenizer and zoo's own keys are checked like everything else."""
     data = path.read_bytes()
     assert data.count(old) >= 1
     path.write_bytes(data.replace(old, new, 1))
@@ -128,7 +126,19 @@ def test_keys_that_contradict_the_file_are_refused(path, old, new, message):
     with pytest.raises(FormatError, match=message):
         found, checkpoint = open_path(path)
         found.to_ours(checkpoint)
-        zoo.Tokenizer(checkpoint.vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"), [("ab", "aa", "lacks 'ab', which .* makes"), ("a b", "abb", "not two tokens")]
+)
+def test_a_vocabulary_whose_merges_make_no_tokens_bars_text_only(path, old, new, message):
+    """The weights are read; encoding a text is refused with the reason."""
+    path.write_bytes(path.read_bytes().replace(text(old), text(new), 1))
+    found, checkpoint = open_path(path)
+    found.to_ours(checkpoint)
+
+    with pytest.raises(OptionError, match=message):
+        zoo.Tokenizer(checkpoint.vocabulary).encode("ab")
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ def test_certificates_of_the_environment_are_used(tmp_path, server, monkeypatch)
 
 
 CHILD = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins by ignoring it
 from pathlib import Path
 from zoo.hub.http.client import Client
 from zoo.hub.source_table import RemoteFile
