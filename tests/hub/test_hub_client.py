@@ -3,6 +3,8 @@
 import hashlib
 import importlib
 import json
+import time
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -45,6 +47,9 @@ def server(checkpoint, tmp_path, monkeypatch):
             "HF_HUB_DISABLE_PROGRESS_BARS": True,
         }.items():
             monkeypatch.setattr(constants, name, value)
+        # The client waits up to 31 s between its tries; here it does not.
+        patient = importlib.import_module("huggingface_hub.utils._http")
+        monkeypatch.setattr(patient, "time", SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None}))
         monkeypatch.setattr(importlib.import_module("huggingface_hub.hf_api").api, "endpoint", running.url)
         running.put("ada/tiny", {path.name: path.read_bytes() for path in checkpoint.iterdir()})
         yield running
