@@ -27,7 +27,7 @@ def say(text, **options):
 class TestStreaming:
     @pytest.mark.parametrize("seed", range(8))
     def test_streaming_is_whole(self, seed):
-        """The pieces joined are what the ids decode to, though most bytes here are no characters."""
+        """The pieces joined are what the ids decode to, though most bytes here do not form characters."""
         tokens = list(generate(BYTES, PROMPT, max_new_tokens=60, seed=seed, temperature=2, top_p=None))
 
         assert BYTES.tokenizer.decode(ids_of(tokens)) == text_of(tokens)

@@ -128,7 +128,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(run, model
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["-t", "0"], "begun with other settings: temperature was 0.8, not 0.0; give those, or another --out"),
+        (["-t", "0"], "started with other settings: temperature was 0.8, not 0.0; give those, or another --out"),
         (["--seed", "3", "--stop", "x"], "seed was null, not 3, stop was [], not"),
         (["--engine", "torch", "--dtype", "bfloat16"], "dtype was null, not "),
         (["-m", "other.safetensors"], 'model was "'),
@@ -259,7 +259,7 @@ def test_stdin_is_json_lines_or_text(run, stdin):
 
 
 def test_a_bad_line_of_stdin_ends_the_run_and_keeps_what_was_made(run):
-    """A pipe cannot be checked before; what came before the line can be gone on with."""
+    """A pipe cannot be checked before; the results before the line can be resumed from."""
     good = '{"prompt": "one", "max_new_tokens": 2}\n'
     code, _, err = run("--prompts", "-", "--out", "out.jsonl", "--batch", 1, stdin=good + "{}\n")
 

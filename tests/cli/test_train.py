@@ -73,7 +73,7 @@ def test_a_finished_run_says_so_and_json_is_for_scripts(run, begun):
     ],
 )
 def test_a_run_does_not_resume_with_other_settings(run, begun, more, words):
-    """The message names each that differs, and how to go on with them."""
+    """The message names each that differs, and how to resume with them."""
     code, _, err = run("train", "--resume", begun, *more)
     assert code == 1
     assert words in err

@@ -68,7 +68,7 @@ class Model(Structure):
 
 
 class Tokens(Structure):
-    """One pass: new tokens, the caches they go on with, and whose logits are wanted."""
+    """One pass: new tokens, the caches they extend, and the tokens whose logits are returned."""
 
     _fields_ = [
         ("ids", c_void_p),

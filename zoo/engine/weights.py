@@ -95,12 +95,12 @@ def check_options(dtype: str | None, quantize: str | None) -> None:
     """Refuse precisions that the engine has not.
 
     Raises:
-        OptionError: dtype or quantize is none of its own.
+        OptionError: dtype or quantize is not one that the engine has.
     """
     if quantize not in (None, *KINDS):
         raise OptionError(f"quantize must be int8 or int4, not {quantize!r}")
     if dtype in KINDS:
-        raise OptionError(f"{dtype} is no dtype of weights as they are; ask for it with `--quantize {dtype}`")
+        raise OptionError(f"{dtype} is a quantisation, not a dtype; ask for it with `--quantize {dtype}`")
     if dtype and get_dtype(dtype).name not in _NATIVE:
         raise OptionError(f"the engine computes with weights of {', '.join(_NATIVE)}, not {dtype!r}")
 

@@ -52,10 +52,10 @@ def make_results(lines: Iterable[PromptLine], generate: Generate) -> Iterator[Re
 
 
 class ResultFile:
-    """A file of results, begun or gone on with. A context manager; one process at a time may have it."""
+    """Results file, new or resumed. A context manager that holds an exclusive lock."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        """Open the file, and look whether what is in it was made with the same settings.
+        """Open the file and check that its results were made with the same settings.
 
         Args:
             path: .jsonl; it may exist.
@@ -84,14 +84,14 @@ class ResultFile:
         self._file.close()
 
     def keep(self, lines: Iterator[PromptLine]) -> int:
-        """Keep the results that are whole, drop a last one that is not, and take their prompts from `lines`.
+        """Keep the complete results, drop an incomplete last one, and take their prompts from `lines`.
 
         Returns:
             how many are kept.
 
         Raises:
-            FormatError: a line of the file is no result.
-            OutputError: a result is that of another prompt than the one in its place, or there are more of them.
+            FormatError: a line of the file is not a result.
+            OutputError: a result belongs to another prompt than the one in its place, or there are more results than prompts.
         """
         n, end = 0, 0
         self._file.seek(0)
@@ -144,7 +144,7 @@ class ResultFile:
         keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if keys:
             differ = ", ".join(f"{key} was {_shown(before.get(key))}, not {_shown(settings.get(key))}" for key in keys)
-            raise OutputError(f"{self.path} was begun with other settings: {differ}; give those, or another --out")
+            raise OutputError(f"{self.path} was started with other settings: {differ}; give those, or another --out")
 
     def _compare(self, n: int, raw: bytes, line: PromptLine | None) -> None:
         try:
