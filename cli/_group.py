@@ -8,8 +8,9 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -74,14 +75,25 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command. Anything but a ZooError passes: it is a bug, and its traceback is wanted."""
-        with suppress(ValueError):  # only the main thread may
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files are removed, as by Ctrl-C
         try:
-            with _writable_stdout():
+            with _exit_on_sigterm(), _writable_stdout():
                 return super().invoke(ctx)
         except ZooError as error:
             command = self.commands[ctx.invoked_subcommand or ""]
             raise click.ClickException(printable(" ".join(as_typed(error, command).split()))) from error
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager

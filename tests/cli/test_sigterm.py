@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+from click.testing import CliRunner
 
 import zoo
+from zoo.cli.main import main
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there is no SIGTERM")
@@ -25,3 +27,10 @@ def test_sigterm_removes_the_temporary_files_of_a_conversion(tmp_path):
 
     assert status == 143
     assert ["m.safetensors"] == os.listdir(tmp_path)
+
+
+def test_a_command_leaves_the_handlers_of_its_process_alone():
+    """A program that runs a command in its own process keeps its handler of SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    assert CliRunner().invoke(main, ["list"]).exit_code == 0
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -91,7 +91,7 @@ class ResultFile:
 
         Raises:
             FormatError: a line of the file is not a result.
-            OutputError: a result belongs to another prompt than the one in its place, or there are more results than prompts.
+            OutputError: a result belongs to another prompt, or there are more results than prompts.
         """
         n, end = 0, 0
         self._file.seek(0)
