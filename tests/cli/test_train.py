@@ -205,6 +205,7 @@ def losses(path):
     return [json.loads(line)["train_loss"] for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [[], ["--fsdp"]])
 def test_a_run_resumes_on_another_number_of_processes(run, files, tmp_path, kind):
     """Begun by two and finished by one, or the other way round, it follows one process to 1e-5."""
@@ -225,6 +226,7 @@ def test_a_run_resumes_on_another_number_of_processes(run, files, tmp_path, kind
     assert expected == pytest.approx(losses(tmp_path / "two"), abs=1e-5)
 
 
+@pytest.mark.long
 def test_a_full_disk_ends_processes_that_share_out_a_model(files, tmp_path):
     """Full in every process: the error says so, nothing half written stays, and the run is one to resume."""
     arguments = ["train", files / "text.txt", "--size", files / "small.json", *FEW, "-q", "--fsdp", "--out"]

@@ -52,6 +52,7 @@ with tempfile.TemporaryDirectory() as work:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["regressions", "bombs"])
 def test_what_once_went_wrong_is_refused_or_harmless(what):
     """Every kept input, and every file that means more than it says, keeps all promises (see fuzz/watch.py)."""

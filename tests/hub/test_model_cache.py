@@ -105,6 +105,7 @@ def test_a_damaged_record_is_as_if_it_were_not_there(bucket, text):
     assert get_model("test-tiny").is_file()
 
 
+@pytest.mark.long
 def test_what_a_process_is_at_work_on_is_not_removed(bucket, tmp_path):
     """zoo cache rm --unfinished does not touch a running download; afterwards there is nothing to remove."""
     data = "model.ckpt.data-00000-of-00001"

@@ -66,6 +66,7 @@ def run(tokens):
     return train
 
 
+@pytest.mark.long
 def test_the_first_epoch(run):
     """The losses of steps 0 and 5 and the first sample are the printed ones."""
     _, losses, samples = run(1)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from cases import counts
 
 STORM = """
@@ -48,6 +49,7 @@ print(killed_while_writing, first)
 """
 
 
+@pytest.mark.long
 def test_two_hundred_kills_leave_whole_checkpoints(tmp_path):
     """After SIGKILL at 200 random moments of saving, every named checkpoint is intact and has hashes."""
     done = subprocess.run([sys.executable, "-c", STORM, str(tmp_path), "200"], capture_output=True, text=True)

@@ -367,6 +367,7 @@ def storm(tmp_path, text, n_kills):
     assert not [each for each in path.rglob(".*") if each.name.startswith(".tmp")]
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, text):
     """SIGKILL at three random moments, then bit-identical weights, optimizer and metrics."""
     storm(tmp_path, text, 3)

@@ -53,6 +53,7 @@ def test_ddp_follows_one_process(tmp_path, straight):
     close(straight, spread(tmp_path, 2, "ddp", 8))
 
 
+@pytest.mark.long
 def test_fsdp_follows_one_process_and_its_checkpoint_goes_on_anywhere(tmp_path, straight):
     """FSDP2 follows one process; a checkpoint that two processes wrote is resumed by one or two, and zoo reads the
     weights.
