@@ -80,7 +80,10 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except ZooError as error:
             command = self.commands[ctx.invoked_subcommand or ""]
-            raise click.ClickException(printable(" ".join(as_typed(error, command).split()))) from error
+            shown = click.ClickException(printable(" ".join(as_typed(error, command).split())))
+            if isinstance(error, OptionError) and error.option in {param.name for param in command.params}:
+                shown.exit_code = 2  # as for a value that click refuses
+            raise shown from error
 
 
 @contextmanager

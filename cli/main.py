@@ -39,7 +39,8 @@ _COMMANDS = (
 def main() -> None:
     """Convert, verify, run and train GPT-2 checkpoints.
 
-    Exit status: 0 done; 1 failed, or (diff, verify) different; 2 wrong usage.
+    Exit status: 0 done; 1 failed, or (diff, verify) different; 2 wrong usage,
+    such as a value that an option cannot have.
 
     \b
     Examples:

@@ -164,10 +164,10 @@ class TestOutput:
     ],
 )
 def test_an_error_names_the_option_as_it_is_typed(run, arguments, problem):
-    """One line, without a traceback."""
+    """One line, without a traceback, and the status of wrong usage."""
     code, out, err = run(*arguments, "Hi")
 
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err.startswith(f"Error: {problem}")
     assert err.count("\n") == 1
 

@@ -60,7 +60,7 @@ def test_source_and_out_may_be_given_in_order(run, file, tmp_path):
         (["diff", "FILE", "note.txt"], 1, "--from-a or --from-b NAME"),
         (["eval", "-m", "FILE", "note.txt", "--stride", "-4"], 2, "'--stride'"),
         (["eval", "-m", "FILE", "note.txt", "--batch-size", "0"], 2, "'--batch-size'"),
-        (["eval", "-m", "FILE", "note.txt", "--context", "14"], 1, "--context of 14 does not fit the model's 13"),
+        (["eval", "-m", "FILE", "note.txt", "--context", "14"], 2, "--context of 14 does not fit the model's 13"),
         (["eval", "-m", "FILE", "nite.txt"], 1, "did you mean note.txt"),
         (["train", "note.txt", "--size", "124M", "--out", "r", "--context", "0"], 2, "'--context'"),
         (["train", "note.txt", "--size", "124M", "--out", "r", "--steps", "0"], 2, "'--steps'"),
