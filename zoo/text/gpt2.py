@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -77,3 +78,22 @@ def gpt2_files() -> tuple[bytes, bytes]:
     ids, pairs = gpt2_tables()
     merges = "".join(f"{left} {right}\n" for left, right in pairs)
     return json.dumps(ids).encode(), f"#version: 0.2\n{merges}".encode()
+
+
+class GPT2Files(Mapping[str, bytes]):
+    """The content of vocab.json and merges.txt, made when it is first looked at: generating a text does not."""
+
+    _names: Final = ("vocab.json", "merges.txt")
+
+    @functools.cached_property
+    def _content(self) -> dict[str, bytes]:
+        return dict(zip(self._names, gpt2_files(), strict=True))
+
+    def __getitem__(self, name: str) -> bytes:
+        return self._content[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

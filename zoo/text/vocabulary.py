@@ -17,7 +17,7 @@ from typing import Final
 from zoo.core.paths import check_file, is_there
 from zoo.errors import FormatError
 from zoo.text.contents import BYTE_LEVEL, SENTENCEPIECE, Contents, read_contents
-from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS, are_gpt2_files, gpt2_files, gpt2_tables
+from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS, GPT2Files, are_gpt2_files, gpt2_tables
 from zoo.text.parsing import Merges, parse_object
 from zoo.text.special_tokens import SpecialTokens, ids
 
@@ -204,6 +204,8 @@ class Vocabulary:
 
     @cached_property
     def _is_gpt2_bytes(self) -> bool:
+        if isinstance(self.content, GPT2Files):
+            return True
         if self.content.keys() - {*HF_NAMES} or not self.content:
             return False
         return are_gpt2_files(*(self.content.get(name, b"") for name in HF_NAMES))
@@ -217,7 +219,7 @@ class Vocabulary:
 
 @functools.lru_cache(maxsize=1)
 def _gpt2() -> Vocabulary:
-    return Vocabulary.byte_level(*gpt2_files())
+    return Vocabulary(GPT2Files())
 
 
 def _as_text(data: bytes) -> str | dict[str, str]:
