@@ -80,10 +80,15 @@ class Group(click.Group):
                 return super().invoke(ctx)
         except ZooError as error:
             command = self.commands[ctx.invoked_subcommand or ""]
-            shown = click.ClickException(printable(" ".join(as_typed(error, command).split())))
-            if isinstance(error, OptionError) and error.option in {param.name for param in command.params}:
-                shown.exit_code = 2  # as for a value that click refuses
-            raise shown from error
+            refused = isinstance(error, OptionError) and error.option in {param.name for param in command.params}
+            shown = _RefusedValue if refused else click.ClickException
+            raise shown(printable(" ".join(as_typed(error, command).split()))) from error
+
+
+class _RefusedValue(click.ClickException):
+    """A value that the library refuses ends as one that click refuses."""
+
+    exit_code = 2
 
 
 @contextmanager
