@@ -1,19 +1,23 @@
 """The model of "Build a Large Language Model (From Scratch)": its state dict, as .pth or .safetensors.
 
 https://github.com/rasbt/LLMs-from-scratch, chapters 4 and 5. The file has no config: it follows from the shapes, but
-for the number of heads. zoo adds its own config where the book's code does not look.
+for the number of heads. The model of its scripts for fast training (chapter 5) has fused projections and other names;
+it is read under the names of the first. zoo adds its own config where the book's code does not look.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zoo.containers.safetensors import write_safetensors
 from zoo.containers.torch.file import write_torch
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
 from zoo.converters.shared.masks import future_mask, is_future_mask
+from zoo.converters.shared.older_layouts import fast_book
 from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
+from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
@@ -59,11 +63,11 @@ class Book(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with the book's names."""
-        return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table)
+        return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table, _open)
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        state = normalise(self.table, *open_state_dict(path), path)
+        state = normalise(self.table, *_open(path), path)
         return open_configless(self.table, state, path, known, self.config_map.implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
@@ -73,3 +77,9 @@ class Book(Format):
             write_safetensors(path, checkpoint.tensors, metadata, options.provenance, options.on_bytes)
         else:
             write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))
+
+
+def _open(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
+    """Open a state dict; the layout of the scripts for fast training is renamed to GPTModel's."""
+    tensors, beside = open_state_dict(path)
+    return fast_book(tensors, path) or tensors, beside

@@ -3,7 +3,10 @@
 https://github.com/NVIDIA/Megatron-LM (tools/checkpoint/schema_core.py for the names, those of its default
 implementation, Transformer Engine; megatron/core/transformer/attention.py for the order in linear_qkv: head by head,
 query, key and value of each). It is what one rank of one has as `model` in model_optim_rng.pt. Megatron-LM keeps its
-config in arguments of the command line, so only zoo's own files say theirs; the other ones follow from the shapes.
+config in arguments of the command line: the `args` of the file, if it has any, tell the number of heads.
+
+Older Megatron-LM keeps the model below `language_model`, with the rows of query_key_value in an order that depends on
+the checkpoint_version (none means 0); transformers' convert_megatron_gpt2_checkpoint.py knows the same four.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
+from zoo.converters.shared.older_layouts import MEGATRON_ORDERS, legacy_megatron, reorder_megatron
 from zoo.converters.shared.state_dicts import find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
@@ -23,6 +28,8 @@ from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
 _EMBEDDING, _QKV = "embedding.word_embeddings.weight", f"{_LAYER}.self_attention.linear_qkv"
+_QKV_0 = f"{_QKV}.weight".replace("{i}", "0")
+_KEYS = ("model", "checkpoint_version", "iteration")  # the others are not zoo's
 _ROWS = 128  # Megatron-LM's default of --make-vocab-size-divisible-by
 
 
@@ -61,22 +68,30 @@ class Megatron(Format):
         except ZooError:
             return False
         model = tree.get("model") if isinstance(tree, dict) else None
-        return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
+        if not isinstance(model, dict):
+            return False
+        return isinstance(model.get("language_model"), dict) or {_EMBEDDING, _QKV_0} <= set(model)
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
             raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
-        if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
-            raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
-        state = [name for name in model if str(name).endswith("_extra_state")]
-        state_dict = normalise(self.table, *find_state_dict(model, path), path)
-        opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
-        if not state:
-            return opened
-        note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
-        return replace(opened, notes=(*opened.notes, note))
+        old = legacy_megatron(model, path)
+        orders = {_VERSION: "h n d"} if old is None else MEGATRON_ORDERS
+        version = tree.get("checkpoint_version", _VERSION if old is None else 0)
+        if type(version) not in (int, float) or version not in orders:
+            versions = ", ".join(map(str, orders))
+            raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of rows of {versions}")
+        beside = {str(key): value for key, value in tree.items() if key not in _KEYS}
+        arguments = _arguments(beside.get("args"), path)
+        state = normalise(self.table, find_state_dict(model, path)[0] if old is None else old, beside, path)
+        implied = {**self.config_map.implied, **arguments}
+        opened = open_configless(self.table, state, path, known, implied)
+        extra = [name for name in model if str(name).endswith("_extra_state")]
+        note = [f"{len(extra)} entries such as {extra[0]} are not weights and are left out"] if extra else []
+        tensors = reorder_megatron(opened.tensors, opened.config, int(version))
+        return replace(opened, tensors=tensors, notes=(*opened.notes, *note))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""
@@ -88,3 +103,19 @@ class Megatron(Format):
         rows = checkpoint.config.vocab_rows
         hint = f"Megatron-LM wants --make-vocab-size-divisible-by 1 for {rows:,} rows"
         return [*super().notes(checkpoint), *([hint] if rows % _ROWS else [])]
+
+
+def _arguments(args: Any, path: Path) -> dict[str, Any]:
+    """Return what the arguments of the command line say of the activation.
+
+    Raises:
+        FormatError: The model is divided among several files.
+    """
+    args = args if isinstance(args, dict) else {}
+    for way in ("tensor", "pipeline"):
+        n = args.get(f"{way}_model_parallel_size", 1)
+        if type(n) is int and n > 1:
+            problem = f"is one of {n} {way}-parallel parts of a model"
+            raise FormatError(path, f"{problem}; merge them with tools/checkpoint/convert.py of Megatron-LM")
+    exact = args.get("bias_gelu_fusion") is False and not args.get("openai_gelu")
+    return {"activation": "gelu"} if exact else {}

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.torch.file import write_torch
-from zoo.converters.shared.configless import checkpoint_of, open_configless, read_records, torch_records
+from zoo.converters.shared.configless import PADDED_ROWS, checkpoint_of, open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
 from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
 from zoo.core.paths import is_there
@@ -29,9 +29,6 @@ from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
-
-_PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
-
 
 MASK = "transformer.h.{i}.attn.bias"
 HEAD = Copy("lm_head.weight", "transformer.wte.weight", written=True)
@@ -107,7 +104,7 @@ class NanoGPT(Format):
         if unknown := [str(key) for key in args if key not in known]:
             raise FormatError(path, f"has {', '.join(unknown)} in its model_args, which nanoGPT has not")
         config, _ = self.config_map.read(args, path)
-        tokens = GPT2_N_TOKENS if config.vocab_rows == _PADDED_ROWS else config.vocab_rows
+        tokens = GPT2_N_TOKENS if config.vocab_rows == PADDED_ROWS else config.vocab_rows
         activation = "gelu" if "bias" in args else "gelu_tanh"
         if own:
             tokens, activation = own.vocab_size, own.activation

@@ -25,7 +25,16 @@ from zoo.formats.shapes import contradiction, first_layer, sizes_of
 from zoo.formats.vocabulary_notes import assume_vocabulary
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import get_config, list_models
+from zoo.text.gpt2 import GPT2_N_TOKENS
 from zoo.text.vocabulary import Vocabulary
+
+PADDED_ROWS = 50304
+"""GPT-2's 50,257 tokens rounded up to a multiple of 64, as many scripts do."""
+
+_PADDED = (
+    f"of the {PADDED_ROWS:,} rows, {GPT2_N_TOKENS:,} are taken as GPT-2's tokens and the others as padding; if all are "
+    f"""tokens, say --size '{{"vocab_size": {PADDED_ROWS}}}'"""
+)
 
 CONFIG = "zoo.config"
 VOCABULARY = "zoo.vocabulary"
@@ -131,12 +140,16 @@ def config_from_shapes(
         raise ConfigError(f"{path} is not the model of that size: {wrong}")
     n_heads, notes = _heads(sizes, known, path)
     head, rows = found.get("head.weight"), sizes["vocab_rows"]
+    tokens = known.get("vocab_size", rows)
+    if rows == PADDED_ROWS and "vocab_size" not in known:
+        tokens = GPT2_N_TOKENS
+        notes.append(_PADDED)
     fields = {
         **{name: known[name] for name in ("dropout", "activation", "norm_eps") if name in known},
         **{name: value for name, value in implied.items() if name != "vocab_rows" or value},
         **sizes,
         "n_heads": n_heads,
-        "vocab_size": min(rows, known.get("vocab_size", rows)),
+        "vocab_size": min(rows, tokens),
         "qkv_bias": "blocks.{i}.attn.qkv.bias" in found,
         "bias": "blocks.{i}.norm1.bias" in found,
         "tied": head is None or same_tensor(head, found["tok_emb.weight"]),

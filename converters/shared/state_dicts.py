@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ _MODEL_KEYS = ("model", "module", "model_state_dict", "state_dict", "model_state
 _WRAPPERS = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _HEAD = re.compile(r".*(head|score|classifier|qa_outputs|reward|value).*")
 _SHOWN = 4
+
+Opener = Callable[[Path], tuple[dict[str, LazyTensor], dict[str, Any]]]
+"""What opens the tensors of a file, and what lies beside them."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,12 @@ def find_state_dict(tree: Any, path: Path) -> tuple[dict[str, LazyTensor], dict[
     return tensors, beside
 
 
-def try_state_dict(path: Path, table: Table) -> dict[str, LazyTensor]:
+def try_state_dict(path: Path, table: Table, opened: Opener = open_state_dict) -> dict[str, LazyTensor]:
     """Return the normalised tensors of a file, or none where it holds no state dict of this layout."""
     try:
         if not (is_safetensors(path) or is_torch_file(path)):
             return {}
-        return normalise(table, *open_state_dict(path), path).tensors
+        return normalise(table, *opened(path), path).tensors
     except ZooError:
         return {}
 
