@@ -7,7 +7,6 @@ import torch
 from nano_model import randomize
 from small import small_model
 from torch import nn
-from torch.nn import functional as F
 
 import zoo
 from zoo.errors import CheckpointMismatch, FormatError
@@ -28,51 +27,53 @@ def attend(q, k, v):
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
+class OldBlock(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.ln1, self.ln2, self.attn = nn.LayerNorm(30), nn.LayerNorm(30), nn.Module()
+        for name in ("key", "query", "value", "proj"):
+            setattr(self.attn, name, nn.Linear(30, 30))
+        self.attn.register_buffer("mask", torch.ones(23, 23).tril()[None, None])
+        self.mlp = nn.Sequential(nn.Linear(30, 120), nn.GELU(), nn.Linear(120, 30), nn.Dropout(0.1))
+
+    def forward(self, x):
+        y, attn = self.ln1(x), self.attn
+        x = x + attn.proj(attend(attn.query(y), attn.key(y), attn.value(y)))
+        return x + self.mlp(self.ln2(x))
+
+
 class Old(nn.Module):
     """minGPT of 2020: key, query and value apart, positions (1, T, C), the exact GELU, a head of its own."""
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ln1, self.ln2, self.attn = nn.LayerNorm(30), nn.LayerNorm(30), nn.Module()
-            for name in ("key", "query", "value", "proj"):
-                setattr(self.attn, name, nn.Linear(30, 30))
-            self.attn.register_buffer("mask", torch.ones(23, 23).tril()[None, None])
-            self.mlp = nn.Sequential(nn.Linear(30, 120), nn.GELU(), nn.Linear(120, 30), nn.Dropout(0.1))
-
-        def forward(self, x):
-            y, attn = self.ln1(x), self.attn
-            x = x + attn.proj(attend(attn.query(y), attn.key(y), attn.value(y)))
-            return x + self.mlp(self.ln2(x))
 
     def __init__(self):
         super().__init__()
         self.tok_emb, self.pos_emb = nn.Embedding(97, 30), nn.Parameter(torch.zeros(1, 23, 30))
-        self.blocks = nn.Sequential(*[self.Block() for _ in range(3)])
+        self.blocks = nn.Sequential(*[OldBlock() for _ in range(3)])
         self.ln_f, self.head = nn.LayerNorm(30), nn.Linear(30, 97, bias=False)
 
     def forward(self, ids):
         return self.head(self.ln_f(self.blocks(self.tok_emb(ids) + self.pos_emb[:, : ids.shape[1]])))
 
 
+class FastBlock(nn.Module):
+    def __init__(self, qkv_bias):
+        super().__init__()
+        self.norm1, self.norm2, self.att, self.ff = nn.LayerNorm(30), nn.LayerNorm(30), nn.Module(), nn.Module()
+        self.att.qkv, self.att.proj = nn.Linear(30, 90, bias=qkv_bias), nn.Linear(30, 30)
+        self.ff.layers = nn.Sequential(nn.Linear(30, 120), nn.GELU(approximate="tanh"), nn.Linear(120, 30))
+
+    def forward(self, x):
+        x = x + self.att.proj(attend(*self.att.qkv(self.norm1(x)).chunk(3, dim=-1)))
+        return x + self.ff.layers(self.norm2(x))
+
+
 class Fast(nn.Module):
     """The book's model for fast training: fused qkv, nn.LayerNorm, the tanh approximation, padded rows."""
-
-    class Block(nn.Module):
-        def __init__(self, qkv_bias):
-            super().__init__()
-            self.norm1, self.norm2, self.att, self.ff = nn.LayerNorm(30), nn.LayerNorm(30), nn.Module(), nn.Module()
-            self.att.qkv, self.att.proj = nn.Linear(30, 90, bias=qkv_bias), nn.Linear(30, 30)
-            self.ff.layers = nn.Sequential(nn.Linear(30, 120), nn.GELU(approximate="tanh"), nn.Linear(120, 30))
-
-        def forward(self, x):
-            x = x + self.att.proj(attend(*self.att.qkv(self.norm1(x)).chunk(3, dim=-1)))
-            return x + self.ff.layers(self.norm2(x))
 
     def __init__(self, rows=97, qkv_bias=False):
         super().__init__()
         self.tok_emb, self.pos_emb = nn.Embedding(rows, 30), nn.Embedding(23, 30)
-        self.trf_blocks = nn.Sequential(*[self.Block(qkv_bias) for _ in range(3)])
+        self.trf_blocks = nn.Sequential(*[FastBlock(qkv_bias) for _ in range(3)])
         self.final_norm, self.out_head = nn.LayerNorm(30), nn.Linear(30, rows, bias=False)
 
     def forward(self, ids):

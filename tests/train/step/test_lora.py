@@ -5,10 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from small import SMALL, random_ids, small_model
 
 import zoo
 from zoo.errors import CheckpointMismatch, FormatError, OptionError
+from zoo.hub.model_cache import Cache
 from zoo.train.step.lora import LoRA, add_lora, has_lora, load_adapter, merge_lora, save_adapter
 
 
@@ -157,7 +159,11 @@ def change(path, **fields):
         ({"lora_alpha": "x"}, "lora_alpha must be a number"),
         ({"lora_dropout": 2}, "lora_dropout must be a number from 0 to 1"),
         ({"base_model_name_or_path": ["x"]}, "base_model_name_or_path is n"),
-        ({"base_model_name_or_path": "gpt2"}, "its base 'gpt2' is not there"),
+        (
+            {"base_model_name_or_path": "gpt2"},
+            "its base 'gpt2' is not there; get it with `zoo download gpt2`, or put its",
+        ),
+        ({"base_model_name_or_path": "a/b"}, "its base 'a/b' is not there; get it with `zoo download hf:a/b`, or put"),
         ({"base_model_name_or_path": "."}, "is an adapter itself"),
     ],
 )
@@ -168,6 +174,68 @@ def test_damaged_and_foreign_adapters_are_refused(tmp_path, fields, message):
 
     with pytest.raises(FormatError, match=message):
         zoo.load(tmp_path / "adapter")
+
+
+def test_the_base_is_found_by_its_name_in_the_cache(tmp_path, monkeypatch):
+    """An adapter of "gpt2", or of its repository on the Hub, is merged into the file that `zoo download` left."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "sources.toml"))
+    (tmp_path / "sources.toml").write_text('[test-tiny.huggingface]\nhub = "some/tiny@v1"\n')
+    base = zoo.create("test-tiny", seed=3)
+    zoo.save(base, tmp_path / "base.safetensors")
+    Cache().add("test-tiny", tmp_path / "base.safetensors", {})
+    model = add_lora(base, LoRA(rank=3))
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.lora_b.normal_()
+    save_adapter(model, tmp_path / "adapter")
+
+    for name in ("test-tiny", "some/tiny"):
+        change(tmp_path / "adapter", base_model_name_or_path=name)
+        ids = random_ids(1, 9)
+        assert torch.allclose(zoo.load(tmp_path / "adapter")(ids), model.eval()(ids), atol=1e-5)
+
+
+def test_files_of_other_adapters_are_named(tmp_path):
+    """An adapter of another architecture is one line with its first tensor; one without tensors says so."""
+    save_adapter(adapted(torch.float32), tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_model.safetensors"
+    save_file({"base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight": torch.zeros(3, 30)}, file)
+    with pytest.raises(FormatError, match=r"of another architecture than GPT-2 \(its first tensor is base_model\.mod"):
+        zoo.load(tmp_path / "adapter")
+    save_file({}, file)
+    with pytest.raises(FormatError, match="has no tensors; save the adapter again with PEFT's save_pretrained"):
+        zoo.load(tmp_path / "adapter")
+
+
+@pytest.mark.peers
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
+@pytest.mark.parametrize("safe", [True, False])
+def test_biases_and_older_files_of_peft(tmp_path, bias, safe):
+    """Trained biases replace the base's; adapter_model.bin is read like the safetensors file: PEFT's own logits."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    zoo.save(small_model(dtype=torch.float32), tmp_path / "hf", to="huggingface")
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
+    config = peft.LoraConfig(r=3, target_modules=["c_attn", "c_fc"], bias=bias, fan_in_fan_out=True)
+    theirs, ids = peft.get_peft_model(theirs, config).eval(), random_ids(2, 9)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.1)
+    theirs.save_pretrained(tmp_path / "adapter", safe_serialization=safe)
+    change(tmp_path / "adapter", base_model_name_or_path="../hf")
+    file = "adapter_model.safetensors" if safe else "adapter_model.bin"
+
+    assert (tmp_path / "adapter" / file).exists()
+    with torch.no_grad():
+        for path in (tmp_path / "adapter", tmp_path / "adapter" / file):
+            assert torch.allclose(zoo.load(path)(ids), theirs(ids).logits, atol=2e-4)
+    if bias != "none":
+        with pytest.raises(
+            FormatError, match="biases of its own, .* merge it with `zoo convert`, and train the result"
+        ):
+            load_adapter(small_model(), tmp_path / "adapter")
+        zoo.convert(tmp_path / "adapter", tmp_path / "merged.safetensors")
 
 
 @pytest.mark.peers
