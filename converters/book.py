@@ -6,8 +6,10 @@ for the number of heads. zoo adds its own config where the book's code does not 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 from zoo.containers.safetensors import write_safetensors
 from zoo.containers.torch.file import write_torch
@@ -35,6 +37,9 @@ class Book(Format):
     name = "book"
     summary = 'the book "Build a Large Language Model (From Scratch)": its GPTModel\'s state dict'
     suffixes = (".pth",)
+    variants: ClassVar[dict[str, str]] = {
+        "no-masks": "for the book's classes that keep no mask, such as those with a KV cache"
+    }
     table = Table(
         (
             Rule("tok_emb.weight", "tok_emb.weight"),
@@ -56,6 +61,10 @@ class Book(Format):
         fields=(),
         implied={"inner_width": 0, "bias": True, "norm_eps": 1e-5, "activation": "gelu_tanh"},
     )
+
+    def layout(self, variant: str) -> Table:
+        """Leave the masks out of the variant without."""
+        return replace(self.table, derived=()) if variant else self.table
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with the book's names."""

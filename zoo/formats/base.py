@@ -68,12 +68,14 @@ class WriteOptions:
         provenance: Returns the origin of the weights, to be recorded. Call it after writing the tensors: it blocks
             until the source files are hashed.
         max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
+        variant: One of the format's variants; "" writes the usual one.
     """
 
     on_bytes: Progress = ignore_progress
     provenance: Callable[[], dict[str, Any]] = dict
     encoding: str = ""
     max_shard_bytes: int | None = None
+    variant: str = ""
 
 
 class Format(ABC):
@@ -93,6 +95,7 @@ class Format(ABC):
         shards: Whether it can shard the weights into several files.
         pads: Whether its programs keep padding rows of the embedding apart from tokens; other formats are written with
             exactly vocab_size rows.
+        variants: Other forms that it can write, with one line on each; programs that need one are rare.
     """
 
     name: ClassVar[str]
@@ -107,6 +110,11 @@ class Format(ABC):
     writes: ClassVar[bool] = True
     shards: ClassVar[bool] = False
     pads: ClassVar[bool] = False
+    variants: ClassVar[Mapping[str, str]] = {}
+
+    def layout(self, variant: str) -> Table:
+        """Return the table by which a variant is written; reading always uses `table`."""
+        return self.table
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:
