@@ -1,6 +1,5 @@
 """Variants of formats that some programs need, and dtypes that a format does not store."""
 
-
 import gguf_file
 import numpy as np
 import pytest
