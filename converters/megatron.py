@@ -3,22 +3,27 @@
 https://github.com/NVIDIA/Megatron-LM (tools/checkpoint/schema_core.py for the names, those of its default
 implementation, Transformer Engine; megatron/core/transformer/attention.py for the order in linear_qkv: head by head,
 query, key and value of each). It is what one rank of one has as `model` in model_optim_rng.pt. Megatron-LM keeps its
-config in arguments of the command line, so only zoo's own files say theirs; the other ones follow from the shapes.
+config in arguments of the command line, which its older checkpoints hold as `args`; what neither they nor zoo's own
+record say follows from the shapes. Checkpoints from before Megatron core are only read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
-from zoo.converters.shared.state_dicts import find_state_dict, normalise
+from zoo.converters.shared.megatron_lm import is_before_core, settings_of, to_core
+from zoo.converters.shared.state_dicts import fields_beside, find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
+from zoo.formats.shapes import sizes_of
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
@@ -61,13 +66,17 @@ class Megatron(Format):
         except ZooError:
             return False
         model = tree.get("model") if isinstance(tree, dict) else None
-        return isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
+        return is_before_core(model) or (
+            isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
+        )
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
             raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
+        if is_before_core(model):
+            return self._read_old(path, tree, known or {})
         if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
             raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
         state = [name for name in model if str(name).endswith("_extra_state")]
@@ -77,6 +86,18 @@ class Megatron(Format):
             return opened
         note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
         return replace(opened, notes=(*opened.notes, note))
+
+    def _read_old(self, path: Path, tree: dict[str, Any], known: Mapping[str, Any]) -> Checkpoint:
+        """Open a checkpoint from before Megatron core, whose rows cannot be put in order without the heads."""
+        beside = {key: value for key, value in tree.items() if key != "model"}
+        fields = {**settings_of(beside.get("args")), **known}
+        sizes = sizes_of(self.table, to_core({**tree, "checkpoint_version": _VERSION}, 1, path))
+        fields = {**fields_beside(beside, sizes), **fields}
+        if "n_heads" not in fields:
+            raise FormatError(path, """has no args with the number of heads; say it with --size '{"n_heads": N}'""")
+        state = normalise(self.table, to_core(tree, fields["n_heads"], path), beside, path)
+        implied = {name: value for name, value in self.config_map.implied.items() if name not in fields}
+        return open_configless(self.table, state, path, fields, implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""
