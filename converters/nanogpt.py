@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.characters import META, read_characters
 from zoo.converters.shared.configless import checkpoint_of, open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
 from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
@@ -86,12 +87,21 @@ class NanoGPT(Format):
         """Open the file, or the ckpt.pt in a directory; the state of training is reported and stays behind."""
         path = _file(path)
         tensors, beside = open_state_dict(path)
-        if not isinstance(args := beside.get("model_args"), dict):
-            return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
-        state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
-        found = self._read_config(args, own.config, path)
-        return checkpoint_of(state, path, found, own, _training_state(beside))
+        if not isinstance(args := beside.get("model_args"), dict):
+            opened = self._read_plain(path, normalise(self.table, tensors, beside, path), known)
+        else:
+            state = normalise(self.table, tensors, {}, path)
+            found = self._read_config(args, own.config, path)
+            opened = checkpoint_of(state, path, found, own, _training_state(beside))
+        meta = path.with_name(META)
+        if own.vocabulary is not None or not is_there(meta):
+            return opened
+        vocabulary = read_characters(meta)
+        if vocabulary.n_tokens != opened.config.vocab_size:
+            problem = f"has {vocabulary.n_tokens} characters, but the model beside it {opened.config.vocab_size} tokens"
+            raise FormatError(meta, f"{problem}; put the model's own there")
+        return replace(opened, vocabulary=vocabulary, notes=(*opened.notes, f"the characters are those of {meta.name}"))
 
     def _read_plain(self, path: Path, state: StateDict, known: Known) -> Checkpoint:
         """Open a state dict without model_args: nanoGPT computes GELU exactly, unless the user says otherwise."""
