@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from zoo.containers.safetensors import write_safetensors
 from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.adam_state import read_adam_state
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
 from zoo.converters.shared.masks import future_mask, is_future_mask
 from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
@@ -73,7 +74,9 @@ class Book(Format):
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
         state = normalise(self.table, *open_state_dict(path), path)
-        return open_configless(self.table, state, path, known, self.config_map.implied)
+        opened = open_configless(self.table, state, path, known, self.config_map.implied)
+        trained = {name: tensor for name, tensor in state.tensors.items() if not name.endswith(".att.mask")}
+        return replace(opened, adam=read_adam_state(state.beside, trained))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""

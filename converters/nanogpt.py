@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.adam_state import read_adam_state
 from zoo.converters.shared.characters import META, read_characters
 from zoo.converters.shared.configless import checkpoint_of, open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
@@ -94,6 +95,8 @@ class NanoGPT(Format):
             state = normalise(self.table, tensors, {}, path)
             found = self._read_config(args, own.config, path)
             opened = checkpoint_of(state, path, found, own, _training_state(beside))
+            trained = {name: state.tensors[name] for name in state.tensors if name in self.table.shapes(found)}
+            opened = replace(opened, adam=read_adam_state(beside, trained))
         meta = path.with_name(META)
         if own.vocabulary is not None or not is_there(meta):
             return opened

@@ -23,6 +23,23 @@ Known = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
+class AdamState:
+    """AdamW's state beside the weights, from which training can go on.
+
+    Attributes:
+        step: Number of steps it has made.
+        exp_avg: Running means of the gradients by the format's names of the parameters.
+        exp_avg_sq: Running means of their squares.
+        betas: Decay rates of the two.
+    """
+
+    step: int
+    exp_avg: Tensors
+    exp_avg_sq: Tensors
+    betas: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint with its format's tensor names. No tensor has been read yet.
 
@@ -37,6 +54,7 @@ class Checkpoint:
         notes: Sentences about parts of the files that are not converted.
         exact: whether the tensors are the file's own values; False where reading rounds them.
         left_behind: names of trained tensors that belong to no language model, such as a value head.
+        adam: AdamW's state, if the files have it and zoo knows its order.
     """
 
     path: Path
@@ -49,6 +67,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     exact: bool = True
     left_behind: tuple[str, ...] = ()
+    adam: AdamState | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self.tensors)} tensors, {self.config.n_parameters:,} parameters)"
