@@ -22,7 +22,7 @@ def read_adam_state(beside: Mapping[str, Any], parameters: Tensors) -> AdamState
         beside: what the file has beside the model.
         parameters: the model's trained tensors, in its order.
     """
-    optimizer = next((beside[key] for key in _KEYS if isinstance(beside.get(key), Mapping)), {})
+    optimizer: Mapping[str, Any] = next((beside[key] for key in _KEYS if isinstance(beside.get(key), Mapping)), {})
     groups, state = optimizer.get("param_groups"), optimizer.get("state")
     if not isinstance(groups, list) or not isinstance(state, Mapping) or not state:
         return None

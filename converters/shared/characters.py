@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from zoo.containers.torch.pickle_reader import read_pickle
 from zoo.errors import FormatError
@@ -36,7 +37,7 @@ def _tokenizer(ids: dict[str, int]) -> bytes:
     """Return a tokenizer.json that splits text into characters; one without an id is refused, as by nanoGPT."""
     by_id = dict(sorted(ids.items(), key=lambda item: item[1]))
     each = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
-    found = {
+    found: dict[str, Any] = {
         "version": "1.0",
         "added_tokens": [],
         "normalizer": None,
