@@ -44,6 +44,10 @@ from zoo.models.registry import Size
     type=click.Choice(["gelu_tanh", "gelu"]),
     help="Write this activation instead of the model's own; the logits differ slightly.",
 )
+@click.option(
+    "--variant",
+    help="Variant of the format: no-masks (book), no-prefix (huggingface), untied (gguf).",
+)
 @click.option("--strict", is_flag=True, help="Refuse if tensors would be left behind (a value head) or zeros added.")
 @click.option("--keep-source", is_flag=True, help="Keep downloaded files in the cache; `zoo cache list` shows them.")
 @click.option("--verify/--no-verify", default=True, help="Read the output back and compare it with the source.")
@@ -106,7 +110,7 @@ def _run(
     from zoo.core.output import check_output
     from zoo.formats.registry import get_format
 
-    weights = {name: options.pop(name) for name in ("dtype", "max_shard_bytes", "activation", "strict")}
+    weights = {name: options.pop(name) for name in ("dtype", "max_shard_bytes", "activation", "variant", "strict")}
     check_shape(get_format(target), out)
     if not dry_run:
         check_output(out, force=options["force"])  # before something large is downloaded

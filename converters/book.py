@@ -7,15 +7,17 @@ it is read under the names of the first. zoo adds its own config where the book'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from zoo.containers.safetensors import write_safetensors
 from zoo.containers.torch.file import write_torch
+from zoo.converters.shared.adam_state import read_adam_state
 from zoo.converters.shared.configless import open_configless, text_records, torch_records
+from zoo.converters.shared.fast_book import fast_book
 from zoo.converters.shared.masks import future_mask, is_future_mask
-from zoo.converters.shared.older_layouts import fast_book
 from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
 from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
@@ -39,6 +41,9 @@ class Book(Format):
     name = "book"
     summary = 'the book "Build a Large Language Model (From Scratch)": its GPTModel\'s state dict'
     suffixes = (".pth",)
+    variants: ClassVar[dict[str, str]] = {
+        "no-masks": "for the book's classes that keep no mask, such as those with a KV cache"
+    }
     table = Table(
         (
             Rule("tok_emb.weight", "tok_emb.weight"),
@@ -61,6 +66,10 @@ class Book(Format):
         implied={"inner_width": 0, "bias": True, "norm_eps": 1e-5, "activation": "gelu_tanh"},
     )
 
+    def layout(self, variant: str) -> Table:
+        """Leave the masks out of the variant without."""
+        return replace(self.table, derived=()) if variant else self.table
+
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with the book's names."""
         return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table, _open)
@@ -68,7 +77,9 @@ class Book(Format):
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
         state = normalise(self.table, *_open(path), path)
-        return open_configless(self.table, state, path, known, self.config_map.implied)
+        opened = open_configless(self.table, state, path, known, self.config_map.implied)
+        trained = {name: tensor for name, tensor in state.tensors.items() if not name.endswith(".att.mask")}
+        return replace(opened, adam=read_adam_state(state.beside, trained))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""

@@ -13,7 +13,9 @@ stays float32. Quantised tensors read as float32, and so does all of a quantised
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +48,9 @@ class GGUF(Format):
     summary = "llama.cpp: one .gguf file with config and tokenizer, quantised if asked for (q8_0, q5_0, q4_0)"
     suffixes = (".gguf",)
     encodings = ("q8_0", "q5_0", "q4_0")
+    variants: ClassVar[dict[str, str]] = {
+        "untied": "with a copy of the embedding as output.weight, which older readers want"
+    }
     table = Table(
         (
             Rule(_EMBEDDING, "tok_emb.weight"),
@@ -77,6 +82,10 @@ class GGUF(Format):
         constants=(Constant("general.architecture", "gpt2"), Constant("general.quantization_version", 2)),
         implied={"qkv_bias": True, "bias": True, "activation": "gelu_tanh"},
     )
+
+    def layout(self, variant: str) -> Table:
+        """Write the copy of the embedding in the untied variant."""
+        return replace(self.table, copies=(Copy(_HEAD, _EMBEDDING, written=True),)) if variant else self.table
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a GGUF file of architecture gpt2, or one that is damaged before it says its architecture."""

@@ -6,6 +6,7 @@ Names and shapes: transformers/models/gpt2/modeling_gpt2.py. Linear weights lie 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -46,6 +47,9 @@ class HuggingFace(Format):
     summary = "Hugging Face transformers: config.json, safetensors (or pytorch_model.bin when reading), tokenizer"
     is_directory = True
     shards = True
+    variants: ClassVar[dict[str, str]] = {
+        "no-prefix": "names without transformer., as OpenAI's repositories on the Hub have them"
+    }
     table = Table(
         (
             Rule("wte.weight", "tok_emb.weight"),
@@ -110,7 +114,8 @@ class HuggingFace(Format):
         """Write safetensors, one file or several, under the names that transformers saves, and the tokenizer."""
         path.mkdir()
         write_config(path, checkpoint, self.config_map)
-        named = {name if name == "lm_head.weight" else _PREFIX + name: t for name, t in checkpoint.tensors.items()}
+        prefix = "" if options.variant else _PREFIX
+        named = {name if name == _HEAD else prefix + name: tensor for name, tensor in checkpoint.tensors.items()}
         shards = split_shards(named, options.max_shard_bytes)
         for file, tensors in shards.items():
             write_safetensors(path / file, tensors, {"format": "pt"}, options.provenance, options.on_bytes)

@@ -3,14 +3,13 @@
 https://github.com/NVIDIA/Megatron-LM (tools/checkpoint/schema_core.py for the names, those of its default
 implementation, Transformer Engine; megatron/core/transformer/attention.py for the order in linear_qkv: head by head,
 query, key and value of each). It is what one rank of one has as `model` in model_optim_rng.pt. Megatron-LM keeps its
-config in arguments of the command line: the `args` of the file, if it has any, tell the number of heads.
-
-Older Megatron-LM keeps the model below `language_model`, with the rows of query_key_value in an order that depends on
-the checkpoint_version (none means 0); transformers' convert_megatron_gpt2_checkpoint.py knows the same four.
+config in arguments of the command line, which its older checkpoints hold as `args`; what neither they nor zoo's own
+record say follows from the shapes. Checkpoints from before Megatron core are only read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,17 @@ from typing import Any
 
 from zoo.containers.torch.file import is_torch_file, read_torch, write_torch
 from zoo.converters.shared.configless import open_configless, torch_records
-from zoo.converters.shared.older_layouts import MEGATRON_ORDERS, legacy_megatron, reorder_megatron
-from zoo.converters.shared.state_dicts import find_state_dict, normalise
+from zoo.converters.shared.megatron_lm import is_before_core, settings_of, to_core
+from zoo.converters.shared.state_dicts import fields_beside, find_state_dict, normalise
 from zoo.errors import FormatError, ZooError
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Copy, Rule, Table, weight_and_bias
+from zoo.formats.shapes import sizes_of
 
 _VERSION = 3.0  # of the order in linear_qkv; older ones have other orders
 _LAYER, _OURS = "decoder.layers.{i}", "blocks.{i}"
 _EMBEDDING, _QKV = "embedding.word_embeddings.weight", f"{_LAYER}.self_attention.linear_qkv"
-_QKV_0 = f"{_QKV}.weight".replace("{i}", "0")
-_KEYS = ("model", "checkpoint_version", "iteration")  # the others are not zoo's
 _ROWS = 128  # Megatron-LM's default of --make-vocab-size-divisible-by
 
 
@@ -68,30 +66,38 @@ class Megatron(Format):
         except ZooError:
             return False
         model = tree.get("model") if isinstance(tree, dict) else None
-        if not isinstance(model, dict):
-            return False
-        return isinstance(model.get("language_model"), dict) or {_EMBEDDING, _QKV_0} <= set(model)
+        return is_before_core(model) or (
+            isinstance(model, dict) and {_EMBEDDING, f"{_QKV}.weight".replace("{i}", "0")} <= set(model)
+        )
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file; what Transformer Engine keeps beside the weights stays behind."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
             raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
-        old = legacy_megatron(model, path)
-        orders = {_VERSION: "h n d"} if old is None else MEGATRON_ORDERS
-        version = tree.get("checkpoint_version", _VERSION if old is None else 0)
-        if type(version) not in (int, float) or version not in orders:
-            versions = ", ".join(map(str, orders))
-            raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of rows of {versions}")
-        beside = {str(key): value for key, value in tree.items() if key not in _KEYS}
-        arguments = _arguments(beside.get("args"), path)
-        state = normalise(self.table, find_state_dict(model, path)[0] if old is None else old, beside, path)
-        implied = {**self.config_map.implied, **arguments}
-        opened = open_configless(self.table, state, path, known, implied)
-        extra = [name for name in model if str(name).endswith("_extra_state")]
-        note = [f"{len(extra)} entries such as {extra[0]} are not weights and are left out"] if extra else []
-        tensors = reorder_megatron(opened.tensors, opened.config, int(version))
-        return replace(opened, tensors=tensors, notes=(*opened.notes, *note))
+        if is_before_core(model):
+            return self._read_old(path, tree, known or {})
+        if (version := tree.get("checkpoint_version", _VERSION)) != _VERSION:
+            raise FormatError(path, f"has the checkpoint_version {version}; zoo knows the order of {_VERSION} only")
+        state = [name for name in model if str(name).endswith("_extra_state")]
+        state_dict = normalise(self.table, *find_state_dict(model, path), path)
+        opened = open_configless(self.table, state_dict, path, known, self.config_map.implied)
+        if not state:
+            return opened
+        note = f"{len(state)} entries such as {state[0]} are not weights and are left out"
+        return replace(opened, notes=(*opened.notes, note))
+
+    def _read_old(self, path: Path, tree: dict[str, Any], known: Mapping[str, Any]) -> Checkpoint:
+        """Open a checkpoint from before Megatron core, whose rows cannot be put in order without the heads."""
+        beside = {key: value for key, value in tree.items() if key != "model"}
+        fields = {**settings_of(beside.get("args")), **known}
+        sizes = sizes_of(self.table, to_core({**tree, "checkpoint_version": _VERSION}, 1, path))
+        fields = {**fields_beside(beside, sizes), **fields}
+        if "n_heads" not in fields:
+            raise FormatError(path, """has no args with the number of heads; say it with --size '{"n_heads": N}'""")
+        state = normalise(self.table, to_core(tree, fields["n_heads"], path), beside, path)
+        implied = {name: value for name, value in self.config_map.implied.items() if name not in fields}
+        return open_configless(self.table, state, path, fields, implied)
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file, without optimizer and arguments."""
@@ -103,19 +109,3 @@ class Megatron(Format):
         rows = checkpoint.config.vocab_rows
         hint = f"Megatron-LM wants --make-vocab-size-divisible-by 1 for {rows:,} rows"
         return [*super().notes(checkpoint), *([hint] if rows % _ROWS else [])]
-
-
-def _arguments(args: Any, path: Path) -> dict[str, Any]:
-    """Return what the arguments of the command line say of the activation.
-
-    Raises:
-        FormatError: The model is divided among several files.
-    """
-    args = args if isinstance(args, dict) else {}
-    for way in ("tensor", "pipeline"):
-        n = args.get(f"{way}_model_parallel_size", 1)
-        if type(n) is int and n > 1:
-            problem = f"is one of {n} {way}-parallel parts of a model"
-            raise FormatError(path, f"{problem}; merge them with tools/checkpoint/convert.py of Megatron-LM")
-    exact = args.get("bias_gelu_fusion") is False and not args.get("openai_gelu")
-    return {"activation": "gelu"} if exact else {}

@@ -3,8 +3,6 @@
 https://github.com/karpathy/minGPT (mingpt/model.py). Names are nanoGPT's; weights are (out, in). The causal masks are
 in the file, and the head is a tensor of its own, tied or not. The file has no config: it follows from the shapes, but
 for the number of heads, which the config.json of minGPT's projects beside it tells.
-
-State dicts of minGPT before July 2022 have other names, three matrices for query, key and value, and the exact GELU.
 """
 
 from __future__ import annotations
@@ -19,10 +17,8 @@ from zoo.containers.torch.file import write_torch
 from zoo.converters.nanogpt import HEAD, MASK, RULES
 from zoo.converters.shared.configless import open_configless, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
-from zoo.converters.shared.older_layouts import mingpt_2020
 from zoo.converters.shared.state_dicts import normalise, open_state_dict, try_state_dict
 from zoo.core.paths import is_there
-from zoo.core.tensors import LazyTensor
 from zoo.formats.base import Checkpoint, Format, Known, WriteOptions
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.rules import Derived, Table
@@ -40,8 +36,6 @@ _MODELS = {
     "gpt-micro": (4, 4, 128),
     "gpt-nano": (3, 3, 48),
 }
-
-_OLD = "the layout is that of minGPT before July 2022; the exact GELU is assumed, as it had"
 
 
 class MinGPT(Format):
@@ -63,7 +57,7 @@ class MinGPT(Format):
 
     def sniff(self, path: Path) -> bool:
         """Whether it is a state dict with nanoGPT's names and masks. Hugging Face's has the same names, transposed."""
-        tensors = try_state_dict(path, self.table, _open)
+        tensors = try_state_dict(path, self.table)
         qkv, mask = (tensors.get(f"transformer.h.0.attn.{name}") for name in ("c_attn.weight", "bias"))
         if qkv is None or mask is None or len(qkv.shape) != 2 or qkv.shape[0] != 3 * qkv.shape[1]:
             return False
@@ -71,23 +65,14 @@ class MinGPT(Format):
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
         """Open the file. Whether the head is tied is seen by comparing it with the embedding."""
-        state = normalise(self.table, *_open(path), path)
+        state = normalise(self.table, *open_state_dict(path), path)
         found, file = _read_heads(path.parent / "config.json", sizes_of(self.table, state.tensors))
-        is_old = mingpt_2020(open_state_dict(path)[0], path) is not None
-        implied = {**self.config_map.implied, **({"activation": "gelu"} if is_old else {})}
-        opened = open_configless(self.table, state, path, {**found, **(known or {})}, implied)
-        notes = (*opened.notes, *([_OLD] if is_old else []))
-        return replace(opened, files=(*opened.files, *file), notes=notes)
+        opened = open_configless(self.table, state, path, {**found, **(known or {})}, self.config_map.implied)
+        return replace(opened, files=(*opened.files, *file))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
         """Write the file; minGPT's model loads it strictly."""
         write_torch(path, dict(checkpoint.tensors), options.on_bytes, torch_records(checkpoint, options.provenance))
-
-
-def _open(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """Open a state dict; the layout of 2020 is renamed to the later one."""
-    tensors, beside = open_state_dict(path)
-    return mingpt_2020(tensors, path) or tensors, beside
 
 
 def _read_heads(file: Path, sizes: Mapping[str, int]) -> tuple[dict[str, Any], tuple[Path, ...]]:

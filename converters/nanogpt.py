@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from zoo.containers.torch.file import write_torch
-from zoo.converters.shared.configless import PADDED_ROWS, checkpoint_of, open_configless, read_records, torch_records
+from zoo.converters.shared.adam_state import read_adam_state
+from zoo.converters.shared.characters import META, read_characters
+from zoo.converters.shared.configless import checkpoint_of, open_configless, read_records, torch_records
 from zoo.converters.shared.masks import causal_mask, is_causal_mask
 from zoo.converters.shared.state_dicts import StateDict, normalise, open_state_dict, try_state_dict
 from zoo.core.paths import is_there
@@ -29,6 +31,9 @@ from zoo.formats.config_map import ConfigMap, Field
 from zoo.formats.rules import Copy, Derived, Rule, Table, weight_and_bias
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.gpt2 import GPT2_N_TOKENS
+
+_PADDED_ROWS = 50304  # train.py: GPT-2's 50257 rounded up to a multiple of 64
+
 
 MASK = "transformer.h.{i}.attn.bias"
 HEAD = Copy("lm_head.weight", "transformer.wte.weight", written=True)
@@ -83,12 +88,23 @@ class NanoGPT(Format):
         """Open the file, or the ckpt.pt in a directory; the state of training is reported and stays behind."""
         path = _file(path)
         tensors, beside = open_state_dict(path)
-        if not isinstance(args := beside.get("model_args"), dict):
-            return self._read_plain(path, normalise(self.table, tensors, beside, path), known)
-        state = normalise(self.table, tensors, {}, path)
         own = read_records(path)
-        found = self._read_config(args, own.config, path)
-        return checkpoint_of(state, path, found, own, _training_state(beside))
+        if not isinstance(args := beside.get("model_args"), dict):
+            opened = self._read_plain(path, normalise(self.table, tensors, beside, path), known)
+        else:
+            state = normalise(self.table, tensors, {}, path)
+            found = self._read_config(args, own.config, path)
+            opened = checkpoint_of(state, path, found, own, _training_state(beside))
+            trained = {name: state.tensors[name] for name in state.tensors if name in self.table.shapes(found)}
+            opened = replace(opened, adam=read_adam_state(beside, trained))
+        meta = path.with_name(META)
+        if own.vocabulary is not None or not is_there(meta):
+            return opened
+        vocabulary = read_characters(meta)
+        if vocabulary.n_tokens != opened.config.vocab_size:
+            problem = f"has {vocabulary.n_tokens} characters, but the model beside it {opened.config.vocab_size} tokens"
+            raise FormatError(meta, f"{problem}; put the model's own there")
+        return replace(opened, vocabulary=vocabulary, notes=(*opened.notes, f"the characters are those of {meta.name}"))
 
     def _read_plain(self, path: Path, state: StateDict, known: Known) -> Checkpoint:
         """Open a state dict without model_args: nanoGPT computes GELU exactly, unless the user says otherwise."""
@@ -104,7 +120,7 @@ class NanoGPT(Format):
         if unknown := [str(key) for key in args if key not in known]:
             raise FormatError(path, f"has {', '.join(unknown)} in its model_args, which nanoGPT has not")
         config, _ = self.config_map.read(args, path)
-        tokens = GPT2_N_TOKENS if config.vocab_rows == PADDED_ROWS else config.vocab_rows
+        tokens = GPT2_N_TOKENS if config.vocab_rows == _PADDED_ROWS else config.vocab_rows
         activation = "gelu" if "bias" in args else "gelu_tanh"
         if own:
             tokens, activation = own.vocab_size, own.activation

@@ -38,6 +38,7 @@ class OpenAI(Format):
     name = "openai"
     summary = "OpenAI's release: TensorFlow checkpoint, hparams.json and vocabulary in a directory"
     is_directory = True
+    dtypes = ("float32",)  # what OpenAI's code and the book's loader read
     table = Table(
         (
             Rule("model/wte", "tok_emb.weight"),

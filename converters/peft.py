@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +10,8 @@ import numpy as np
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, Array, LazyTensor
 from zoo.errors import CheckpointMismatch, FormatError
-from zoo.formats.adapter_files import Adapter, is_adapter, read_adapter
+from zoo.formats.adapter_files import CONFIG, Adapter, find_base, is_adapter, read_adapter, weights_of
 from zoo.formats.base import Checkpoint, Format, Known
-from zoo.formats.base_names import find_by_name
 from zoo.formats.config_map import ConfigMap
 from zoo.formats.content_hash import RECORD
 
@@ -23,9 +20,7 @@ class Peft(Format):
     """Adapters as PEFT saves them; `zoo convert` and `zoo.load` merge them into the base that they name."""
 
     name = "peft"
-    summary = (
-        "LoRA adapter: adapter_config.json and adapter_model.safetensors or .bin; read merged into the base it names"
-    )
+    summary = "LoRA adapter of PEFT: adapter_config.json and its weights; read merged into the base it names"
     table = ZooFile.table
     config_map = ConfigMap(fields=())
     is_directory = True
@@ -41,7 +36,7 @@ class Peft(Format):
         """
         directory = path if path.is_dir() else path.parent
         adapter = read_adapter(directory)
-        base = _find_base(directory, adapter)
+        base = find_base(directory, adapter)
         from zoo.formats.opening import open_path
         from zoo.formats.registry import detect_format
 
@@ -52,8 +47,7 @@ class Peft(Format):
         for drop in drops:
             if not drop.redundant():
                 raise CheckpointMismatch(base, [f"tensor {drop.name} is not {drop.why}"])
-        weights = () if adapter.file is None else (adapter.file,)
-        files = (directory / "adapter_config.json", *weights, *checkpoint.files)
+        files = (directory / CONFIG, weights_of(directory), *checkpoint.files)
         note = f"the adapter is merged into {base}"
         return replace(
             checkpoint,
@@ -66,30 +60,8 @@ class Peft(Format):
         )
 
 
-def _find_base(directory: Path, adapter: Adapter) -> Path:
-    """Return where the base is: the path as written, relative to the adapter or else to the working directory, or a
-    model of this name that is in a cache. Nothing is downloaded: an adapter may come from anyone.
-
-    Raises:
-        FormatError: It is nowhere.
-    """
-    for base in (directory / adapter.base, Path(adapter.base)):
-        # Path.exists raises for a name that is too long.
-        if adapter.base and os.path.exists(base):  # noqa: PTH110
-            return base
-    found = (find(adapter.base) for find in find_by_name if adapter.base)
-    if base_path := next((path for path in found if path), None):
-        return base_path
-    hint = "put its path into base_model_name_or_path of adapter_config.json"
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", adapter.base):
-        name = f"hf:{adapter.base}" if "/" in adapter.base else adapter.base
-        hint = f"get it with `zoo download {name}`, or {hint}"
-    raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
-
-
 def merged(ours: dict[str, LazyTensor], adapter: Adapter, path: Path) -> dict[str, LazyTensor]:
-    """Add an adapter to the weights of a model, lazily: W + scaling * B A, computed in float32 at least. Biases of the
-    adapter replace the model's.
+    """Merge an adapter into a model, lazily: W + scaling * B A, computed in float32 at least, and its biases.
 
     Args:
         ours: the model's tensors, in zoo's names.
@@ -97,7 +69,7 @@ def merged(ours: dict[str, LazyTensor], adapter: Adapter, path: Path) -> dict[st
         path: of the adapter, for the message.
 
     Raises:
-        CheckpointMismatch: the model has no such layer, or one of another shape.
+        CheckpointMismatch: the model has no such layer or bias, or one of another shape.
     """
     problems = []
     result = dict(ours)
@@ -111,7 +83,7 @@ def merged(ours: dict[str, LazyTensor], adapter: Adapter, path: Path) -> dict[st
             result[f"{layer}.weight"] = _merge(weight, a, b, adapter.scaling)
     for name, bias in adapter.biases.items():
         if name not in ours or ours[name].shape != bias.shape:
-            problems.append(f"the adapter has {name} of shape {bias.shape}, which the base does not have")
+            problems.append(f"the adapter's {name} {bias.shape} does not fit the base")
         else:
             result[name] = bias.astype(ours[name].dtype)
     if problems:

@@ -48,6 +48,7 @@ def format_section(found: Format) -> str:
     shape = "a directory" if found.is_directory else "a file" + "".join(f" `{suffix}`" for suffix in found.suffixes)
     dtypes = ", ".join((*found.dtypes, *found.encodings))
     lines = [f"## {found.name}\n", f"{found.summary}.\n", f"zoo {verbs} it; {shape}; dtypes: {dtypes}.\n"]
+    lines += [f"`--variant {name}`: {text}.\n" for name, text in found.variants.items()]
     return "\n".join([*lines, *_layout(found.table), *_config(found.config_map)])
 
 

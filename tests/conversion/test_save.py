@@ -12,7 +12,7 @@ from zoo.models.gpt2.config import GPTConfig
 CONFIG = GPTConfig(vocab_size=97, context_length=13, width=30, n_heads=5, n_layers=2)
 
 
-@pytest.mark.parametrize(("dtype", "to", "name"), [("float16", "llm.c", "a.bin"), ("float64", "gguf", "a.gguf")])
+@pytest.mark.parametrize(("dtype", "to", "name"), [("float64", "llm.c", "a.bin"), ("float64", "gguf", "a.gguf")])
 def test_a_dtype_that_the_format_lacks_is_refused(tmp_path, dtype, to, name):
     """Nothing is written under a header of another dtype."""
     model = zoo.create(CONFIG, seed=3).to(getattr(torch, dtype))

@@ -1,5 +1,7 @@
 """Layout tests only: no Megatron is at hand to load what zoo writes."""
 
+import argparse
+
 import numpy as np
 import pytest
 import torch
@@ -103,7 +105,7 @@ def test_another_order_of_rows_is_refused(tmp_path, path):
     """Before version 3 linear_qkv had another order, which no shape tells."""
     torch.save(torch.load(path, weights_only=True) | {"checkpoint_version": 1.0}, tmp_path / "old.pt")
 
-    with pytest.raises(FormatError, match=r"has the checkpoint_version 1\.0; zoo knows the order of rows of 3\.0$"):
+    with pytest.raises(FormatError, match=r"has the checkpoint_version 1\.0; zoo knows the order of 3\.0 only"):
         open_path(tmp_path / "old.pt", size=CONFIG)
 
 
@@ -125,3 +127,74 @@ def test_what_is_no_checkpoint_of_megatron_is_refused(tmp_path, tree):
 
     with pytest.raises(FormatError):
         zoo.load(tmp_path / "odd.pt", format="megatron", size=CONFIG)
+
+
+def old_checkpoint(model, version, body="transformer", attention="attention"):
+    """What Megatron-LM saved before Megatron core; query, key and value lie in the order of the version."""
+    heads, size = model.config.n_heads, model.config.head_size
+
+    def ordered(rows):  # (3, H, D, ...) in ours
+        parts = rows.reshape(3, heads, size, *rows.shape[1:])
+        moved = {0: parts, 1: parts.movedim(0, 2), 2: parts.movedim(0, 1), 3: parts.movedim(0, 1)}[version]
+        return moved.reshape(rows.shape).clone()
+
+    layers = {}
+    for i, block in enumerate(model.blocks):
+        parts = {
+            "input_layernorm": block.norm1,
+            f"{attention}.dense": block.attn.out,
+            "post_attention_layernorm": block.norm2,
+            "mlp.dense_h_to_4h": block.mlp.up,
+            "mlp.dense_4h_to_h": block.mlp.down,
+        }
+        for name, part in parts.items():
+            layers |= {f"layers.{i}.{name}.{kind}": value for kind, value in part.state_dict().items()}
+        for kind, value in block.attn.qkv.state_dict().items():
+            layers[f"layers.{i}.{attention}.query_key_value.{kind}"] = ordered(value)
+    layers |= {f"final_layernorm.{kind}": value for kind, value in model.final_norm.state_dict().items()}
+    embedding = {
+        "word_embeddings": {"weight": model.tok_emb.weight.detach()},
+        "position_embeddings": {"weight": model.pos_emb.weight.detach()},
+    }
+    args = argparse.Namespace(num_layers=3, hidden_size=30, num_attention_heads=5, openai_gelu=True)
+    tree = {"iteration": 7, "args": args, "model": {"language_model": {"embedding": embedding, body: layers}}}
+    return tree | ({"checkpoint_version": float(version)} if version else {})
+
+
+@pytest.mark.parametrize(
+    ("version", "names"), [(0, {}), (1, {}), (2, {}), (3, {"body": "encoder", "attention": "self_attention"})]
+)
+def test_checkpoints_from_before_core_are_read_by_their_version(tmp_path, model, version, names):
+    """The order of the rows of query_key_value is that of the version, and the heads and the activation are args'."""
+    torch.save(old_checkpoint(model, version, **names), tmp_path / "model_optim_rng.pt")
+    found = zoo.load(tmp_path / "model_optim_rng.pt")
+
+    assert found.config == CONFIG
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_an_unknown_version_and_missing_heads_are_refused(tmp_path, model):
+    """Both would be guesses that no shape contradicts."""
+    torch.save(old_checkpoint(model, 2) | {"checkpoint_version": 4.0}, tmp_path / "new.pt")
+    torch.save({k: v for k, v in old_checkpoint(model, 2).items() if k != "args"}, tmp_path / "bare.pt")
+
+    with pytest.raises(FormatError, match=r"checkpoint_version 4\.0; zoo knows the order of 0, 1, 2, 3"):
+        zoo.load(tmp_path / "new.pt")
+    with pytest.raises(FormatError, match="no args with the number of heads; say it with --size"):
+        zoo.load(tmp_path / "bare.pt")
+    assert zoo.load(tmp_path / "bare.pt", size=CONFIG).config == CONFIG
+    part = old_checkpoint(model, 2)
+    part["args"].tensor_model_parallel_size = 2
+    torch.save(part, tmp_path / "part.pt")
+    with pytest.raises(FormatError, match="one of 2 tensor-parallel parts of a model; merge them"):
+        zoo.load(tmp_path / "part.pt")
+
+
+def test_rows_beyond_gpt2s_tokens_are_padding(tmp_path, model):
+    """Megatron-LM pads GPT-2's vocabulary; args that name its tokenizer tell how many rows are tokens."""
+    tree = old_checkpoint(small_model(CONFIG.replace(vocab_size=50304), dtype=torch.float32), 3)
+    tree["args"].tokenizer_type = "GPT2BPETokenizer"
+    torch.save(tree, tmp_path / "padded.pt")
+    config = open_path(tmp_path / "padded.pt")[1].config
+
+    assert (config.vocab_size, config.vocab_rows) == (50257, 50304)

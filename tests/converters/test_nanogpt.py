@@ -1,3 +1,4 @@
+import pickle
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 import zoo
 from zoo import make_plan
-from zoo.errors import CannotHold, CheckpointMismatch, FormatError, ZooError
+from zoo.errors import CannotHold, CheckpointMismatch, FormatError, OptionError, ZooError
 from zoo.formats.opening import open_path
 from zoo.models.gpt2.config import ACTIVATION_DIFFERENCE, GPTConfig
 from zoo.text.vocabulary import Vocabulary
@@ -299,3 +300,52 @@ def test_a_damaged_file_is_refused_or_harmless(tmp_path, path, data):
 
     assert list(whole.tensors) == list(arrays)
     assert all(np.array_equal(whole.tensors[name].load(), array) for name, array in arrays.items())
+
+
+TEXT = "Wo bist du, ROMEO?\né"
+
+
+def character_model(directory):
+    """What train.py leaves of a character model: out/ckpt.pt, and the meta.pkl of its data beside it."""
+    chars = sorted(set(TEXT))
+    config = GPTConfig(vocab_size=len(chars), context_length=23, width=30, n_heads=5, n_layers=3, activation="gelu")
+    peer = randomize(Model(**model_args(config)), 4)
+    stoi = {char: i for i, char in enumerate(chars)}
+    meta = {"vocab_size": len(chars), "itos": dict(enumerate(chars)), "stoi": stoi}
+    directory.mkdir()
+    torch.save({"model": peer.state_dict(), "model_args": model_args(config)}, directory / "ckpt.pt")
+    (directory / "meta.pkl").write_bytes(pickle.dumps(meta))
+    return stoi
+
+
+def test_a_character_model_speaks_in_its_own_characters(tmp_path):
+    """The out/ directory is a usable model: meta.pkl says its characters, and a character without id is refused."""
+    stoi = character_model(tmp_path / "out")
+    tokenizer = zoo.load(tmp_path / "out").tokenizer
+
+    assert tokenizer.encode(TEXT) == [stoi[char] for char in TEXT]
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    with pytest.raises(OptionError, match="no token"):
+        tokenizer.encode("Zebra")
+
+
+@pytest.mark.peers
+def test_its_characters_reach_transformers(tmp_path):
+    """Converted to Hugging Face's format, transformers encodes the characters to the same ids."""
+    from transformers import AutoTokenizer
+
+    stoi = character_model(tmp_path / "out")
+    zoo.convert(tmp_path / "out", tmp_path / "hf", to="huggingface", activation="gelu_tanh")
+
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf")(TEXT).input_ids == [stoi[char] for char in TEXT]
+
+
+def test_a_foreign_meta_pkl_is_refused(tmp_path):
+    """Characters of another model, and a pickle that names a function, are not taken."""
+    character_model(tmp_path / "out")
+    (tmp_path / "out" / "meta.pkl").write_bytes(pickle.dumps({"stoi": {"a": 0, "b": 1}}))
+    with pytest.raises(FormatError, match="2 characters, but the model beside it 17 tokens"):
+        zoo.load(tmp_path / "out")
+    (tmp_path / "out" / "meta.pkl").write_bytes(pickle.dumps({"stoi": print}))
+    with pytest.raises(FormatError):
+        zoo.load(tmp_path / "out")

@@ -20,7 +20,7 @@ from typing import Any
 
 from .cases import READERS, SIZE, Case, Folder, entry, seeds
 
-SECONDS = 1.0
+SECONDS = 3.0
 EXTRA_BYTES = 64 << 20
 
 _FORBIDDEN = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from zoo.core.tensors import LazyTensor, Tensors
+from zoo.core.tensors import DTYPES, LazyTensor, Tensors
 from zoo.errors import OptionError
 from zoo.formats.base import Checkpoint, Format
 from zoo.formats.content_hash import RECORD, unpadded
@@ -44,6 +44,19 @@ def drop_padding(
         return config, dict(ours), []
     tensors = {name: unpadded(name, tensor, config) for name, tensor in ours.items()}
     return config.replace(vocab_rows=0), tensors, [f"{n} rows of padding, which are not tokens, are left out"]
+
+
+def widening(target: Format, ours: Tensors) -> tuple[np.dtype[np.generic] | None, list[str]]:
+    """Return float32 if a target stores only that of the dtypes that are there, which it holds exactly.
+
+    Returns:
+        The dtype to cast to, or None, and a note if there is one.
+    """
+    dtypes = {str(tensor.dtype) for tensor in ours.values()}
+    narrow = dtypes - set(target.dtypes)
+    if not narrow or not dtypes <= {"float32", "float16", "bfloat16"}:
+        return None, []
+    return DTYPES["float32"], [f"{', '.join(sorted(narrow))} becomes float32, exactly: {target.name} does not store it"]
 
 
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> LazyTensor:

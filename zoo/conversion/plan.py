@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.conversion.adapt import change_activation, drop_padding, fill_biases
+from zoo.conversion.adapt import change_activation, drop_padding, fill_biases, widening
 from zoo.conversion.target import check_target
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
@@ -167,6 +167,7 @@ def plan_path(
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     activation: str | None = None,
+    variant: str | None = None,
     strict: bool = False,
 ) -> Plan:
     """Work out a conversion without writing anything.
@@ -179,6 +180,7 @@ def plan_path(
         dtype: to cast to, or one of the target's encodings; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most; None writes one file.
         activation: as for zoo.convert.
+        variant: as for zoo.convert.
         strict: as for zoo.convert.
 
     Raises:
@@ -190,7 +192,9 @@ def plan_path(
     get_format(to)  # a wrong name is refused before anything is opened
     source_format, checkpoint = open_path(source, format=format, size=size)
     checkpoint = change_activation(checkpoint, activation)
-    return plan_checkpoint(source_format, checkpoint, to, dtype=dtype, max_shard_bytes=max_shard_bytes, strict=strict)
+    return plan_checkpoint(
+        source_format, checkpoint, to, dtype=dtype, max_shard_bytes=max_shard_bytes, variant=variant, strict=strict
+    )
 
 
 def plan_checkpoint(
@@ -200,6 +204,7 @@ def plan_checkpoint(
     *,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    variant: str | None = None,
     strict: bool = False,
 ) -> Plan:
     """Plan the conversion of an opened checkpoint; zoo.make_plan describes the other arguments and the errors."""
@@ -208,8 +213,12 @@ def plan_checkpoint(
         raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
-    options = _options(target_format, dtype, max_shard_bytes)
-    cast = get_dtype(dtype) if dtype and not options.encoding else None
+    options = _options(target_format, dtype, max_shard_bytes, variant)
+    widened = list[str]()
+    if dtype is None:
+        cast, widened = widening(target_format, ours)
+    else:
+        cast = None if options.encoding else get_dtype(dtype)
     if cast is not None:
         ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
     config, filled = source.config, list[str]()
@@ -217,22 +226,24 @@ def plan_checkpoint(
         config, ours, filled = fill_biases(target_format, config, ours)
     config, ours, dropped = drop_padding(target_format, config, ours)
     check_target(target_format, config, ours)
-    theirs = to_theirs(target_format.table, ours, config)
+    theirs = to_theirs(target_format.layout(options.variant), ours, config)
     target = Checkpoint(path=Path(), config=config, tensors=theirs, vocabulary=source.vocabulary)
     unheld = target_format.unheld(target)
-    notes = [*source.notes, *filled, *dropped, *target_format.notes(target), *unheld]
+    notes = [*source.notes, *widened, *filled, *dropped, *target_format.notes(target), *unheld]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, unheld, cast)
 
 
-def _options(target: Format, dtype: str | None, max_shard_bytes: int | None) -> WriteOptions:
+def _options(target: Format, dtype: str | None, max_shard_bytes: int | None, variant: str | None) -> WriteOptions:
     if not target.writes:
         raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
     if max_shard_bytes is not None and not target.shards:
         raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
     if dtype and dtype not in DTYPES and dtype not in target.encodings:
         raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
+    if variant and variant not in target.variants:
+        raise UnknownName(f"variant of {target.name}", variant, target.variants)
     encoding = dtype if dtype in target.encodings else None
-    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes)
+    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes, variant=variant or "")
 
 
 def _widens(before: str, after: str) -> bool:

@@ -37,6 +37,7 @@ def convert_path(
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     activation: str | None = None,
+    variant: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
@@ -54,6 +55,7 @@ def convert_path(
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: tensor bytes in a file at most, for formats that shard; None writes one file.
         activation: to write instead of the model's own, "gelu_tanh" or "gelu"; the report says how far logits differ.
+        variant: one of the format's variants: book "no-masks", gguf "untied", huggingface "no-prefix".
         strict: whether to refuse what would otherwise be left behind (a value head, say) or added (biases of zeros).
         verify: whether to read the output back and compare it bit for bit with the source (formats that zoo only
             writes cannot be).
@@ -73,6 +75,7 @@ def convert_path(
             "max_shard_bytes": max_shard_bytes,
             "strict": strict,
             "activation": activation,
+            "variant": variant,
         }
         return plan_path(source, target, format=format, size=size, **options)
 

@@ -26,6 +26,7 @@ def save(
     to: str | None = None,
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
+    variant: str | None = None,
     strict: bool = False,
     verify: bool = True,
     force: bool = False,
@@ -40,6 +41,7 @@ def save(
         to: the format; None takes the one that out's suffix means.
         dtype: to cast to, or one of the target's encodings, such as "int4"; None keeps every tensor's own.
         max_shard_bytes: most bytes of tensors in one file, for formats that shard; None writes one file.
+        variant: one of the format's variants, as for zoo.convert.
         strict: whether to refuse a format that has no models without biases, instead of adding biases of zeros.
         verify: whether to read the output back and compare it bit for bit with the model.
         force: whether an existing output may be replaced.
@@ -56,8 +58,8 @@ def save(
 
     def make_plan() -> Plan:
         target = to or format_of_suffix(out)
-        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "strict": strict}
-        return plan_checkpoint(get_format("zoo"), _in_memory(model), target, **options)
+        options: dict[str, Any] = {"dtype": dtype, "max_shard_bytes": max_shard_bytes, "variant": variant}
+        return plan_checkpoint(get_format("zoo"), _in_memory(model), target, strict=strict, **options)
 
     return run_plan(make_plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
 

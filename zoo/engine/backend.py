@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from zoo.containers.quantized import Quantized
+from zoo.core.mapped import MappedFiles
 from zoo.engine import native
 from zoo.engine.checks import as_ids, check_pass
 from zoo.engine.handle import CAPACITY, Handle, library
@@ -59,6 +60,7 @@ class Engine:
         """
         library()
         self.config, self.vocabulary = config, vocabulary
+        self._files: MappedFiles | None = None
         self._handle = Handle(Pointers(config, weights), threads)
         self.nbytes = self._handle.weights.nbytes
         first = weights["blocks.0.attn.qkv.weight"]
@@ -117,7 +119,9 @@ class Engine:
             opened = open_parameters(source, format=format, size=size)
             checkpoint, tensors = opened.checkpoint, opened.tensors
         weights = load_weights(tensors, dtype, quantize)
-        return cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
+        engine = cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
+        engine._files = MappedFiles.of(checkpoint.files, map(_data, weights.values()))
+        return engine
 
     def new_cache(self, batch: int = 1, room: int | None = None) -> EngineCache:
         """Return an empty cache of B rows, for `room` tokens each (the whole context by default)."""
@@ -149,6 +153,7 @@ class Engine:
 
         Raises:
             OptionError: tokens, rows or the cache do not fit, or the engine is closed.
+            CorruptFile: the file that the weights are mapped from was changed.
         """
         parts = [as_ids(part) for part in ids]
         if not parts or not all(len(part) for part in parts):
@@ -185,6 +190,8 @@ class Engine:
         ids, places = np.concatenate(parts), np.repeat(rows, counts)
         from_end = np.repeat(np.cumsum(counts), counts) - np.arange(len(ids))
         wanted = from_end <= np.repeat(last, counts)
+        if self._files:
+            self._files.check()
         with self._handle.lock:
             check_pass(self.config, ids, places, cache)
             passes = [slice(i, i + CAPACITY) for i in range(0, len(ids), CAPACITY)]
@@ -202,3 +209,7 @@ class Engine:
         self._handle.forward(native.Tokens(*pointers, *sizes))
         cache._lengths += np.bincount(rows, minlength=len(cache._lengths)).astype(np.int32)
         return logits[:, : self.config.vocab_size]
+
+
+def _data(weight: NDArray[np.generic] | Quantized) -> NDArray[np.generic]:
+    return weight.data if isinstance(weight, Quantized) else weight

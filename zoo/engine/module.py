@@ -70,7 +70,7 @@ def engine_over(model: GPTModel) -> Engine:
         else:
             with engine._handle.lock:
                 engine._handle.weights.refresh()
-        engine.tokenizer = model.tokenizer
+        engine.tokenizer, engine._files = model.tokenizer, model.mapped_files
         _engines[model] = kind, places, engine
     return engine
 

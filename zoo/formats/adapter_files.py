@@ -1,16 +1,17 @@
 """The two files of a LoRA adapter as PEFT writes them: which low-rank matrices belong to which linear layer.
 
-adapter_config.json says how (peft/tuners/lora/config.py), adapter_model.safetensors (or .bin) holds, for every adapted
-layer of a GPT2LMHeadModel, base_model.model.transformer.h.N.<layer>.lora_A.weight (rank, in) and .lora_B.weight (out,
-rank). The adapted layer computes with W + scaling * B A; there W is stored transposed, which A and B are not. With
-bias = "lora_only" or "all", the file also has the trained biases, which replace the base's.
+adapter_config.json says how (peft/tuners/lora/config.py). adapter_model.safetensors, or the older adapter_model.bin,
+holds base_model.model.transformer.h.N.<layer>.lora_A.weight (rank, in) and .lora_B.weight (out, rank) for every adapted
+layer of a GPT2LMHeadModel. The adapted layer computes with W + scaling * B A; there W is stored transposed, which A and
+B are not. With bias "lora_only" or "all" the file also has the biases that were trained, which replace the base's.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from zoo.containers.safetensors import read_safetensors, write_safetensors
 from zoo.containers.torch.file import read_torch
 from zoo.core.tensors import LazyTensor
 from zoo.errors import CannotHold, CheckpointMismatch, FormatError
+from zoo.models.registry import is_registered
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-_BIN = "adapter_model.bin"
+OLD_WEIGHTS = "adapter_model.bin"
 
 MAX_ALPHA = 1e6
 """Far above any; beyond it the merged weights would not be finite."""
@@ -32,13 +34,11 @@ THEIRS = {"attn.qkv": "attn.c_attn", "attn.out": "attn.c_proj", "mlp.up": "mlp.c
 """Our linear layers and what they are called there."""
 
 _OURS = {theirs: ours for ours, theirs in THEIRS.items()}
-_NAME = re.compile(
-    rf"base_model\.model\.(?:transformer\.)?h\.(\d{{1,4}})\.({'|'.join(map(re.escape, _OURS))})\.lora_([AB])\.weight"
-)
+_PREFIX = r"base_model\.model\.(?:transformer\.)?"
+_NAME = re.compile(rf"{_PREFIX}h\.(\d{{1,4}})\.({'|'.join(map(re.escape, _OURS))})\.lora_([AB])\.weight")
 _NORMS = {"ln_1": "norm1", "ln_2": "norm2"}
 _BIAS = re.compile(
-    rf"base_model\.model\.(?:transformer\.)?(?:h\.(\d{{1,4}})\.({'|'.join(map(re.escape, _OURS | _NORMS))})|ln_f)"
-    r"(?:\.base_layer)?\.bias"
+    rf"{_PREFIX}(?:h\.(\d{{1,4}})\.({'|'.join(map(re.escape, {**_OURS, **_NORMS}))})|ln_f)(?:\.base_layer)?\.bias"
 )
 # What else LoRA can be in PEFT, and zoo does not compute: any value but these (or none) is refused.
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -67,8 +67,7 @@ class Adapter:
         base: path of the checkpoint that it adapts, as written; "" where none was.
         pairs: A (rank, in) and B (out, rank) by the name of our layer, such as "blocks.0.attn.qkv".
         rank_stabilised: whether alpha is divided by the square root of the rank.
-        biases: those that replace the base's, by their names in zoo, such as "blocks.0.norm1.bias".
-        file: with the matrices; None for an adapter in memory.
+        biases: biases that were trained, by our name; they replace the base's.
     """
 
     rank: int
@@ -78,7 +77,6 @@ class Adapter:
     pairs: Mapping[str, tuple[LazyTensor, LazyTensor]]
     rank_stabilised: bool = False
     biases: Mapping[str, LazyTensor] = field(default_factory=dict)
-    file: Path | None = None
 
     @property
     def scaling(self) -> float:
@@ -89,7 +87,17 @@ class Adapter:
 def is_adapter(path: Path) -> bool:
     """Whether a path is a directory with an adapter, or its weights."""
     directory = _directory(path)
-    return (directory / CONFIG).is_file() and any((directory / name).is_file() for name in (WEIGHTS, _BIN))
+    return (directory / CONFIG).is_file() and weights_of(directory).is_file()
+
+
+def weights_of(directory: Path) -> Path:
+    """Return the file with an adapter's weights."""
+    old = directory / OLD_WEIGHTS
+    return old if old.is_file() and not (directory / WEIGHTS).is_file() else directory / WEIGHTS
+
+
+def _directory(path: Path) -> Path:
+    return path.parent if path.name in (WEIGHTS, OLD_WEIGHTS) else path
 
 
 def read_adapter(path: Path) -> Adapter:
@@ -116,14 +124,8 @@ def read_adapter(path: Path) -> Adapter:
     base, stabilised = config.get("base_model_name_or_path") or "", config.get("use_rslora") is True
     if not isinstance(base, str) or "\0" in base:
         raise FormatError(file, f"its base_model_name_or_path is not a path but {base!r}")
-    is_bin = (directory / _BIN).is_file() and not (directory / WEIGHTS).is_file()
-    weights = directory / (_BIN if is_bin else WEIGHTS)
-    pairs, biases = _read_tensors(weights, rank, has_biases=config.get("bias") in ("lora_only", "all"))
-    return Adapter(rank, alpha, dropout, base, pairs, stabilised, biases, weights)
-
-
-def _directory(path: Path) -> Path:
-    return path.parent if path.name in (WEIGHTS, _BIN) else path
+    pairs, biases = _read_weights(weights_of(directory), rank)
+    return Adapter(rank, alpha, dropout, base, pairs, stabilised, biases)
 
 
 def _number(file: Path, config: Mapping[str, Any], key: str, low: float, high: float) -> float:
@@ -133,42 +135,20 @@ def _number(file: Path, config: Mapping[str, Any], key: str, low: float, high: f
     return float(value)
 
 
-def _open(path: Path) -> dict[str, LazyTensor]:
-    """Open the tensors of an adapter.
-
-    Raises:
-        FormatError: There are none, or they are those of another architecture.
-    """
-    tensors = read_safetensors(path)[0] if path.name == WEIGHTS else read_torch(path)
-    if not isinstance(tensors, dict) or not all(isinstance(each, LazyTensor) for each in tensors.values()):
-        raise FormatError(path, "is not a dict of tensors; save the adapter again with PEFT's save_pretrained")
-    if not tensors:
-        raise FormatError(path, "has no tensors; save the adapter again with PEFT's save_pretrained")
-    if not any(_NAME.fullmatch(str(name)) for name in tensors):
-        first = f"{next(iter(tensors))!s:.100}"
-        raise FormatError(path, f"is an adapter of another architecture than GPT-2 (its first tensor is {first})")
-    return tensors
-
-
-def _read_tensors(
-    path: Path, rank: int, *, has_biases: bool
-) -> tuple[dict[str, tuple[LazyTensor, LazyTensor]], dict[str, LazyTensor]]:
-    """Return the matrices of the adapted layers, and the biases.
-
-    Raises:
-        CheckpointMismatch: A tensor has no place, or the wrong shape.
-    """
+def _read_weights(path: Path, rank: int) -> tuple[dict[str, tuple[LazyTensor, LazyTensor]], dict[str, LazyTensor]]:
+    tensors = read_torch(path) if path.name == OLD_WEIGHTS else read_safetensors(path)[0]
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, LazyTensor) for tensor in tensors.values()):
+        raise FormatError(path, "is not a state dict, as PEFT saves adapters")
     found: dict[str, dict[str, LazyTensor]] = {}
     biases: dict[str, LazyTensor] = {}
-    problems = []
-    for name, tensor in _open(path).items():
-        if has_biases and (match := _BIAS.fullmatch(name)):
-            layer = f"blocks.{int(match[1])}.{(_OURS | _NORMS)[match[2]]}" if match[2] else "final_norm"
-            biases[f"{layer}.bias"] = tensor
+    problems, foreign = [], []
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        if match is None and (bias := _BIAS.fullmatch(name)):
+            biases[_bias_name(bias)] = tensor
             continue
-        match = _NAME.fullmatch(str(name))
         if match is None:
-            problems.append(f"tensor {name} belongs to no linear layer of a GPT-2")
+            foreign.append(name)
             continue
         axis = 0 if match[3] == "A" else 1
         if len(tensor.shape) != 2 or tensor.shape[axis] != rank:
@@ -177,9 +157,48 @@ def _read_tensors(
     problems += [
         f"the adapter of {name} has only its {next(iter(pair))}" for name, pair in found.items() if len(pair) < 2
     ]
+    if foreign and not found:
+        raise FormatError(path, f"is an adapter of another architecture than GPT-2: it has {foreign[0]}")
+    problems += [f"tensor {name} belongs to no linear layer of a GPT-2" for name in foreign]
+    if not found:
+        problems.append("it has no tensors of an adapter")
     if problems:
         raise CheckpointMismatch(path, problems)
     return {name: (pair["A"], pair["B"]) for name, pair in found.items()}, biases
+
+
+def _bias_name(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return "final_norm.bias"
+    return f"blocks.{int(match[1])}.{ {**_OURS, **_NORMS}[match[2]] }.bias"
+
+
+def find_base(directory: Path, adapter: Adapter) -> Path:
+    """Return the checkpoint that an adapter was trained on.
+
+    It is the path as written, relative to the adapter or else to the working directory, or a registered model.
+
+    Raises:
+        FormatError: it is not there.
+        ZooError: it is a registered model, which cannot be downloaded.
+    """
+    for base in (directory / adapter.base, Path(adapter.base)):
+        # Path.exists raises for a name that is too long.
+        if adapter.base and os.path.exists(base):  # noqa: PTH110
+            return base
+    name = adapter.base.removeprefix("openai-community/").removeprefix("distilbert/")  # as the Hub has them today
+    if is_registered(name) and _finders:
+        return _finders[0](name)
+    hint = "put its path into base_model_name_or_path of adapter_config.json"
+    raise FormatError(directory, f"is a LoRA adapter, but its base {adapter.base!r} is not there; {hint}")
+
+
+_finders: list[Callable[[str], Path]] = []
+
+
+def find_names_with(find: Callable[[str], Path]) -> None:
+    """Set how the name of a registered model becomes a path: names are resolved above this layer."""
+    _finders[:] = [find]
 
 
 def write_adapter(directory: Path, adapter: Adapter) -> None:

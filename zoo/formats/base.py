@@ -23,6 +23,23 @@ Known = Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
+class AdamState:
+    """AdamW's state beside the weights, from which training can go on.
+
+    Attributes:
+        step: Number of steps it has made.
+        exp_avg: Running means of the gradients by the format's names of the parameters.
+        exp_avg_sq: Running means of their squares.
+        betas: Decay rates of the two.
+    """
+
+    step: int
+    exp_avg: Tensors
+    exp_avg_sq: Tensors
+    betas: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened checkpoint with its format's tensor names. No tensor has been read yet.
 
@@ -37,6 +54,7 @@ class Checkpoint:
         notes: Sentences about parts of the files that are not converted.
         exact: whether the tensors are the file's own values; False where reading rounds them.
         left_behind: names of trained tensors that belong to no language model, such as a value head.
+        adam: AdamW's state, if the files have it and zoo knows its order.
     """
 
     path: Path
@@ -49,6 +67,7 @@ class Checkpoint:
     notes: tuple[str, ...] = ()
     exact: bool = True
     left_behind: tuple[str, ...] = ()
+    adam: AdamState | None = None
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.path)!r}, {len(self.tensors)} tensors, {self.config.n_parameters:,} parameters)"
@@ -68,12 +87,14 @@ class WriteOptions:
         provenance: Returns the origin of the weights, to be recorded. Call it after writing the tensors: it blocks
             until the source files are hashed.
         max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
+        variant: One of the format's variants; "" writes the usual one.
     """
 
     on_bytes: Progress = ignore_progress
     provenance: Callable[[], dict[str, Any]] = dict
     encoding: str = ""
     max_shard_bytes: int | None = None
+    variant: str = ""
 
 
 class Format(ABC):
@@ -93,6 +114,7 @@ class Format(ABC):
         shards: Whether it can shard the weights into several files.
         pads: Whether its programs keep padding rows of the embedding apart from tokens; other formats are written with
             exactly vocab_size rows.
+        variants: Other forms that it can write, with one line on each; programs that need one are rare.
     """
 
     name: ClassVar[str]
@@ -107,6 +129,11 @@ class Format(ABC):
     writes: ClassVar[bool] = True
     shards: ClassVar[bool] = False
     pads: ClassVar[bool] = False
+    variants: ClassVar[Mapping[str, str]] = {}
+
+    def layout(self, variant: str) -> Table:
+        """Return the table by which a variant is written; reading always uses `table`."""
+        return self.table
 
     @abstractmethod
     def sniff(self, path: Path) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from zoo.core.mapped import MappedFiles
 from zoo.core.tensors import DTYPES, get_dtype
 from zoo.errors import FormatError
 from zoo.formats.content_hash import check_recorded, hash_tensors, recorded_hash
@@ -56,9 +57,12 @@ def load_path(
     with torch.device("meta"):
         model = GPTModel(opened.checkpoint.config, Tokenizer(opened.checkpoint.vocabulary))
     cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in opened.tensors.values()})
-    for name, tensor in opened.tensors.items():
+    arrays = {name: tensor.astype(cast).load() for name, tensor in opened.tensors.items()}
+    if torch.device(device).type == "cpu":
+        model.mapped_files = MappedFiles.of(opened.checkpoint.files, arrays.values())
+    for name, array in arrays.items():
         module, _, leaf = name.rpartition(".")
-        value = to_torch(tensor.astype(cast).load()).to(device)
+        value = to_torch(array).to(device)
         # Names and shapes are already checked; load_state_dict would check them again, for half of the loading time.
         setattr(model.get_submodule(module), leaf, nn.Parameter(value))
     return model.eval()

@@ -32,6 +32,7 @@ _BUILTIN = {
     "book": "zoo.converters.book:Book",
     "nanogpt": "zoo.converters.nanogpt:NanoGPT",
     "mingpt": "zoo.converters.mingpt:MinGPT",
+    "mingpt-2020": "zoo.converters.mingpt_2020:MinGPT2020",
     "llm.c": "zoo.converters.llmc:LlmC",
     "gguf": "zoo.converters.gguf:GGUF",
     "megatron": "zoo.converters.megatron:Megatron",

@@ -22,8 +22,8 @@ def sizes_of(table: Table, tensors: Tensors) -> dict[str, int]:
     embedding, positions = (found.get(f"{name}_emb.weight") for name in ("tok", "pos"))
     if embedding is not None and len(embedding.shape) == 2:
         sizes |= {"vocab_rows": embedding.shape[0], "width": embedding.shape[1]}
-    if positions is not None and len(positions.shape) == 2:
-        sizes |= {"context_length": positions.shape[0], "width": positions.shape[1]}
+    if positions is not None and len(positions.shape) in (2, 3):  # (T, C), or (1, T, C)
+        sizes |= {"context_length": positions.shape[-2], "width": positions.shape[-1]}
     up = found.get("blocks.{i}.mlp.up.weight")
     if up is not None and sizes.get("width"):
         sizes["inner_width"] = up.size // sizes["width"]

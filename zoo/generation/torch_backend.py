@@ -30,6 +30,8 @@ class TorchBackend:
         self, ids: Sequence[Sequence[int]], cache: KVCache, rows: Sequence[int], last: Sequence[int]
     ) -> list[NDArray[np.float32]]:
         """Compute all prompts in one pass, padded, and the others in one pass for each number of new tokens."""
+        if self._model.mapped_files:
+            self._model.mapped_files.check()
         held = cache.lengths.tolist()
         groups: dict[int, list[int]] = {}
         for i, (part, row) in enumerate(zip(ids, rows, strict=True)):

@@ -8,18 +8,9 @@ from pathlib import Path
 
 from zoo.core.paths import missing
 from zoo.core.progress import OnProgress
-from zoo.formats.base_names import find_by_name
+from zoo.formats.adapter_files import find_names_with
 from zoo.hub.runs import weights_of_run
 from zoo.models.registry import is_registered, registered_names
-
-
-def _find_base(name: str) -> Path | None:
-    from zoo.hub.bases import find_base
-
-    return find_base(name)
-
-
-find_by_name.append(_find_base)
 
 PACKAGED = "stories"
 """The model that is part of the package, in zoo/data/."""
@@ -61,3 +52,6 @@ def find_checkpoint(source: str | Path, *, on_progress: OnProgress | None = None
     from zoo.hub.fetch import get_model
 
     return get_model(name, on_progress=on_progress)
+
+
+find_names_with(find_checkpoint)  # an adapter may name its base

@@ -30,6 +30,7 @@ class OtherCodec:
             OptionError: the package is not there, or cannot read the files.
         """
         kind, settings = vocabulary.contents.kind, vocabulary.contents.settings
+        self._kind = kind
         self._known = set(vocabulary.tokens.values())
         self._cleans_up = bool(settings.get("clean_up_tokenization_spaces")) and "BPE" not in kind
         # Whether special tokens are found is a setting of the tokenizer, not of a call: threads share both.
@@ -37,10 +38,18 @@ class OtherCodec:
         self._plain.encode_special_tokens = True
 
     def encode(self, text: str, *, special: bool) -> list[int]:
-        """Return the ids of a text; a lone surrogate becomes U+FFFD."""
+        """Return the ids of a text; a lone surrogate becomes U+FFFD.
+
+        Raises:
+            OptionError: a part of the text has no token, and the vocabulary none for unknown ones.
+        """
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         tokenizer = self._with_special if special else self._plain
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        try:
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+        except Exception as error:  # the package raises plain Exceptions
+            problem = f"the text has a part for which this model's vocabulary ({self._kind}) has no token"
+            raise OptionError(f"{problem}; leave it out ({error})") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of some ids.

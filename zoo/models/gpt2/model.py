@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from zoo.core.mapped import MappedFiles
 from zoo.errors import OptionError
 from zoo.models.gpt2.config import GPTConfig
 from zoo.models.gpt2.cpu_ops import Draw, causal_attention, draw_as_torch, dropout, linear
@@ -119,7 +120,10 @@ class GPTModel(nn.Module):
     Attributes:
         config: The architecture.
         tokenizer: Tokenizer for this model's ids; GPT-2's unless the checkpoint has its own.
+        mapped_files: Files that the weights are mapped from, as they were then; None if they are in memory.
     """
+
+    mapped_files: MappedFiles | None = None
 
     def __init__(self, config: GPTConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()

@@ -167,11 +167,11 @@ def load_optimizer(path: Path, model: GPTModel, optimizer: Optimizer) -> None:
         raise FormatError(file, "is the optimizer state of another model: the parameters differ")
     for name, parameter in trained.items():
         kinds = ("exp_avg", "exp_avg_sq")
-        values = {kind: _placed(to_torch(tensors[f"{name}.{kind}"].load()), parameter) for kind in kinds}
+        values = {kind: placed(to_torch(tensors[f"{name}.{kind}"].load()), parameter) for kind in kinds}
         optimizer.state[parameter] = {"step": torch.tensor(float(metadata["step"])), **values}
 
 
-def _placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
+def placed(value: Tensor, parameter: nn.Parameter) -> Tensor:
     """Copy a value to the device of a parameter; for a sharded parameter, only this process's shard."""
     value = value.to(parameter.device, copy=True)
     if not isinstance(parameter, DTensor):

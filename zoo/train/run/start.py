@@ -24,6 +24,7 @@ from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Windows
 from zoo.train.run.checkpoint import State, load_model, load_optimizer, read_state, sweep
 from zoo.train.run.first_model import Start, make_first_model
+from zoo.train.run.foreign_optimizer import take_over
 from zoo.train.run.guards import alone, check_together
 from zoo.train.run.sharded_checkpoint import load_sharded
 from zoo.train.run.trainer import Trainer
@@ -168,6 +169,8 @@ class Run:
         if path is not None and state is not None:
             self._restore(trainer, path, state)
             trainer.state = state
+        elif self.start.model and not self.start.fsdp and self.start.lora is None:
+            self.notes += take_over(Path(self.start.model), trainer.model, trainer.optimizer)
         return trainer
 
     def _model_of(self, path: Path) -> GPTModel:

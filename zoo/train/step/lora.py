@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zoo.core.output import atomic_output
 from zoo.core.tensors import LazyTensor
-from zoo.errors import CheckpointMismatch, FormatError, OptionError
+from zoo.errors import CheckpointMismatch, OptionError
 from zoo.formats.adapter_files import Adapter, read_adapter, write_adapter
 from zoo.models.arrays import to_numpy, to_torch
 from zoo.models.gpt2.model import GPTModel
@@ -192,11 +192,8 @@ def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
     if has_lora(model):
         raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.step.lora.merge_lora")
     adapter = read_adapter(Path(path))
-    if adapter.biases:
-        way = "merge it with `zoo convert`, and train the result"
-        raise FormatError(path, f"has biases of its own, which adapters of zoo do not have; {way}")
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    problems = []
+    problems = [f"its {name} was trained too, which zoo does not go on with; merge it first" for name in adapter.biases]
     for name, (a, b) in adapter.pairs.items():
         if name not in layers:
             problems.append(f"the model has no layer {name}")
