@@ -44,6 +44,7 @@ class Book(Format):
     variants: ClassVar[dict[str, str]] = {
         "no-masks": "for the book's classes that keep no mask, such as those with a KV cache"
     }
+    shares = True
     table = Table(
         (
             Rule("tok_emb.weight", "tok_emb.weight"),

@@ -39,6 +39,7 @@ class Megatron(Format):
 
     name = "megatron"
     summary = "Megatron core's GPT in one torch file; unproven: no Megatron has loaded one of zoo yet"
+    shares = True
     table = Table(
         (
             Rule(_EMBEDDING, "tok_emb.weight"),

@@ -43,6 +43,7 @@ class MinGPT(Format):
 
     name = "mingpt"
     summary = "minGPT: the state dict of its model, with masks and head"
+    shares = True
     table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=True, accepts=is_causal_mask),))
     config_map = ConfigMap(
         fields=(),

@@ -57,6 +57,7 @@ class NanoGPT(Format):
     name = "nanogpt"
     summary = "nanoGPT: ckpt.pt, from which its train.py can resume and its sample.py can sample"
     suffixes = (".pt",)
+    shares = True
     table = Table(RULES, copies=(HEAD,), derived=(Derived(MASK, causal_mask, written=False, accepts=is_causal_mask),))
     # vocab_size counts rows, and bias is one switch for all layers: keys that stand twice are read into both fields,
     # and written from the second.

@@ -82,7 +82,10 @@ class Plan:
     def nbytes(self) -> int:
         """The number of tensor bytes that will be written."""
         nbytes, encoding = self.target_format.nbytes, self.options.encoding
-        return sum(nbytes(name, tensor, encoding) for name, tensor in self.target.tensors.items())
+        stored = {
+            id(tensor) if self.target_format.shares else name: name for name, tensor in self.target.tensors.items()
+        }
+        return sum(nbytes(name, self.target.tensors[name], encoding) for name in stored.values())
 
     def casts(self) -> dict[str, int]:
         """The number of tensors whose dtype changes, by "from -> to"."""

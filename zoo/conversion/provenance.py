@@ -41,7 +41,8 @@ def hash_files(files: tuple[Path, ...]) -> dict[str, str]:
     for path in files:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # In one call, which releases the interpreter lock; reading block by block would not.
-            hashes[path.name] = blake3(data).hexdigest()
+            name = path.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            hashes[name] = blake3(data).hexdigest()
     if len(hashes) > MAX_FILES:
         return {f"{len(hashes)} files": blake3("".join(hashes.values()).encode()).hexdigest()}
     return hashes

@@ -98,7 +98,7 @@ def run_plan(
         plan = make_plan()
         check_shape(plan.target_format, out)
         verify = verify and plan.target_format.reads
-        provenance = _write(plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
+        provenance, nbytes = _write(plan, out, verify=verify, force=force, sync=sync, on_progress=on_progress)
     return Report(
         source=str(plan.source.path),
         source_format=plan.source_format.name,
@@ -106,7 +106,7 @@ def run_plan(
         target_format=plan.target_format.name,
         tensors=len(plan.source.config.parameter_shapes()),
         n_parameters=plan.source.config.n_parameters,
-        bytes_written=plan.nbytes,
+        bytes_written=nbytes,
         dropped={drop.name: drop.why for drop in plan.drops},
         added=plan.added(),
         tied=plan.source.config.tied,
@@ -124,8 +124,8 @@ def run_plan(
 
 def _write(
     plan: Plan, out: Path, *, verify: bool, force: bool, sync: bool, on_progress: OnProgress | None
-) -> dict[str, Any]:
-    """Write the output of a plan, compare it, and return the provenance that it records."""
+) -> tuple[dict[str, Any], int]:
+    """Write the output of a plan and compare it; return the provenance that it records, and the bytes of tensors."""
     check_redundant(plan.source, plan.drops)
     with ThreadPoolExecutor(2) as pool, atomic_output(out, needed=plan.nbytes, force=force, sync=sync) as temporary:
         hashes = pool.submit(hash_files, plan.source.files)
@@ -141,15 +141,15 @@ def _write(
                 record[RECORD] = content.result()
             return {**record, "source_blake3": hashes.result()} if plan.source.files else record
 
-        on_bytes = _counter("write", plan.nbytes, on_progress)
+        on_bytes = _Counter("write", plan.nbytes, on_progress)
         plan.target_format.write(
             temporary, plan.target, replace(plan.options, on_bytes=on_bytes, provenance=provenance)
         )
         if verify:
-            compare(plan, temporary, _counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
+            compare(plan, temporary, _Counter("verify", sum(t.nbytes for t in plan.ours.values()), on_progress))
         if recorded and as_read:
             check_recorded(plan.source, as_read.result())
-        return provenance()
+        return provenance(), on_bytes.done
 
 
 def _hash_source(plan: Plan) -> str:
@@ -208,15 +208,16 @@ def _unpadded(plan: Plan, config: GPTConfig) -> Tensors:
     return {name: theirs[name] for row in table.rows(config) if row.ours in PADDED for name in row.theirs}
 
 
-def _counter(phase: str, total: int, on_progress: OnProgress | None) -> Callable[[int], None]:
-    """Return a callback that adds up bytes from several threads and passes the sum to on_progress."""
-    done, lock = 0, threading.Lock()
+class _Counter:
+    """Adds up bytes from several threads, and passes the sum to on_progress."""
 
-    def count(nbytes: int) -> None:
-        nonlocal done
-        if on_progress:
-            with lock:
-                done += nbytes
-                on_progress(phase, min(done, total), total)
+    def __init__(self, phase: str, total: int, on_progress: OnProgress | None) -> None:
+        self._phase, self._total, self._on_progress = phase, total, on_progress
+        self._lock = threading.Lock()
+        self.done = 0
 
-    return count
+    def __call__(self, nbytes: int) -> None:
+        with self._lock:
+            self.done += nbytes
+            if self._on_progress:
+                self._on_progress(self._phase, min(self.done, self._total), self._total)

@@ -114,6 +114,7 @@ class Format(ABC):
         shards: Whether it can shard the weights into several files.
         pads: Whether its programs keep padding rows of the embedding apart from tokens; other formats are written with
             exactly vocab_size rows.
+        shares: Whether a tensor under two names is stored once.
         variants: Other forms that it can write, with one line on each; programs that need one are rare.
     """
 
@@ -129,6 +130,7 @@ class Format(ABC):
     writes: ClassVar[bool] = True
     shards: ClassVar[bool] = False
     pads: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
     variants: ClassVar[Mapping[str, str]] = {}
 
     def layout(self, variant: str) -> Table:

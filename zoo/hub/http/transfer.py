@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -34,6 +35,8 @@ PAUSE = 0.25
 
 MOST_WITHOUT_LENGTH = 16 << 20
 """Most bytes that are accepted from a server that does not send a length."""
+
+logger = logging.getLogger("zoo")
 
 _FIRST, _LARGEST = 256 << 10, 8 << 20
 _ENOUGH = 64 << 10  # bytes that count as progress
@@ -230,4 +233,6 @@ class _Patience:
         if self.failures >= TRIES:
             raise RefusedError(f"{error} (tried {TRIES} times)") from error
         seconds = max(error.wait, PAUSE * 2**self.failures)
+        if self.failures > 1:
+            logger.warning("the download is waiting for %g s: %s", seconds, error)
         (closed or Event()).wait(seconds)

@@ -37,7 +37,7 @@ from zoo.hub.runs import (
 )
 from zoo.models.arrays import to_numpy, to_torch
 from zoo.models.gpt2.model import GPTModel
-from zoo.train.step.lora import has_lora, load_adapter, write_lora
+from zoo.train.step.lora import has_lora, load_adapter, way_to, write_lora
 
 
 @dataclass
@@ -95,6 +95,7 @@ def save_checkpoint(
     path.parent.mkdir(exist_ok=True)
     with atomic_output(path, force=True) as temporary:
         temporary.mkdir()
+        base = way_to(base, path / ADAPTER)
         _write_weights(model, temporary / MODEL, temporary / ADAPTER, base)
         if average is not None:
             _write_weights(average, temporary / AVERAGE, temporary / AVERAGE_ADAPTER, base)
@@ -106,7 +107,7 @@ def save_checkpoint(
 def _write_weights(model: GPTModel, whole: Path, adapter: Path, base: str) -> None:
     if has_lora(model):
         adapter.mkdir()
-        write_lora(model, adapter, base=base or None)
+        write_lora(model, adapter, base=base)
     else:
         save(model, whole, verify=False)  # the checkpoint's state has the hash of every file
 

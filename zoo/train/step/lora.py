@@ -7,7 +7,9 @@ zero, so that training starts from the base model.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -144,7 +146,8 @@ def save_adapter(model: GPTModel, out: str | Path, *, base: str | Path | None = 
     Args:
         model: A model with adapters.
         out: Path of the directory, which is written atomically.
-        base: Path of the base checkpoint, where `zoo convert` and `zoo.load` will look for it.
+        base: Path of the base checkpoint, where `zoo convert` and `zoo.load` will look for it. The adapter records how
+            to get there from its own directory, so that both can be moved together.
         force: Whether to replace an existing output.
 
     Raises:
@@ -153,11 +156,20 @@ def save_adapter(model: GPTModel, out: str | Path, *, base: str | Path | None = 
     """
     with atomic_output(Path(out), force=force) as temporary:
         temporary.mkdir()
-        write_lora(model, temporary, base=base)
+        write_lora(model, temporary, base=way_to(base, Path(out)))
 
 
-def write_lora(model: GPTModel, directory: Path, *, base: str | Path | None = None) -> None:
-    """Write a model's adapters into an existing directory, as a part of a checkpoint.
+def way_to(base: str | Path | None, adapter: Path) -> str:
+    """Return the path of a base relative to the directory of an adapter: absolute ones hold the user's name."""
+    if not base:
+        return ""
+    with suppress(ValueError):  # on another drive
+        return Path(os.path.relpath(Path(base).resolve(), adapter.resolve())).as_posix()
+    return str(Path(base).resolve())
+
+
+def write_lora(model: GPTModel, directory: Path, *, base: str = "") -> None:
+    """Write a model's adapters into an existing directory, as a part of a checkpoint. `base` is recorded as it is.
 
     Raises:
         OptionError: The model has no adapters.
@@ -172,8 +184,7 @@ def write_lora(model: GPTModel, directory: Path, *, base: str | Path | None = No
         for name, layer in layers.items()
     }
     rank = len(first.lora_a)
-    where = str(Path(base).resolve()) if base else ""
-    write_adapter(directory, Adapter(rank, first.scaling * rank, first.dropout, where, pairs))
+    write_adapter(directory, Adapter(rank, first.scaling * rank, first.dropout, base, pairs))
 
 
 def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
