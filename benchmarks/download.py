@@ -31,7 +31,7 @@ import sys, time
 from pathlib import Path
 from zoo.hub.http.client import Client
 from zoo.hub.source_table import RemoteFile
-from zoo.hub.http.transfer import fetch
+from zoo.hub.http.resumable_download import fetch
 began = time.perf_counter()
 with Client() as client:
     found = fetch(RemoteFile("file.bin", (sys.argv[1],), None, sys.argv[3]), Path(sys.argv[2]), client=client)

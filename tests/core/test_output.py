@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.core import durable
+from zoo.core import sync_and_rename
 from zoo.core.output import atomic_output
 from zoo.errors import OutputError
 
@@ -27,7 +27,7 @@ class Disk:
         monkeypatch.setattr(os, "fsync", self._sync)
         for name in ("rename", "replace", "link", "unlink"):
             monkeypatch.setattr(os, name, self._after(getattr(os, name), watch))
-        monkeypatch.setattr(durable, "_renameat2", self._after(durable._renameat2, watch))
+        monkeypatch.setattr(sync_and_rename, "_renameat2", self._after(sync_and_rename._renameat2, watch))
 
     def _after(self, call, watch):
         def called(*arguments, **options):
@@ -89,7 +89,7 @@ def test_a_power_failure_at_any_moment_leaves_the_old_or_the_new(tmp_path, monke
         (path / "x").write_bytes(b"old")
         before = {"x": b"old"}
     if not exchange:
-        monkeypatch.setattr(durable, "_renameat2", lambda old, new, flags: False)
+        monkeypatch.setattr(sync_and_rename, "_renameat2", lambda old, new, flags: False)
     expected = {"inner": {"a": NEW}, "b": NEW[:7]} if as_directory else NEW
     seen = []
 
@@ -111,7 +111,7 @@ def test_a_power_failure_at_any_moment_leaves_the_old_or_the_new(tmp_path, monke
 def test_of_two_that_write_one_new_name_the_later_one_fails(tmp_path, monkeypatch, as_directory, exchange):
     """Without force what has come into being meanwhile is not replaced, although nothing was there at first."""
     if not exchange:
-        monkeypatch.setattr(durable, "_renameat2", lambda old, new, flags: False)
+        monkeypatch.setattr(sync_and_rename, "_renameat2", lambda old, new, flags: False)
     path = tmp_path / "out"
     with pytest.raises(OutputError, match="exists already"), atomic_output(path) as later:
         later.mkdir() if as_directory else later.write_bytes(b"later")

@@ -7,7 +7,7 @@ from weights_server import WeightsServer
 
 import zoo
 from zoo.hub.http import client as http
-from zoo.hub.http import transfer
+from zoo.hub.http import resumable_download
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def bucket(published, tmp_path, monkeypatch):
     """A server with two places for the model, a table that names them, an empty cache, and the network allowed."""
     files, _ = published
     monkeypatch.setattr(http, "TIMEOUT", 0.4)
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(resumable_download, "PAUSE", 0.001)
     monkeypatch.delenv("ZOO_OFFLINE")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ZOO_SOURCES", str(tmp_path / "sources.toml"))

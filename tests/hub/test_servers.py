@@ -15,10 +15,10 @@ from weights_server import Handler, WeightsServer
 
 from zoo.errors import DownloadError
 from zoo.hub.http import client as http
-from zoo.hub.http import transfer
+from zoo.hub.http import resumable_download
 from zoo.hub.http.client import Client
+from zoo.hub.http.resumable_download import fetch
 from zoo.hub.http.sha256 import Hasher
-from zoo.hub.http.transfer import fetch
 from zoo.hub.source_table import RemoteFile
 
 CONTENT = random.Random(15).randbytes(2_345_671)
@@ -28,7 +28,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.4)
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(resumable_download, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -178,7 +178,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 from pathlib import Path
 from zoo.hub.http.client import Client
 from zoo.hub.source_table import RemoteFile
-from zoo.hub.http.transfer import fetch
+from zoo.hub.http.resumable_download import fetch
 print("ready", flush=True)
 with Client() as client:
     fetch(RemoteFile("w.bin", (sys.argv[1],)), Path(sys.argv[2]), client=client)

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from zoo.core.durable import publish, sync_tree
 from zoo.core.file_lock import lock_directory
+from zoo.core.sync_and_rename import publish, sync_tree
 from zoo.errors import OutputError
 
 _OLD = "replaced"

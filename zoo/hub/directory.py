@@ -12,8 +12,8 @@ from zoo.core.output import as_output_error, atomic_output, check_room
 from zoo.core.progress import OnProgress
 from zoo.errors import CorruptFile, DownloadError
 from zoo.hub.http.client import Client
+from zoo.hub.http.resumable_download import OnBytes, fetch
 from zoo.hub.http.sha256 import hash_file
-from zoo.hub.http.transfer import OnBytes, fetch
 from zoo.hub.locks import exclusive
 from zoo.hub.source_table import RemoteFile, Source, redacted
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import platformdirs
 
-from zoo.core.durable import sync_path
 from zoo.core.output import as_output_error, atomic_output
+from zoo.core.sync_and_rename import sync_path
 from zoo.errors import OutputError
 from zoo.hub.cache_names import key_of, plain_name
 from zoo.hub.http.sha256 import hash_ends, hash_file

@@ -19,7 +19,7 @@ from zoo.text.parsing import Merges
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-    from zoo.text.contents import Contents
+    from zoo.text.vocabulary_files import Contents
 
 PATTERN: Final = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
 """How GPT-2 splits text into words, in tiktoken's faster spelling (r50k_pat_str) of OpenAI's."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import OptionError
-from zoo.text.contents import BERT, BYTE_LEVEL
+from zoo.text.vocabulary_files import BERT, BYTE_LEVEL
 
 if TYPE_CHECKING:
     from zoo.text.vocabulary import Vocabulary

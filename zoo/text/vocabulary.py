@@ -16,10 +16,10 @@ from typing import Final
 
 from zoo.core.paths import check_file, is_there
 from zoo.errors import FormatError
-from zoo.text.contents import BYTE_LEVEL, SENTENCEPIECE, Contents, read_contents
 from zoo.text.gpt2 import END_OF_TEXT, GPT2_N_TOKENS, GPT2Files, are_gpt2_files, gpt2_tables
 from zoo.text.parsing import Merges, parse_object
 from zoo.text.special_tokens import SpecialTokens, ids
+from zoo.text.vocabulary_files import BYTE_LEVEL, SENTENCEPIECE, Contents, read_contents
 
 OPENAI_NAMES: Final = ("encoder.json", "vocab.bpe")
 HF_NAMES: Final = ("vocab.json", "merges.txt")

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from zoo.core.durable import sync_path
 from zoo.core.output import atomic_output
+from zoo.core.sync_and_rename import sync_path
 from zoo.hub.source_table import RemoteFile, redacted
 
 

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from zoo.containers.files import write_json
-from zoo.core.durable import sync_path, sync_tree
 from zoo.core.output import as_output_error
+from zoo.core.sync_and_rename import sync_path, sync_tree
 from zoo.formats.sharded_index import INDEX
 from zoo.hub.runs import SHARDED, checkpoint_path
 from zoo.models.gpt2.model import GPTModel

@@ -16,10 +16,10 @@ from weights_server import WeightsServer
 
 from zoo.errors import DownloadError, OutputError
 from zoo.hub.http import client as http
-from zoo.hub.http import transfer
+from zoo.hub.http import resumable_download
 from zoo.hub.http.client import Client
 from zoo.hub.http.partial_file import Part
-from zoo.hub.http.transfer import fetch
+from zoo.hub.http.resumable_download import fetch
 from zoo.hub.source_table import RemoteFile
 
 SIZE = 1_234_567
@@ -30,7 +30,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 @pytest.fixture(autouse=True)
 def _in_a_hurry(monkeypatch):
     monkeypatch.setattr(http, "TIMEOUT", 0.4)
-    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(resumable_download, "PAUSE", 0.001)
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ import sys
 from pathlib import Path
 from zoo.hub.http.client import Client
 from zoo.hub.source_table import RemoteFile
-from zoo.hub.http.transfer import fetch
+from zoo.hub.http.resumable_download import fetch
 url, target, sha256 = sys.argv[1:]
 print("ready", flush=True)
 with Client() as client:
