@@ -14,7 +14,7 @@ from zoo.cli._progress import resolve, status
 from zoo.cli._show import human_bytes, note, say, show_json, show_table
 
 _PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
-_PEERS = ("transformers", "ctranslate2", "llama.cpp", "onnxruntime", "openvino", "book")
+_PEERS = ("transformers", "ctranslate2", "llama.cpp", "onnxruntime", "openvino", "book", "zoo-int8-prefill")
 
 
 @click.command()

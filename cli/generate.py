@@ -30,6 +30,7 @@ class Arguments:
     size: Size | None
     dtype: str | None
     quantize: str | None
+    int8_prefill: bool
     threads: int | None
     engine: str
     device: str

@@ -237,3 +237,16 @@ def test_a_terminal_without_a_prompt_is_not_waited_for(run, monkeypatch):
     given = command.Arguments(**dict.fromkeys(command.Arguments.__dataclass_fields__))
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert command._read_prompt(given) == ""
+
+
+def test_int8_prefill_is_for_quantised_weights(run, monkeypatch):
+    """Float weights and torch are refused; without the instructions, stderr says that nothing changes."""
+    monkeypatch.setenv("ZOO_ENGINE_ISA", "generic")
+    assert run("--int8-prefill", "Hi")[0] == 1 and "--quantize int8" in run("--int8-prefill", "Hi")[2]
+    assert "--int8-prefill needs the native engine" in run("--int8-prefill", "--engine", "torch", "Hi")[2]
+
+    plain = run("--quantize", "int8", "Hi")
+    code, out, err = run("--quantize", "int8", "--int8-prefill", "Hi")
+
+    assert (code, out) == plain[:2]
+    assert "--int8-prefill changes nothing" in err and "--int8-prefill" not in plain[2]
