@@ -137,6 +137,18 @@ class TestOutput:
         assert (code, out) == (0, run("Every effort")[1])
         assert re.fullmatch(r"5 tokens in \d+\.\d\d s; first after \d+\.\d{3} s, then [\d.]+ tokens/s\n", err)
 
+    def test_progress_of_a_text_that_is_not_streamed(self, run, monkeypatch):
+        """On a terminal, stderr counts the tokens of all samples; not those of a streamed text."""
+        plain = run("--json", "--samples", 2, "Every effort")
+        monkeypatch.setattr("zoo.cli._progress.is_terminal", lambda _: True)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+
+        code, out, err = run("--json", "--samples", 2, "Every effort")
+
+        assert (code, out) == plain[:2]
+        assert "tokens" in err and "10/10" in err
+        assert "" == plain[2] and "tokens" not in run("Every effort")[2]
+
     def test_a_prompt_past_the_context_is_said(self, run):
         """So is the text's, once, when it gets there; not with a policy that is cheap."""
         long = run("word " * 30)
