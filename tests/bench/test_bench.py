@@ -100,7 +100,9 @@ def test_the_machine_reads_and_multiplies_at_a_credible_rate():
     assert 3e8 < one.bandwidth() < 1e12
     assert 1e9 < one.peak("float32") <= 1e13
     assert two.bandwidth() > one.bandwidths[0] / 2
-    assert one.peak("int7") == one.peaks["float32"][-1]
+    assert one.peak("float16") == one.peaks["float32"][-1]
+    assert one.peak("int8") == one.peaks["int16"][-1] > one.peaks["float32"][0] / 2
+    assert one.peaks.keys() == {"float32", "int16"}
 
 
 @pytest.mark.parametrize(
