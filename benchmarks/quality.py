@@ -2,9 +2,10 @@
 
     python benchmarks/quality.py held-out.txt [--model stories] [--windows 40] [--json]
 
-Every precision of zoo's engine, and the weights of GGUF's Q8_0 and Q4_0 as the float32 values that they stand for;
-and, where llama-cpp-python is installed, llama.cpp itself with these files. The text is cut into windows of 256 tokens,
-evenly spread; each token but the first of a window is predicted from those before it.
+Every precision of zoo's engine, also with 8-bit activations (of all tokens, also the last of a prompt); the weights of
+GGUF's Q8_0 and Q4_0 as the float32 values that they stand for; and, where llama-cpp-python is installed, llama.cpp
+itself with these files. The text is cut into windows of 256 tokens, evenly spread; each token but the first of
+a window is predicted from those before it.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from zoo.text.tokenizer import Tokenizer
 
 T = 256
 Logits = NDArray[np.float32]
-PRECISIONS: dict[str, dict[str, str]] = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "float16": {"dtype": "float16"},
     "int8": {"quantize": "int8"},
     "int4": {"quantize": "int4"},
+    "int8, int8 prefill": {"quantize": "int8", "int8_prefill": True},
+    "int4, int8 prefill": {"quantize": "int4", "int8_prefill": True},
 }
 
 
@@ -49,7 +52,8 @@ def of_engine(engine: Engine) -> Callable[[NDArray[np.int64]], Logits]:
     def logits(ids: NDArray[np.int64]) -> Logits:
         if cache.lengths[0]:
             cache.truncate(0)
-        return engine.verify(ids, cache)
+        rounding = engine._handle.rounding if engine.int8_prefill else 0
+        return engine._read([ids], np.array([0]), cache, [len(ids)], rounding)
 
     return logits
 
@@ -71,11 +75,13 @@ def of_llama_cpp(path: Path) -> Callable[[NDArray[np.int64]], Logits]:
 def contenders(model: str, work: Path) -> Iterator[tuple[str, Callable[[NDArray[np.int64]], Logits]]]:
     """Yield all contenders, float32 first, one at a time."""
     for name, precision in PRECISIONS.items():
-        yield f"zoo {name}", of_engine(Engine.open(model, threads=2, **precision))
+        engine = zoo.open_engine(model, threads=2, **precision)
+        if engine.int8_prefill or not precision.get("int8_prefill"):
+            yield f"zoo {name}", of_engine(engine)
     for encoding in ("q8_0", "q4_0"):
         path = work / f"{encoding}.gguf"
         zoo.convert(model, path, dtype=encoding)
-        yield f"weights of {encoding}", of_engine(Engine.open(path, threads=2, dtype="float32"))
+        yield f"weights of {encoding}", of_engine(zoo.open_engine(path, threads=2, dtype="float32"))
         if importlib.util.find_spec("llama_cpp"):
             yield f"llama.cpp {encoding}", of_llama_cpp(path)
 
@@ -95,7 +101,7 @@ def measure(model: str, text: str, n: int) -> dict[str, Any]:
         batch = None
         for name, compute in contenders(model, Path(work)):
             if batch is None:
-                batch = windows(text, Tokenizer(Engine.open(model, threads=1).vocabulary), n)
+                batch = windows(text, Tokenizer(zoo.open_engine(model, threads=1).vocabulary), n)
             computed = [compute(ids) for ids in batch]
             reference = reference or computed
             errors = [np.abs(a - b) for a, b in zip(computed, reference, strict=True)]
@@ -125,7 +131,7 @@ def main() -> None:
     first = found["zoo float32"]["loss"]
     for name, row in found.items():
         print(
-            f"{name:18} loss {row['loss']:.4f} ({row['loss'] - first:+.4f})  logits: max error {row['max_error']:.3f}, "
+            f"{name:22} loss {row['loss']:.4f} ({row['loss'] - first:+.4f})  logits: max error {row['max_error']:.3f}, "
             f"rms {row['rms_error']:.4f}; same best token {row['same_best_token']:.1%}"
         )
 

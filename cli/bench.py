@@ -14,7 +14,7 @@ from zoo.cli._progress import resolve, status
 from zoo.cli._show import human_bytes, note, say, show_json, show_table
 
 _PRECISIONS = ("float32", "bfloat16", "float16", "int8", "int4")
-_PEERS = ("transformers", "ctranslate2", "llama.cpp", "onnxruntime", "openvino", "book")
+_PEERS = ("transformers", "ctranslate2", "llama.cpp", "onnxruntime", "openvino", "book", "zoo-int8-prefill")
 
 
 @click.command()
@@ -113,7 +113,7 @@ def _show(found: dict[str, Any]) -> None:
     machine, contexts = found["machine"], found["settings"]["contexts"]
     peaks = " and ".join(f"{peak / 1e9:.0f} in {dtype}" for dtype, peak in machine["multiply_add_peak"].items())
     say(f"{found['model']['source']}: {found['model']['parameters']:,} parameters")
-    say(f"{machine['threads']} threads read {machine['read_bandwidth'] / 1e9:.1f} GB/s; GFLOP/s: {peaks}")
+    say(f"{machine['threads']} threads read {machine['read_bandwidth'] / 1e9:.1f} GB/s; peak in Gop/s: {peaks}")
     say()
     header = ["precision", "contender", "prefill", *(f"decode {c}" for c in contexts), "first token", "memory"]
     show_table(header, [_cells(row, contexts) for row in found["rows"]], right=header[2:])

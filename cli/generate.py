@@ -30,6 +30,7 @@ class Arguments:
     size: Size | None
     dtype: str | None
     quantize: str | None
+    int8_prefill: bool
     threads: int | None
     engine: str
     device: str
@@ -79,8 +80,6 @@ def generate(**arguments: Any) -> None:
 
 def _check(given: Arguments, options: GenerationOptions) -> None:
     """Refuse options that contradict each other, before anything is loaded."""
-    from zoo.core.output import check_output
-
     texts = [name for name in ("prompt", "file", "ids") if getattr(given, name) is not None]
     if len(texts) > 1:
         raise click.UsageError("Give one of PROMPT, --file and --ids.")
@@ -94,6 +93,8 @@ def _check(given: Arguments, options: GenerationOptions) -> None:
         if given.batch:
             raise click.UsageError("--batch needs --prompts.")
         if given.out:
+            from zoo.core.output import check_output
+
             check_output(given.out, force=given.force)
     elif given.out is None:
         raise click.UsageError("Missing option '--out', which --prompts needs.")

@@ -53,7 +53,12 @@ def _open(given: Arguments, path: Path, device: str, *, native: bool, is_draft: 
     if native:
         from zoo.engine import Engine
 
-        return Engine.open(path, dtype=given.dtype, quantize=given.quantize, threads=given.threads, **named)
+        if given.int8_prefill and not is_draft:
+            named["int8_prefill"] = True
+        engine = Engine.open(path, dtype=given.dtype, quantize=given.quantize, threads=given.threads, **named)
+        if named.get("int8_prefill") and not engine.int8_prefill:
+            note("this processor does not multiply 8-bit numbers fast enough; --int8-prefill changes nothing")
+        return engine
     from zoo.api.models import load
 
     if given.threads:
@@ -80,15 +85,16 @@ def _backend(given: Arguments) -> tuple[bool, str]:
     """Return whether the native engine runs, because it must or because it can, and the device."""
     from zoo.engine import is_built
 
-    if given.quantize and given.engine == "torch":
-        raise OptionError("--quantize needs the native engine; leave out --engine torch")
-    needed = bool(given.quantize) or given.engine == "native"
+    option = "--quantize" if given.quantize else "--int8-prefill" if given.int8_prefill else None
+    if option and given.engine == "torch":
+        raise OptionError(f"{option} needs the native engine; leave out --engine torch")
+    needed = bool(option) or given.engine == "native"
     if needed and given.device not in ("cpu", "auto"):
         raise OptionError(f"the native engine runs on the CPU, not on {given.device}; use --engine torch")
-    if given.quantize and not is_built():
+    if option and not is_built():
         raise OptionError(
-            "--quantize needs the native engine, which was not built here; leave it out, or install zoo with a C "
-            "compiler"
+            f"{option} needs the native engine, which was not built here; leave it out, or install zoo "
+            "with a C compiler"
         )
     if needed or given.device == "cpu":
         device = "cpu"

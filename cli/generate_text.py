@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from zoo.cli._progress import counter
 from zoo.cli._show import note, say, show_json
 from zoo.cli.generate_model import Loaded, load_model
 
@@ -31,6 +32,8 @@ def print_texts(given: Arguments, options: GenerationOptions, prompt: str | list
     counts: list[Counts] = []
     watch = Watch(config.context_length, len(ids), options, given.n_samples)
     tokens = watch.follow(_generate(given, options, loaded, ids, counts))
+    if given.as_json or given.out or given.n_samples > 1:  # a text that is not shown as it is made
+        tokens = _counted(tokens, given.n_samples * options.max_new_tokens)
     as_ids = given.ids is not None and bool(loaded.tokenizer.problem)
     shown = prompt if isinstance(prompt, str) else "" if as_ids else loaded.tokenizer.decode(prompt)
     before = "" if given.no_prompt else ",".join(map(str, ids)) + "," if as_ids else shown
@@ -104,6 +107,15 @@ def _generate(
         counts=counts,
         **vars(options),
     )
+
+
+def _counted(tokens: Iterator[tuple[int, Token]], total: int) -> Iterator[tuple[int, Token]]:
+    """Show how many tokens are made on stderr, if it is a terminal."""
+    with counter("tokens") as on_progress:
+        for done, token in enumerate(tokens, 1):
+            yield token
+            if on_progress:
+                on_progress(done, total)
 
 
 def _text(token: Token, as_ids: bool) -> str:

@@ -97,6 +97,7 @@ def _settings(given: Arguments, loaded: Loaded) -> dict[str, Any]:
         "engine": "native" if loaded.backend == "engine" else "torch",
         "dtype": given.dtype,
         "quantize": given.quantize,
+        "int8_prefill": given.int8_prefill,
     }
 
 

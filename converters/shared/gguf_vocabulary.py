@@ -38,13 +38,15 @@ def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
     keys = _write_special(vocabulary.special)
     if not vocabulary.is_plain:
         return {f"{_PREFIX}model": "none", **keys}
-    texts, kinds = [_pad(i) for i in range(rows)], np.full(rows, _UNUSED, np.int32)
-    made = {left + right for left, right in vocabulary.merges}
+    texts, kinds = [""] * rows, [_UNUSED] * rows
     for text, i in vocabulary.tokens.items():
         if i < rows:
-            special = text in vocabulary.contents.added
-            special |= text not in made and _LOOKS_SPECIAL.fullmatch(text) is not None
-            texts[i], kinds[i] = text, _CONTROL if special else _NORMAL
+            texts[i], kinds[i] = text, _NORMAL
+    for text in _special_tokens(vocabulary):
+        if (i := vocabulary.tokens[text]) < rows:
+            kinds[i] = _CONTROL
+    for i in np.flatnonzero(np.equal(kinds, _UNUSED)).tolist():
+        texts[i] = _pad(i)
     if vocabulary.usual.eos and not vocabulary.special.eos:
         keys[_ALL_EOS] = "[]"  # without the key, the vocabulary's own would count
     if (end := vocabulary.tokens.get(END_OF_TEXT, rows)) < rows:
@@ -53,10 +55,17 @@ def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
         f"{_PREFIX}model": "gpt2",
         f"{_PREFIX}pre": _PRE,
         f"{_PREFIX}tokens": texts,
-        f"{_PREFIX}token_type": kinds,
+        f"{_PREFIX}token_type": np.array(kinds, np.int32),
         f"{_PREFIX}merges": [f"{left} {right}" for left, right in vocabulary.merges],
         **keys,
     }
+
+
+def _special_tokens(vocabulary: Vocabulary) -> set[str]:
+    """Return the added tokens, and those that look special and are made by no merge."""
+    alike = {text for text in vocabulary.tokens if text[:1] in "<[" and _LOOKS_SPECIAL.fullmatch(text)}
+    made = {left + right for left, right in vocabulary.merges} if alike - {END_OF_TEXT} else set()
+    return (alike - made) | (vocabulary.contents.added.keys() & vocabulary.tokens.keys())
 
 
 def unheld(vocabulary: Vocabulary) -> list[str]:
@@ -79,8 +88,9 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     if model == "none":
         return Vocabulary(declared=special), None, []
     texts = _strings(metadata, "tokens", path)
-    tokens = {text: i for i, text in enumerate(texts) if text != _pad(i)}
-    if len(tokens) + sum(text == _pad(i) for i, text in enumerate(texts)) != len(texts):
+    padding = {i for i, text in enumerate(texts) if text.startswith("[PAD") and text == _pad(i)}
+    tokens = {text: i for i, text in enumerate(texts) if i not in padding}
+    if len(tokens) + len(padding) != len(texts):
         raise CorruptFile(path, "has the same token twice in its vocabulary")
     n_tokens = max(tokens.values(), default=-1) + 1
     if model != "gpt2" or pre not in _KNOWN_PRE:
@@ -89,7 +99,8 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     kinds = metadata.get(f"{_PREFIX}token_type", np.full(len(texts), _NORMAL))
     if not isinstance(kinds, np.ndarray) or len(kinds) != len(texts):
         raise CorruptFile(path, "does not have one token_type for each token")
-    added = {text: i for text, i in tokens.items() if kinds[i] in (_CONTROL, _USER_DEFINED) and text != END_OF_TEXT}
+    is_added = np.isin(kinds, (_CONTROL, _USER_DEFINED)).tolist()
+    added = {text: i for text, i in tokens.items() if is_added[i] and text != END_OF_TEXT}
     found = _vocabulary(tokens, _strings(metadata, "merges", path), added, path)
     special = _read_special(metadata, found.usual)
     return found if special == found.usual else replace(found, declared=special), n_tokens, []

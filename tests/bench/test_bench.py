@@ -43,11 +43,12 @@ def test_contenders_give_the_same_greedy_tokens(name, tmp_path):
     kind = CONTENDERS[name]
     if not any(map(find_spec, kind.packages)):
         pytest.skip(f"{kind.packages[0]} is not installed")
+    precision = "float32" if "float32" in kind.dtypes else "int8"
     files = {}
     for each in ("zoo", name):
         files[each] = tmp_path / f"{each}{'.gguf' if each == 'llama.cpp' else ''}"
-        zoo.convert("stories", files[each], to=CONTENDERS[each].format, dtype=CONTENDERS[each].dtypes["float32"])
-    with Process("zoo", files["zoo"], "float32", 1) as ours, Process(name, files[name], "float32", 1) as theirs:
+        zoo.convert("stories", files[each], to=CONTENDERS[each].format, dtype=CONTENDERS[each].dtypes[precision])
+    with Process("zoo", files["zoo"], precision, 1) as ours, Process(name, files[name], precision, 1) as theirs:
         for prompts in (PROMPTS, PROMPTS[1:]) if kind.batches else (PROMPTS[:1], PROMPTS[1:], PROMPTS[:1]):
             expected = ours.generate(prompts, 12)
             found = theirs.generate(prompts, 12)
@@ -99,7 +100,9 @@ def test_the_machine_reads_and_multiplies_at_a_credible_rate():
     assert 3e8 < one.bandwidth() < 1e12
     assert 1e9 < one.peak("float32") <= 1e13
     assert two.bandwidth() > one.bandwidths[0] / 2
-    assert one.peak("int7") == one.peaks["float32"][-1]
+    assert one.peak("float16") == one.peaks["float32"][-1]
+    assert one.peak("int8") == one.peaks["int16"][-1] > one.peaks["float32"][0] / 2
+    assert one.peaks.keys() == {"float32", "int16"}
 
 
 @pytest.mark.parametrize(

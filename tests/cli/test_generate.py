@@ -137,6 +137,18 @@ class TestOutput:
         assert (code, out) == (0, run("Every effort")[1])
         assert re.fullmatch(r"5 tokens in \d+\.\d\d s; first after \d+\.\d{3} s, then [\d.]+ tokens/s\n", err)
 
+    def test_progress_of_a_text_that_is_not_streamed(self, run, monkeypatch):
+        """On a terminal, stderr counts the tokens of all samples; not those of a streamed text."""
+        plain = run("--json", "--samples", 2, "Every effort")
+        monkeypatch.setattr("zoo.cli._progress.is_terminal", lambda _: True)
+        monkeypatch.setenv("FORCE_COLOR", "1")
+
+        code, out, err = run("--json", "--samples", 2, "Every effort")
+
+        assert (code, out) == plain[:2]
+        assert "tokens" in err and "10/10" in err
+        assert "" == plain[2] and "tokens" not in run("Every effort")[2]
+
     def test_a_prompt_past_the_context_is_said(self, run):
         """So is the text's, once, when it gets there; not with a policy that is cheap."""
         long = run("word " * 30)
@@ -237,3 +249,16 @@ def test_a_terminal_without_a_prompt_is_not_waited_for(run, monkeypatch):
     given = command.Arguments(**dict.fromkeys(command.Arguments.__dataclass_fields__))
     monkeypatch.setattr(sys, "stdin", Terminal())
     assert command._read_prompt(given) == ""
+
+
+def test_int8_prefill_is_for_quantised_weights(run, monkeypatch):
+    """Float weights and torch are refused; without the instructions, stderr says that nothing changes."""
+    monkeypatch.setenv("ZOO_ENGINE_ISA", "generic")
+    assert run("--int8-prefill", "Hi")[0] == 1 and "--quantize int8" in run("--int8-prefill", "Hi")[2]
+    assert "--int8-prefill needs the native engine" in run("--int8-prefill", "--engine", "torch", "Hi")[2]
+
+    plain = run("--quantize", "int8", "Hi")
+    code, out, err = run("--quantize", "int8", "--int8-prefill", "Hi")
+
+    assert (code, out) == plain[:2]
+    assert "--int8-prefill changes nothing" in err and "--int8-prefill" not in plain[2]

@@ -31,7 +31,7 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(params=["avx512bf16", "avx512", "avx2", "generic"])
+@pytest.fixture(params=["avx512bf16", "avx512", "avxvnni", "avx2", "dotprod", "generic"])
 def isa(request, monkeypatch):
     """Each instruction set that this machine has."""
     monkeypatch.setenv("ZOO_ENGINE_ISA", request.param)

@@ -20,13 +20,14 @@ class Zoo(Contender):
 
     packages, distribution, format = ("zoo",), "gpt2-zoo", "zoo"
     dtypes: ClassVar = {name: name for name in PRECISIONS}
+    int8_prefill: ClassVar = False
 
     def __init__(self, path: Path, precision: str, threads: int) -> None:
         import numpy as np
 
         from zoo.engine import Engine
 
-        self._engine = Engine.open(path, threads=threads)
+        self._engine = Engine.open(path, threads=threads, int8_prefill=self.int8_prefill)
         self.nbytes, config = self._engine.nbytes, self._engine.config
         self.cached_nbytes = 2 * config.n_layers * config.width * np.dtype(self._engine.cache_dtype).itemsize
 
@@ -38,6 +39,13 @@ class Zoo(Contender):
             tokens = self._engine.step(tokens, cache).argmax(-1).tolist()
             taken.append((time.perf_counter(), tokens[0]))
         return taken
+
+
+class ZooInt8Prefill(Zoo):
+    """zoo's engine with prompts in 8-bit activations."""
+
+    dtypes: ClassVar = {"int8": "int8", "int4": "int4"}
+    int8_prefill = True
 
 
 class Transformers(Contender):
@@ -140,5 +148,6 @@ CONTENDERS: dict[str, type[Contender]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVINO,
     "book": Book,
+    "zoo-int8-prefill": ZooInt8Prefill,
 }
 PEERS = tuple(name for name in CONTENDERS if name != "zoo")

@@ -16,6 +16,7 @@ from zoo.errors import ZooError
 _FLOATS = 64 << 20  # 268 MB, far larger than any cache
 _ROUNDS = 5_000_000  # multiplications, which take about 10 ms
 _SUMS = 12  # exported by probe.c
+_OPERANDS = {"bfloat16": "bfloat16", "int8": "int16", "int4": "int16"}  # what prefill multiplies; else float32
 
 
 class Machine:
@@ -23,7 +24,7 @@ class Machine:
 
     Attributes:
         bandwidths: Bytes per second of each measurement.
-        peaks: Floating-point operations per second of multiply-adds, by dtype, of each measurement.
+        peaks: Operations per second of multiply-adds, by dtype of the operands, of each measurement.
     """
 
     def __init__(self, threads: int) -> None:
@@ -50,16 +51,23 @@ class Machine:
         self.bandwidths.append(sum(part.nbytes for part in self._parts) / seconds)
         return self.bandwidths[-1]
 
-    def peak(self, dtype: str) -> float:
-        """Measure the peaks and return that of a dtype. Without bfloat16 instructions, float32's is returned."""
-        self._measure_peak("float32", self._library.zoo_multiply, 32)
-        if self._library.zoo_multiply_bf16(1):
-            self._measure_peak("bfloat16", self._library.zoo_multiply_bf16, 64)
-        return self.peaks.get(dtype, self.peaks["float32"])[-1]
+    def peak(self, precision: str) -> float:
+        """Measure and return the peak of the products that prefill computes with weights of a precision.
 
-    def _measure_peak(self, dtype: str, multiply: Callable[[int], float], operations: int) -> None:
+        It is that of float32 for bfloat16 weights where the processor has no products of bfloat16.
+        """
+        operand = _OPERANDS.get(precision, "float32")
+        if operand == "bfloat16" and not self._library.zoo_multiply_bf16(1):
+            operand = "float32"
+        name, operations = {
+            "float32": ("zoo_multiply", 32),
+            "bfloat16": ("zoo_multiply_bf16", 64),
+            "int16": ("zoo_multiply_int16", 64),
+        }[operand]
+        multiply = getattr(self._library, name)
         seconds = self._seconds(lambda _: multiply(_ROUNDS), 3)
-        self.peaks[dtype].append(self._threads * _ROUNDS * _SUMS * operations / seconds)
+        self.peaks[operand].append(self._threads * _ROUNDS * _SUMS * operations / seconds)
+        return self.peaks[operand][-1]
 
     def _seconds(self, run: Callable[[int], object], times: int) -> float:
         """Return the median time of several runs in all threads."""

@@ -23,7 +23,6 @@ from zoo.text.vocabulary import Vocabulary
 
 FIRST_PROMPT = "Every effort moves you"
 _SUFFIXES = {"zoo": ".safetensors", "gguf": ".gguf"}
-_ROUNDED = ("bfloat16", "int8", "int4")  # their prefill uses bfloat16 products where supported
 
 Row = dict[str, Any]
 Samples = dict[str, list[float]]
@@ -111,9 +110,8 @@ class Turns:
         found = self._generate(process, length, 1)
         samples["prefill"].append(batch * length / found["seconds"][0])
         if name == "zoo":
-            dtype = "bfloat16" if self._precision in _ROUNDED else "float32"
             operations = prefill_operations(self._config, length) / length
-            samples["peak"].append(samples["prefill"][-1] * operations / machine.peak(dtype))
+            samples["peak"].append(samples["prefill"][-1] * operations / machine.peak(self._precision))
         sizes = {"weight_bytes": process.nbytes, **{key: found[key] for key in ("peak_memory", "anonymous_memory")}}
         self._sizes[name] = sizes
 

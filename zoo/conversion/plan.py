@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +118,15 @@ class Plan:
         source, _ = self.source_format.to_ours(self.source)
         return any(bool(np.any(source[name].load()[n:] != 0)) for name in PADDED if name in source)
 
+    @cached_property
+    def _steps(self) -> list[Step]:
+        return list(self._make_steps())
+
     def steps(self) -> Iterator[Step]:
         """Yield the steps of all parameters, in the order of the model."""
+        yield from self._steps
+
+    def _make_steps(self) -> Iterator[Step]:
         config = self.source.config
         read = {row.ours: row for row in self.source_format.table.rows(config)}
         write = {row.ours: row for row in self.target_format.table.rows(self.target.config)}

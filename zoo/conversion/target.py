@@ -17,8 +17,9 @@ def check_shape(target: Format, out: Path) -> None:
     Raises:
         OptionError: it is.
     """
-    meant = [each.name for each in usable_formats() if out.suffix in each.suffixes]
-    if target.is_directory and meant:
+    if not target.is_directory:
+        return
+    if meant := [each.name for each in usable_formats() if out.suffix in each.suffixes]:
         raise OptionError(
             f"{target.name} is written as a directory, but {out} has the suffix of a file ({', '.join(meant)}); "
             "leave the suffix out, or choose another format"

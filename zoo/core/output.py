@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,7 +89,7 @@ def _exists(path: Path) -> OutputError:
 def _own_directory(parent: Path) -> Iterator[Path]:
     """Make a directory for temporary files that this process holds the lock of; it is removed in the end."""
     while True:
-        directory = parent / f".zoo-{secrets.token_hex(4)}.tmp"
+        directory = parent / f".zoo-{os.urandom(4).hex()}.tmp"
         directory.mkdir(mode=0o700)
         with lock_directory(directory) as is_ours:
             if is_ours is False:  # tidied by another process before it was locked

@@ -42,6 +42,7 @@ class Engine:
         vocabulary: of the checkpoint; None is GPT-2's.
         nbytes: bytes of the weights that a token reads.
         cache_dtype: of keys and values: float32 with float32 weights, else float16.
+        int8_prefill: whether activations of prompts are rounded to 8 bits: asked for, and this processor can.
     """
 
     def __init__(
@@ -51,19 +52,23 @@ class Engine:
         *,
         threads: int | None = None,
         vocabulary: Any = None,
+        int8_prefill: bool = False,
     ) -> None:
         """Take weights by the names of GPTConfig.parameter_shapes; float32, bfloat16 and float16 are not copied.
 
         Raises:
-            OptionError: threads is below 1, or ZOO_ENGINE_ISA names instructions that this machine has not.
+            OptionError: threads is below 1, ZOO_ENGINE_ISA names instructions that this machine does not have, or
+                int8_prefill is given for weights that are not quantised.
             ZooError: zoo was installed without its C library, or there is no memory.
         """
         library()
         self.config, self.vocabulary = config, vocabulary
         self._files: MappedFiles | None = None
-        self._handle = Handle(Pointers(config, weights), threads)
-        self.nbytes = self._handle.weights.nbytes
-        first = weights["blocks.0.attn.qkv.weight"]
+        pointers, first = Pointers(config, weights), weights["blocks.0.attn.qkv.weight"]
+        if int8_prefill and not isinstance(first, Quantized):
+            raise OptionError("int8_prefill is for weights of int8 or int4; add quantize='int8'")
+        self._handle = Handle(pointers, threads, int8_prefill=int8_prefill)
+        self.nbytes, self.int8_prefill = self._handle.weights.nbytes, bool(self._handle.rounding & native.ROUND_INT8)
         is_float32 = not isinstance(first, Quantized) and first.dtype == np.float32
         self.cache_dtype: type[np.floating[Any]] = np.float32 if is_float32 else np.float16
 
@@ -92,6 +97,7 @@ class Engine:
         *,
         dtype: str | None = None,
         quantize: str | None = None,
+        int8_prefill: bool = False,
         threads: int | None = None,
         format: str | None = None,
         size: Size | None = None,
@@ -103,12 +109,17 @@ class Engine:
             dtype: "float32", "bfloat16" or "float16"; None keeps the file's, float32 where it has several. Of a
                 quantised file it takes the values that the matrices stand for.
             quantize: "int8" or "int4", for the matrices.
+            int8_prefill: round the activations of prompts of more than 32 tokens to 8 bits instead of 16, except those
+                of the last token, where the processor has instructions for it (AVX-VNNI, AVX-512 VNNI, ARM's dot
+                products); elsewhere it changes nothing. Faster for weights of int8 and int4; docs/speed.md says
+                what it costs.
             threads: None takes the cores that this process may use.
             format: name of the format; None recognises it by its content.
             size: the model it must be, by name or config.
 
         Raises:
-            OptionError: dtype or quantize is none of these, or the engine cannot start.
+            OptionError: dtype or quantize is none of these, int8_prefill is given for other weights, or the engine
+                cannot start.
             ZooError: the checkpoint is damaged, or not what format and size say.
         """
         library()  # seconds may go into quantising: what cannot run is told before
@@ -119,7 +130,8 @@ class Engine:
             opened = open_parameters(source, format=format, size=size)
             checkpoint, tensors = opened.checkpoint, opened.tensors
         weights = load_weights(tensors, dtype, quantize)
-        engine = cls(checkpoint.config, weights, threads=threads, vocabulary=checkpoint.vocabulary)
+        vocabulary = checkpoint.vocabulary
+        engine = cls(checkpoint.config, weights, threads=threads, vocabulary=vocabulary, int8_prefill=int8_prefill)
         engine._files = MappedFiles.of(checkpoint.files, map(_data, weights.values()))
         return engine
 
@@ -140,7 +152,7 @@ class Engine:
         """Add lists of new tokens to rows of a cache, with one pass over the weights for every 256 tokens.
 
         Where the processor multiplies bfloat16 and the weights are bfloat16, prompts of more than 32 tokens take half
-        the time: activations of all tokens but the last are rounded to bfloat16.
+        the time: activations of all tokens but the last are rounded to bfloat16; with int8_prefill to 8 bits.
 
         Args:
             ids: B lists of tokens. Those of which only the last one's logits are wanted are prompts.
@@ -161,9 +173,11 @@ class Engine:
         if len(parts) != len(rows) or len(set(rows)) != len(rows):
             raise OptionError(f"each list of tokens needs a row of its own: {len(parts)} lists, rows {list(rows)}")
         which = np.asarray(rows)
-        prompts = [i for i, n in enumerate(last) if self._handle.rounds and n == 1 and len(parts[i]) > _SHORT]
+        prompts = [i for i, n in enumerate(last) if self._handle.rounding and n == 1 and len(parts[i]) > _SHORT]
         if prompts:
-            self._read([parts[i][:-1] for i in prompts], which[prompts], cache, [0] * len(prompts), rounded=True)
+            self._read(
+                [parts[i][:-1] for i in prompts], which[prompts], cache, [0] * len(prompts), self._handle.rounding
+            )
             for i in prompts:
                 parts[i] = parts[i][-1:]
         return np.split(self._read(parts, which, cache, last), np.cumsum(last)[:-1])
@@ -182,8 +196,8 @@ class Engine:
         return self._read(list(tokens[:, None]), which, cache, [1] * len(tokens))
 
     def _read(
-        self, parts: list[NDArray[np.int64]], rows: NDArray[Any], cache: EngineCache, last: Sequence[int], *,
-        rounded: bool = False,
+        self, parts: list[NDArray[np.int64]], rows: NDArray[Any], cache: EngineCache, last: Sequence[int],
+        rounding: int = 0,
     ) -> Floats:  # fmt: skip
         """Return the logits after the last tokens of each list, (sum of last, V)."""
         counts = [len(part) for part in parts]
@@ -195,17 +209,17 @@ class Engine:
         with self._handle.lock:
             check_pass(self.config, ids, places, cache)
             passes = [slice(i, i + CAPACITY) for i in range(0, len(ids), CAPACITY)]
-            found = [self._forward(ids[p], places[p], cache, np.flatnonzero(wanted[p]), rounded) for p in passes]
+            found = [self._forward(ids[p], places[p], cache, np.flatnonzero(wanted[p]), rounding) for p in passes]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any, rounded: bool) -> Floats:
+    def _forward(self, ids: Any, rows: Any, cache: EngineCache, wanted: Any, rounding: int) -> Floats:
         first = np.flatnonzero(np.diff(rows, prepend=-1))  # of each row's tokens
         nth = np.arange(len(rows)) - np.repeat(first, np.diff(first, append=len(rows)))
         logits = np.empty((len(wanted), self.config.vocab_rows), np.float32)
         arrays = [np.ascontiguousarray(a, np.int32) for a in (ids, rows, cache.lengths[rows] + nth, wanted)]
         keys, values = cache._keys, cache._values
         pointers = [a.ctypes.data for a in (*arrays, keys, values, logits)]
-        sizes = len(ids), len(wanted), len(cache.lengths), keys.shape[3], keys.itemsize == 2, rounded
+        sizes = len(ids), len(wanted), len(cache.lengths), keys.shape[3], keys.itemsize == 2, rounding
         self._handle.forward(native.Tokens(*pointers, *sizes))
         cache._lengths += np.bincount(rows, minlength=len(cache._lengths)).astype(np.int32)
         return logits[:, : self.config.vocab_size]

@@ -21,10 +21,10 @@ class Handle:
     Attributes:
         weights: what it computes with.
         lock: held while a pass runs.
-        rounds: whether prompts gain from rounded activations.
+        rounding: how activations of prompts are rounded: flags of native.Tokens.rounded, 0 without.
     """
 
-    def __init__(self, weights: Pointers, threads: int | None) -> None:
+    def __init__(self, weights: Pointers, threads: int | None, *, int8_prefill: bool = False) -> None:
         """Start the threads.
 
         Raises:
@@ -36,6 +36,7 @@ class Handle:
         if not 1 <= self._threads <= 1024:
             raise OptionError(f"threads must be from 1 to 1024, not {threads}")
         self.weights, self.lock = weights, threading.RLock()
+        self._allowed = native.ROUND_BF16 | (native.ROUND_INT8 if int8_prefill else 0)
         self._open()
         _handles.add(self)
 
@@ -49,7 +50,7 @@ class Handle:
         self._pointer = ctypes.c_void_p(found)
         self._finalizer = weakref.finalize(self, self._library.zoo_close, self._pointer)
         self._finalizer.atexit = False  # a daemon thread may be in a pass; the system frees everything
-        self.rounds = bool(self._library.zoo_rounds(self._pointer) & native.ROUND_BF16)
+        self.rounding = self._library.zoo_rounds(self._pointer) & self._allowed
 
     def forward(self, tokens: native.Tokens) -> None:
         """Run one pass; the caller holds the lock.

@@ -34,13 +34,7 @@ def _alphabet() -> list[tuple[int, str]]:
 
 
 ALPHABET: Final = _alphabet()
-_CHAR_OF = dict(ALPHABET)
 _BYTE_OF = {char: byte for byte, char in ALPHABET}
-
-
-def written(token: bytes) -> str:
-    """Return a token's bytes as vocab.json writes them."""
-    return token.decode("latin-1").translate(_CHAR_OF)
 
 
 def token_bytes(text: str) -> bytes:
@@ -62,10 +56,11 @@ def gpt2_tokens() -> list[bytes]:
 @functools.lru_cache(maxsize=1)
 def gpt2_tables() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
     """Return GPT-2's tokens with their ids and its merges, as the files write them; nobody may change the dict."""
-    tokens = [written(token) for token in gpt2_tokens()]
-    pairs = struct.iter_unpack("<HH", GPT2_MERGES.read_bytes())
-    ids = {token: i for i, token in enumerate([*tokens, END_OF_TEXT])}
-    return ids, tuple((tokens[left], tokens[right]) for left, right in pairs)
+    tokens, merges = [char for _, char in ALPHABET], []
+    for left, right in struct.iter_unpack("<HH", GPT2_MERGES.read_bytes()):
+        merges.append((tokens[left], tokens[right]))
+        tokens.append(tokens[left] + tokens[right])
+    return {token: i for i, token in enumerate([*tokens, END_OF_TEXT])}, tuple(merges)
 
 
 def are_gpt2_files(vocab_json: bytes, merges_txt: bytes) -> bool:
@@ -88,6 +83,9 @@ class GPT2Files(Mapping[str, bytes]):
     @functools.cached_property
     def _content(self) -> dict[str, bytes]:
         return dict(zip(self._names, gpt2_files(), strict=True))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
     def __getitem__(self, name: str) -> bytes:
         return self._content[name]

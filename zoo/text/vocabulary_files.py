@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from zoo.errors import FormatError
-from zoo.text.gpt2 import ALPHABET, END_OF_TEXT, are_gpt2_files, gpt2_tables
+from zoo.text.gpt2 import ALPHABET, END_OF_TEXT, GPT2Files, are_gpt2_files, gpt2_tables
 from zoo.text.parsing import Merges, check_tokens, parse_json, parse_lines, parse_merges, parse_object
 
 BYTE_LEVEL: Final = "byte-level BPE"
@@ -87,7 +87,8 @@ def _read_tokens(contents: Contents, files: Mapping[str, bytes], place: Place) -
         for missing, other in (("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")):
             if missing not in files:
                 raise FormatError(place(missing), f"is missing beside {place(other).name}; put both there or neither")
-        if are_gpt2_files(files["vocab.json"], files["merges.txt"]):  # to parse them would take a tenth of a second
+        is_ours = isinstance(files, GPT2Files)  # which are not even made
+        if is_ours or are_gpt2_files(files["vocab.json"], files["merges.txt"]):  # parsing takes a tenth of a second
             tokens, contents.merges = gpt2_tables()
             contents.tokens, contents.checked = dict(tokens), True
             return

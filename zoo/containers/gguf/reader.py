@@ -85,10 +85,22 @@ class _Cursor:
         return count
 
     def text(self) -> str:
-        try:
-            return str(self.take(self.u8()), "utf-8")
-        except UnicodeDecodeError as error:
-            raise CorruptFile(self.path, f"has text that is not UTF-8 ({error}); copy it again") from error
+        return self.texts(1)[0]
+
+    def texts(self, count: int) -> list[str]:
+        """Read strings in one loop, as a vocabulary has a hundred thousand."""
+        found = []
+        for _ in range(count):
+            begin = self.at + 8
+            end = begin + int.from_bytes(self.data[self.at : begin], "little")
+            if end > len(self.data):
+                raise CorruptFile(self.path, "has a truncated or corrupt header; copy it again")
+            try:
+                found.append(str(self.data[begin:end], "utf-8"))
+            except UnicodeDecodeError as error:
+                raise CorruptFile(self.path, f"has text that is not UTF-8 ({error}); copy it again") from error
+            self.at = end
+        return found
 
     def value(self) -> Value:
         kind = self.u4()
@@ -106,7 +118,7 @@ class _Cursor:
         self.n_strings += length
         if self.n_strings > _MAX_STRINGS:
             raise CorruptFile(self.path, f"says that it has {self.n_strings:,} strings; it is damaged")
-        return [self.text() for _ in range(length)]
+        return self.texts(length)
 
     def numbers(self, kind: int, length: int) -> Array:
         if kind not in _SCALARS:

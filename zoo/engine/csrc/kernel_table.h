@@ -23,22 +23,31 @@ enum { SUMS = 10 };
     do {                                                                                        \
         for (size_t i = 0; i < n * PARTS * 12 / SUMS; i++) UNROLL for (int j = 0; j < SUMS; j++) sums[j] = STEP; \
     } while (0)
+static float multiply_integers(Operand operand, size_t n) {
+    W sums[SUMS], found = set1_w(0), ones = set1_w(0x01010101);
+    __asm__ volatile("" : "+m"(ones)); /* else the compiler computes the result */
+    for (int j = 0; j < SUMS; j++) sums[j] = set1_w(0);
+    if (operand == OPERAND_INT16) MULTIPLY(dot_pairs(sums[j], sums[j], ones));
+#if defined(DOT_OFFSET)
+    else if (operand == OPERAND_INT8) MULTIPLY(dot_quads(sums[j], sums[j], ones));
+#endif
+    else return 0;
+    for (int j = 0; j < SUMS; j++) found += sums[j];
+    return sum(to_float(found)) + 1;
+}
+
 static float multiply(Operand operand, size_t n) {
     V sums[SUMS], found = set1(0);
     W ones = set1_w(0x01010101);
     float less = 0.9990234375f;
-    __asm__ volatile("" : "+m"(less), "+m"(ones)); /* else the compiler computes the result */
+    __asm__ volatile("" : "+m"(less), "+m"(ones));
     for (int j = 0; j < SUMS; j++) sums[j] = set1(0);
     if (operand == OPERAND_F32) MULTIPLY(fma_v(sums[j], set1(less), set1(1)));
-    else if (operand == OPERAND_INT16) MULTIPLY((V)dot_pairs((W)sums[j], (W)sums[j], ones));
 #if defined(ISA_BF16)
     else if (operand == OPERAND_BF16) MULTIPLY((V)_mm512_dpbf16_ps((__m512)sums[j], (__m512bh)ones, (__m512bh)ones));
 #endif
-#if defined(DOT_OFFSET)
-    else if (operand == OPERAND_INT8) MULTIPLY((V)dot_quads((W)sums[j], (W)sums[j], ones));
-#endif
-    else return 0;
-    for (int j = 0; j < SUMS; j++) found += operand == OPERAND_F32 ? sums[j] : to_float((W)sums[j]);
+    else return multiply_integers(operand, n);
+    for (int j = 0; j < SUMS; j++) found += sums[j];
     return sum(found) + 1;
 }
 
