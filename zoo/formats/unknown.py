@@ -48,7 +48,7 @@ def why_unknown(path: Path, formats: Iterable[Format]) -> str:
 
 def _directory(path: Path, formats: list[Format]) -> str:
     inside = sorted(child.name for child in path.iterdir())
-    below = [name for name in inside if any(each.sniff(path / name) for each in formats)]
+    below = [name for name in inside if any(_takes(each, path / name) for each in formats)]
     if below:
         shown = _shorten(below)
         return f"is a directory with checkpoints in it ({shown}); give the path of one of them"
@@ -94,3 +94,11 @@ def _score(format: Format, names: list[str]) -> int:
 
 def _reason(error: ZooError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
+
+
+def _takes(found: Format, path: Path) -> bool:
+    """Whether a format recognises a path; a file that cannot be read is of none."""
+    try:
+        return found.sniff(path)
+    except OSError:
+        return False
