@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.api.by_name import by_name
-from zoo.conversion.plan import plan_path
+from zoo.conversion.make_plan import plan_path
 from zoo.conversion.run import convert_path
 from zoo.examine.diff import diff_paths
 from zoo.examine.verify import verify_path

@@ -10,20 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from zoo.conversion.plan import Plan, plan_path
+from zoo.conversion.compare import compare
+from zoo.conversion.make_plan import plan_path
+from zoo.conversion.plan import Plan
 from zoo.conversion.provenance import hash_files, known_origin
 from zoo.conversion.report import Report
 from zoo.conversion.target import check_shape, format_of_suffix
 from zoo.core.memory import PeakMemory
 from zoo.core.output import atomic_output, check_output
 from zoo.core.progress import OnProgress
-from zoo.core.stream import WORKERS
 from zoo.core.tensors import Tensors
-from zoo.errors import VerificationFailed
-from zoo.formats.content_hash import PADDED, RECORD, check_recorded, hash_tensors, recorded_hash
-from zoo.formats.mapping import same_tensor, to_theirs
+from zoo.formats.content_hash import RECORD, check_recorded, hash_tensors, recorded_hash
 from zoo.formats.opening import check_redundant
-from zoo.models.gpt2.config import GPTConfig
 from zoo.models.registry import Size
 
 
@@ -165,47 +163,6 @@ def _stored(plan: Plan) -> Tensors:
     target, encoding = plan.target, plan.options.encoding
     stored = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.tensors.items()}
     return plan.target_format.to_ours(replace(target, tensors=stored))[0]
-
-
-def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
-    """Read an output back and compare every source tensor with what the inverse rules give.
-
-    A quantised output is compared, in its own names, with the quantised tensors.
-
-    Raises:
-        VerificationFailed: A tensor differs; the message names it.
-    """
-    again = plan.target_format.read(written, plan.target.config.to_dict())
-    if plan.options.encoding:
-        encoding, target = plan.options.encoding, plan.target.tensors
-        expected = {name: plan.target_format.stored(name, tensor, encoding) for name, tensor in target.items()}
-        found: Tensors = again.tensors
-    else:
-        ours, _ = plan.target_format.to_ours(again)
-        table, config = plan.source_format.table, plan.source.config
-        expected = {name: plan.source.tensors[name] for name in table.shapes(config)}
-        if plan.dtype is not None:
-            expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
-        if (rows := plan.target.config.vocab_rows) != config.vocab_rows:
-            config = config.replace(vocab_rows=rows)
-            expected |= _unpadded(plan, config)
-        found = to_theirs(table, ours, config)
-
-    def check(name: str) -> None:
-        if name not in found or not same_tensor(expected[name], found[name]):
-            raise VerificationFailed(f"{name} in the output differs from {plan.source.path}")
-        on_bytes(expected[name].nbytes)
-
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for _ in pool.map(check, expected):
-            pass
-
-
-def _unpadded(plan: Plan, config: GPTConfig) -> Tensors:
-    """Return the source's embedding and head, in its own names, without their padding rows."""
-    table = plan.source_format.table
-    theirs = to_theirs(table, plan.ours, config)
-    return {name: theirs[name] for row in table.rows(config) if row.ours in PADDED for name in row.theirs}
 
 
 class _Counter:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.conversion.plan import Plan, plan_checkpoint
+from zoo.conversion.make_plan import plan_checkpoint
+from zoo.conversion.plan import Plan
 from zoo.conversion.report import Report
 from zoo.conversion.run import run_plan
 from zoo.conversion.target import format_of_suffix
