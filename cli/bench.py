@@ -91,10 +91,7 @@ def bench(
     for peer in found["left_out"].keys() - settings.left_out().keys():
         note(f"{peer} failed, in {found['left_out'][peer]}")
     found["model"]["source"] = f"random weights of {random}" if random else found["model"]["source"]
-    if as_json:
-        show_json(found)
-    else:
-        _show(found)
+    show_json(found) if as_json else _show(found)
     if plot:
         from zoo.plot.speeds import plot_speeds
 

@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import sizes
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"zoo": ROOT / "zoo", "zoo.converters": ROOT / "converters", "zoo.cli": ROOT / "cli"}
@@ -163,3 +164,34 @@ def test_every_folder_says_what_is_in_it():
         for name, path in modules()
         if path.name == "__init__.py" and not ast.get_docstring(ast.parse(path.read_text()))
     ] == []
+
+
+@needs_source
+def test_files_and_functions_stay_within_their_limits():
+    """No file has more than 250 lines and no function more than 40 without its docstring, exceptions aside."""
+    assert (sizes.FILE_LIMIT, sizes.FUNCTION_LIMIT) == (250, 40)
+    assert sizes.too_long() == []
+
+
+def test_a_docstring_does_not_count_as_code():
+    """A function of three lines of code has that size with and without decorators and a docstring of three lines."""
+    plain = "def f():\n    x = 1\n    return x\n"
+    told = '@cache\ndef f():\n    """Say.\n\n    More."""\n    x = 1\n    return x\n'
+
+    assert [sizes.code_lines(ast.parse(text).body[0]) for text in (plain, told)] == [3, 3]
+
+
+@needs_source
+def test_the_limits_are_enforced(tmp_path, monkeypatch):
+    """A file and a function that are one line too long are found by name, and so is an exception without need."""
+    body = "def f():\n" + "    x = 1\n" * 40
+    (tmp_path / "zoo").mkdir()
+    (tmp_path / "zoo" / "a.py").write_text(body + "\n" * 210)
+    monkeypatch.setattr(sizes, "ROOT", tmp_path)
+    monkeypatch.setattr(sizes, "EXCEPTIONS", {"zoo/b.py g": "none"})
+
+    assert sizes.too_long() == [
+        "zoo/a.py has 251 lines",
+        "zoo/a.py f has 41 lines",
+        "zoo/b.py g no longer needs its exception",
+    ]

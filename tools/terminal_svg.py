@@ -19,8 +19,8 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs" / "images" / "terminal.sv
 COLUMNS = 96
 COMMANDS = (
     'zoo generate --model stories --seed 1 --max-new-tokens 60 "Every effort moves you"',
-    "zoo convert --source stories --to gguf --out stories.gguf",
-    "zoo convert --source stories.gguf --to huggingface --out stories-hf",
+    "zoo convert stories stories.gguf --to gguf",
+    "zoo convert stories.gguf stories-hf --to huggingface",
     "zoo hash stories stories.gguf stories-hf",
     "zoo diff stories stories-hf",
 )

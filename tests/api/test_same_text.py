@@ -28,6 +28,7 @@ def command_texts(tmp_path, engine):
     return [json.loads(line)["text"] for line in out.read_text().splitlines()]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not is_built(), reason="the C library was not built here")
 def test_the_same_seed_gives_the_same_text_everywhere(tmp_path):
     """20 sampled texts of 100 tokens of `stories` in float32: from the command, alone, in batches, on torch."""

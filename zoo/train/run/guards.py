@@ -44,3 +44,16 @@ def check_together(config: TrainConfig, *, fsdp: bool, lora: bool) -> None:
     """
     if fsdp and (config.average or config.only_used_ids or lora):
         raise OptionError("fsdp excludes average, only_used_ids and LoRA; leave them out, or leave out fsdp")
+
+
+def check_processes(batch_size: int, n_processes: int) -> None:
+    """Refuse steps that have fewer windows than there are training processes.
+
+    Raises:
+        OptionError: a process would have no window.
+    """
+    if batch_size < n_processes:
+        raise OptionError(
+            f"a step has {batch_size} windows, fewer than the number of processes, {n_processes}; give a larger "
+            "batch_size or more text, or start fewer processes"
+        )

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from zoo.errors import OptionError, TrainingError
+from zoo.errors import TrainingError
 from zoo.hub.runs import list_checkpoints
 from zoo.models.gpt2.model import GPTModel
 from zoo.train.data.tokens import Tokens
 from zoo.train.data.windows import Batches, Windows
 from zoo.train.run.checkpoint import State, link_checkpoints, prune, save_checkpoint
-from zoo.train.run.guards import alone, check_together, is_finite
+from zoo.train.run.guards import alone, check_processes, check_together, is_finite
 from zoo.train.run.interrupts import interrupts
 from zoo.train.run.metrics import Metrics, Row
 from zoo.train.run.samples import Samples
@@ -84,11 +84,7 @@ class Trainer:
         self.windows = Windows(train, config.context, config.stride)
         self.validation = Validation(self.windows, val, config, self.here)
         self.batches = Batches(len(self.windows), config.batch_size, seed=config.seed, order=config.order)
-        if self.batches.batch_size < self.here.size:
-            raise OptionError(
-                f"a step has {self.batches.batch_size} windows, fewer than the number of processes, "
-                f"{self.here.size}; give a larger batch_size or more text, or start fewer processes"
-            )
+        check_processes(self.batches.batch_size, self.here.size)
         self.steps = config.steps or config.epochs * self.batches.steps_per_epoch
         self.schedule = config.make_schedule(self.steps)
         self.model = model.to(self.here.device).train()
