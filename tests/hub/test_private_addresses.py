@@ -99,3 +99,22 @@ def test_the_umask_counts_for_cached_files(address, tmp_path):
         assert stat.S_IMODE(find_checkpoint(address).stat().st_mode) == 0o400
     finally:
         os.umask(before)
+
+
+def test_a_cache_shared_by_a_group(address, tmp_path, monkeypatch):
+    """With setgid and the umask 002, members of the group can add, replace and remove; nobody else can write."""
+    root = tmp_path / "shared"
+    root.mkdir()
+    root.chmod(0o2775)
+    monkeypatch.setenv("ZOO_CACHE", str(root))
+    before = os.umask(0o002)
+    try:
+        path = find_checkpoint(address)
+    finally:
+        os.umask(before)
+    modes = {each: stat.S_IMODE(each.stat().st_mode) for each in root.rglob("*")}
+
+    assert modes[path] == 0o444
+    assert {mode for each, mode in modes.items() if each.is_dir()} == {0o2775}
+    assert {mode & 0o664 for each, mode in modes.items() if each.suffix == ".json"} == {0o664}
+    assert not any(mode & 0o002 for mode in modes.values())
