@@ -39,7 +39,7 @@ def write_flax(path: Path, tensors: Tensors, on_bytes: Progress = ignore_progres
     """Write a new file, one array at a time: byte for byte what flax.serialization.to_bytes makes of the dicts.
 
     Args:
-        path: to write.
+        path: Path to write.
         tensors: by their keys, joined with "/".
         on_bytes: told of bytes as they are written.
 

@@ -129,9 +129,9 @@ def write_safetensors(
     """Write a safetensors file, a few chunks in memory at a time. The same content gives the same bytes.
 
     Args:
-        path: to write to.
-        tensors: in the order in which they will lie in the file.
-        metadata: of the header.
+        path: Path to write to.
+        tensors: Tensors in the order in which they will lie in the file.
+        metadata: Metadata of the header.
         provenance: returns what is stored as JSON in the metadata, under PROVENANCE. Called after the tensors
             are written: it may wait until the source is hashed. The header has room kept for the record.
         on_bytes: told of bytes as they are written.

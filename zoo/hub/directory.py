@@ -102,7 +102,7 @@ def check_published(sources: Iterable[Source], checkpoint: Path) -> None:
     """Compare a checkpoint with the published files of a model, as far as their SHA-256 are known.
 
     Args:
-        sources: of the model. If none of their hashes is known, everything passes.
+        sources: Sources of the model. If none of their hashes is known, everything passes.
         checkpoint: a directory; its SHA256SUMS, checked by check_sums, is believed when it names a source.
 
     Raises:

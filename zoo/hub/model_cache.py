@@ -39,8 +39,8 @@ class Entry:
     """A model in the cache.
 
     Attributes:
-        name: of the model, or its URL without the query.
-        key: of its record.
+        name: Name of the model, or its URL without the query.
+        key: Key of its record.
         path: Path of the file.
         size: Size in bytes.
         sha256: SHA-256 of the file, in hexadecimal.

@@ -63,9 +63,9 @@ def push_path(
         repository: "org/name"; it is made if it does not exist.
         private: whether a new repository is for its owner only.
         revision: branch to commit to, made if need be; None is main.
-        message: of the commit.
-        license: for the card, as the Hub spells it ("mit").
-        dtype: to cast to.
+        message: Message of the commit.
+        license: License for the card, as the Hub spells it ("mit").
+        dtype: Dtype to cast to.
         update: whether a repository that has files already may be changed.
         on_progress: called as the conversion's bytes go by.
 

@@ -25,8 +25,8 @@ def quantise(array: Array, name: str) -> Array:
     """Return the bytes of an array's blocks, uint8 (n * bytes of a block).
 
     Args:
-        array: of float32 or narrower, each row a multiple of the block size.
-        name: of a type in QUANTS that has an encoder.
+        array: Array of float32 or narrower, each row a multiple of the block size.
+        name: Name of a type in QUANTS that has an encoder.
 
     Raises:
         ValueError: a value is not finite, or too large for the scale, which is a float16.
@@ -138,7 +138,7 @@ class Quant:
     """A quantised type.
 
     Attributes:
-        values: in a block.
+        values: Values in a block.
         block: the bytes of a block.
         decode: blocks (n,) -> values (n, values).
         encode: writes values (n, values) into blocks (n,); None for types that zoo only reads.

@@ -48,7 +48,7 @@ class GgufFile:
     Attributes:
         metadata: value by key. Numbers and flags are Python's, a float32 being the shortest decimal that means it;
             arrays of strings are lists, other arrays numpy's.
-        tensors: in the order of the file; those of quantised types give float32.
+        tensors: Tensors in the order of the file; those of quantised types give float32.
         types: ggml's name of each tensor's type.
     """
 

@@ -33,7 +33,7 @@ def write_gguf(
     """Write a GGUF file, a few tensors in memory at a time. The same content gives the same bytes.
 
     Args:
-        path: to write to.
+        path: Path to write to.
         metadata: value by key, in the order of the file. An int becomes a uint32, a float a float64, a numpy number
             what it is.
         tensors: type and values by name, in the order of the file.

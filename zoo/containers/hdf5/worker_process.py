@@ -38,7 +38,7 @@ class WorkerProcess:
         Args:
             path: named in errors.
             request: see worker.py.
-            prefix: of the sentence in errors.
+            prefix: Prefix of the sentence in errors.
 
         Raises:
             CorruptFile, UnsafeFile: the answer is that, or there is none.

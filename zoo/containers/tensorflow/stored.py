@@ -28,7 +28,7 @@ class Shard:
     """A data file, mapped.
 
     Attributes:
-        path: of the file.
+        path: Path of the file.
         data: its bytes; what is written into them stays in memory.
     """
 
@@ -41,7 +41,7 @@ class Stored:
     """A tensor, or a part of one, that lies in a data file.
 
     Attributes:
-        name: for error messages.
+        name: Name for error messages.
         entry: what the index says.
         shard: the file.
         checked: whether the checksum was compared. Two threads may both find that it was not; no harm.

@@ -94,7 +94,7 @@ def write_torch(
     """Write a file as torch.save does, a few chunks in memory at a time. The same content gives the same bytes.
 
     Args:
-        path: to write to.
+        path: Path to write to.
         tree: plain containers and values, with a LazyTensor for each tensor. A LazyTensor that stands at two places is
             stored once, and torch.load gives two tensors that share it.
         on_bytes: told of bytes as they are written.

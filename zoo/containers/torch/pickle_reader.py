@@ -47,8 +47,8 @@ def read_pickle(file: BinaryIO, path: Path) -> tuple[Any, dict[str, Storage]]:
     """Read one pickle, up to its end.
 
     Args:
-        file: to read from; it is left behind the pickle.
-        path: for error messages.
+        file: File to read from; it is left behind the pickle.
+        path: Path for error messages.
 
     Returns:
         The tree, and the storages of its tensors by key; their place is not known yet.

@@ -43,10 +43,10 @@ class Storage:
     The pickle says how long it is; only later does the container say where it lies.
 
     Attributes:
-        path: of the file.
-        name: for error messages.
+        path: Path of the file.
+        name: Name for error messages.
         nbytes: its size according to the pickle.
-        itemsize: of the elements it was saved with.
+        itemsize: Itemsize of the elements it was saved with.
         data: at least nbytes of the mapped file.
         crc: CRC32 of data, None where the container has none.
         checked: whether the CRC was compared. Two threads may both find that it was not; no harm.
@@ -99,9 +99,9 @@ class Part:
 
     Attributes:
         storage: the bytes.
-        dtype: of the elements.
-        start: of the part in the storage, in bytes.
-        length: of the part, in elements.
+        dtype: Dtype of the elements.
+        start: Start of the part in the storage, in bytes.
+        length: Length of the part, in elements.
     """
 
     storage: Storage

@@ -47,7 +47,7 @@ class TorchZip:
     """The records of an archive, by their name below the archive's one directory.
 
     Args:
-        path: of the archive.
+        path: Path of the archive.
 
     Raises:
         FormatError: it is not an archive of torch.save, or not one that zoo reads.
