@@ -1,4 +1,4 @@
-"""Small things that every reader needs: maps of files, JSON that may be hostile, names that stay inside a directory."""
+"""Helpers of every reader: mapped files, untrusted JSON, and names that stay inside a directory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def map_file(path: Path) -> mmap.mmap:
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    except ValueError as error:  # mmap's word for an empty file
+    except ValueError as error:  # mmap raises it for an empty file
         raise CorruptFile(path, "is empty; copy or download it again") from error
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror})") from error
@@ -37,7 +37,7 @@ def map_file(path: Path) -> mmap.mmap:
 
 
 def is_shape(axes: Sequence[Any], itemsize: int = 8) -> bool:
-    """Whether numbers in a file can be the lengths of an array's axes."""
+    """Return whether numbers in a file can be the lengths of an array's axes."""
     if len(axes) > _MAX_AXES or not all(type(length) is int and 0 <= length < 1 << 48 for length in axes):
         return False
     # numpy multiplies the lengths that are not 0, even if one is.
@@ -83,7 +83,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file as people like to read it; keys stay in their order."""
+    """Write an indented JSON file; keys keep their order."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

@@ -27,7 +27,7 @@ _DTYPES = {str(dtype): dtype for dtype in (*DTYPES.values(), *map(np.dtype, ("?"
 
 
 def read_flax(path: Path) -> dict[str, LazyTensor]:
-    """Open a file: its arrays by their keys, joined with "/", as views of the mapped file.
+    """Open a file and return its arrays by their keys, joined with "/", as views of the mapped file.
 
     Raises:
         CorruptFile: it is not such a file or is corrupt.
@@ -41,7 +41,7 @@ def write_flax(path: Path, tensors: Tensors, on_bytes: Progress = ignore_progres
     Args:
         path: Path to write.
         tensors: by their keys, joined with "/".
-        on_bytes: told of bytes as they are written.
+        on_bytes: Callback with the number of bytes written.
 
     Raises:
         OSError: the disk is full, or the path cannot be written.
@@ -60,7 +60,7 @@ def write_flax(path: Path, tensors: Tensors, on_bytes: Progress = ignore_progres
 
 
 def _flatten(path: Path, tree: Any, name: str) -> Iterator[tuple[str, LazyTensor]]:
-    """Give name and tensor of every leaf."""
+    """Yield the name and tensor of every leaf."""
     if isinstance(tree, Extension) and name:
         yield name, _array(path, name, tree)
     elif isinstance(tree, dict) and _CHUNKED in tree:
@@ -93,7 +93,7 @@ def _shape(path: Path, name: str, axes: list[Any]) -> tuple[int, ...]:
 
 
 def _join(path: Path, name: str, tree: dict[str, Any]) -> LazyTensor:
-    """Put an array together that was cut into chunks."""
+    """Join an array that was split into chunks."""
     shape = _shape(path, name, _numbered(tree.get("shape")))
     pieces = [_array(path, name, value) for value in _numbered(tree.get("chunks"))]
     if {len(piece.shape) for piece in pieces} != {1} or len({piece.dtype for piece in pieces}) != 1:
@@ -110,7 +110,7 @@ def _numbered(pairs: Any) -> list[Any]:
 
 
 def _nest(tensors: Tensors) -> dict[str, Any]:
-    """Make dicts in dicts of names with slashes; large arrays become dicts of chunks."""
+    """Turn names with slashes into nested dicts; large arrays become dicts of chunks."""
     tree: dict[str, Any] = {}
     for name, tensor in tensors.items():
         *parents, last = name.split("/")
@@ -133,7 +133,7 @@ def _cut(tensor: LazyTensor) -> dict[str, Any]:
 
 
 def _encode(value: Any) -> Iterator[bytes | LazyTensor]:
-    """Give the file in pieces: the bytes around the arrays, and the arrays."""
+    """Yield the file in pieces: the bytes around the arrays, and the arrays."""
     if isinstance(value, LazyTensor):
         shape = list_head(len(value.shape)) + b"".join(map(encode, value.shape))
         content = list_head(3) + shape + encode(str(value.dtype)) + bytes_head(value.nbytes)

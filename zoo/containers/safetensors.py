@@ -40,7 +40,7 @@ _ALIGNMENT = 64  # of the first tensor, so that mapped arrays suit vector instru
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file begins as a safetensors file does."""
+    """Return whether a file begins like a safetensors file."""
     return is_own_file(path) and _starts_right(path)
 
 
@@ -134,7 +134,7 @@ def write_safetensors(
         metadata: Metadata of the header.
         provenance: returns what is stored as JSON in the metadata, under PROVENANCE. Called after the tensors
             are written: it may wait until the source is hashed. The header has room kept for the record.
-        on_bytes: told of bytes as they are written.
+        on_bytes: Callback with the number of bytes written.
 
     Raises:
         OSError: the disk is full, or the path cannot be written.

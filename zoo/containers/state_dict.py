@@ -1,4 +1,4 @@
-"""Flat files of named tensors, whichever of the two containers they are in: safetensors or torch.save."""
+"""Flat files of named tensors in either container: safetensors or torch.save."""
 
 from __future__ import annotations
 

@@ -66,13 +66,13 @@ class Cache:
         )
 
     def find(self, name: str) -> Entry | None:
-        """Return a model that is here, whole; None if it is not. Only its first and last bytes are
+        """Return a model whose file is here and intact; None otherwise. Only its first and last bytes are
         read: see damage.
         """
         return self._read(self.root / "records" / f"{key_of(name)}.json", with_ends=True)
 
     def recorded(self, name: str) -> Entry | None:
-        """Return a model that a record is of and whose file has the right size, be it damaged."""
+        """Return a model whose record exists and whose file has the right size, even if it is damaged."""
         return self._read(self.root / "records" / f"{key_of(name)}.json")
 
     def entries(self) -> list[Entry]:

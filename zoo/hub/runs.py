@@ -30,7 +30,7 @@ def checkpoint_path(run: Path, step: int) -> Path:
 def list_checkpoints(run: Path) -> list[Path]:
     """Return a run's checkpoints, the newest first. All are complete: they got their names last.
 
-    Links, which zoo does not make there, are none: they might lead anywhere.
+    Links are ignored: zoo does not make them there, and they might lead anywhere.
     """
     found = (run / CHECKPOINTS).glob("step-" + "[0-9]" * 8)
     return sorted((path for path in found if not path.is_symlink()), reverse=True)

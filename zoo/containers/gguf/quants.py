@@ -197,7 +197,7 @@ def encoded(name: str, tensor: LazyTensor, type_name: str) -> LazyTensor:
 
 
 def decoded(stored: LazyTensor, type_name: str, shape: tuple[int, ...]) -> LazyTensor:
-    """Return the tensor whose bytes lie so in a file; quantised ones become float32."""
+    """Return the tensor that bytes of a file encode; quantised ones become float32."""
     if type_name in PLAIN:
         dtype = PLAIN[type_name]
         return LazyTensor(shape, dtype, lambda: stored.load().view(dtype).reshape(shape))

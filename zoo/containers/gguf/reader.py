@@ -58,7 +58,7 @@ class GgufFile:
 
 
 class _Cursor:
-    """Walks through the part of a file in front of the tensors, and never past its end."""
+    """Reads the part of a file before the tensors, and never past its end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -128,7 +128,7 @@ class _Cursor:
 
 
 def read_architecture(path: Path) -> str | None:
-    """Return what a GGUF file says that it is; "" where it is damaged before it says so, None for another file."""
+    """Return the architecture of a GGUF file; "" if the header is damaged before it, None for other files."""
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             return None

@@ -1,4 +1,4 @@
-"""Writing the GGUF container; what is in it, _gguf.py says."""
+"""Write the GGUF container; reader.py describes it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def write_gguf(
         tensors: type and values by name, in the order of the file.
         provenance: returns what is stored as JSON under PROVENANCE, as the last key. Called after the tensors
             are written: it may wait until the source is hashed. The room kept for the record is filled with spaces.
-        on_bytes: told of bytes as they are written.
+        on_bytes: Callback with the number of bytes written.
 
     Raises:
         CannotHold: values do not fit the type of their tensor, or the provenance not its room.
@@ -75,7 +75,7 @@ def _text(text: str) -> bytes:
 
 
 def _value(value: Value | np.float32) -> bytes:
-    """Return a value with its type in front."""
+    """Return a value after its type."""
     if isinstance(value, str):
         return struct.pack("<I", STRING) + _text(value)
     if isinstance(value, list):

@@ -27,7 +27,7 @@ _BYTES_A_SECOND = 50 << 20
 
 
 class Refused(Exception):
-    """The file is not read: ("corrupt" or "unsafe", why)."""
+    """The file cannot be read: ("corrupt" or "unsafe", reason)."""
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
 
             room = used + _MEMORY + (4 * size if "name" in request else 0)
             resource.setrlimit(resource.RLIMIT_AS, (room, resource.getrlimit(resource.RLIMIT_AS)[1]))
-            signal.setitimer(signal.ITIMER_PROF, _SECONDS + size / _BYTES_A_SECOND)  # its signal ends the process
+            signal.setitimer(signal.ITIMER_PROF, _SECONDS + size / _BYTES_A_SECOND)  # its signal terminates the process
         _answer(h5py, request, size)
         if used:
             signal.setitimer(signal.ITIMER_PROF, 0)
@@ -71,7 +71,7 @@ def _answer(h5py: Any, request: dict[str, Any], size: int) -> None:
         answer = {"error": error.args[0], "problem": error.args[1]}
     except MemoryError:
         os._exit(1)
-    except Exception as error:  # libhdf5 has many words for damage, and h5py many exceptions
+    except Exception as error:  # h5py raises many exceptions for damaged files
         first = (str(error) or type(error).__name__).splitlines()[0]
         answer = {"error": "corrupt", "problem": f"is not a valid HDF5 file ({first}); copy or download it again"}
     answer["number"] = request["number"]
@@ -80,7 +80,7 @@ def _answer(h5py: Any, request: dict[str, Any], size: int) -> None:
 
 
 def _arrays(h5py: Any, file: Any) -> Iterator[tuple[str, Any]]:
-    """Walk through all groups, and give name and array of everything in them."""
+    """Yield the name and array of everything in all groups."""
     groups, seen, n_names = [("", file)], set(), 0
     while groups:
         prefix, group = groups.pop()

@@ -46,7 +46,7 @@ class WorkerProcess:
         with self._lock:
             try:
                 answer, content = self._exchange(request)
-            except (OSError, ValueError):  # it has ended, in the middle of a line perhaps
+            except (OSError, ValueError):  # it has ended, perhaps in the middle of a line
                 self.stop()
                 raise CorruptFile(path, prefix + _ENDED) from None
             except BaseException:

@@ -97,7 +97,7 @@ def write_torch(
         path: Path to write to.
         tree: plain containers and values, with a LazyTensor for each tensor. A LazyTensor that stands at two places is
             stored once, and torch.load gives two tensors that share it.
-        on_bytes: told of bytes as they are written.
+        on_bytes: Callback with the number of bytes written.
         extra: more records for read_extra; torch.load does not see them.
 
     Raises:

@@ -73,7 +73,7 @@ class _Machine(PickleStack):
     """The instructions that refer to torch's functions and storages, on top of those that build plain data.
 
     Attributes:
-        storages: those the pickle has spoken of so far, by key.
+        storages: Storages that the pickle has referred to so far, by key.
     """
 
     def __init__(self, path: Path) -> None:

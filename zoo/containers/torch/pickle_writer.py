@@ -25,7 +25,7 @@ class TreePickler:
     """Collects the pickle of a tree.
 
     Attributes:
-        tensors: those met so far, each once; a tensor's place is the key of its storage.
+        tensors: Tensors met so far, each once; a tensor's place is the key of its storage.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What a torch.save pickle speaks of: storages, which are bytes, and tensors, which are strided views of them."""
+"""The objects of a torch.save pickle: storages, which are bytes, and tensors, which are strided views of them."""
 
 from __future__ import annotations
 

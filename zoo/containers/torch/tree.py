@@ -121,13 +121,13 @@ def _is_short_tuple(value: Any) -> bool:
 
 
 def find_dtype(name: str) -> str | None:
-    """Return "float32" for "torch.float32", None for what is not a dtype."""
+    """Return "float32" for "torch.float32"; None if the name is not a dtype."""
     module, _, short = name.rpartition(".")
     return short if module == "torch" and short in _DTYPES else None
 
 
 def find_storage_class(name: str) -> np.dtype[np.generic] | None:
-    """Return the dtype of a storage class, None for what is none; an untyped storage has bytes."""
+    """Return the dtype of a storage class; None if the name is not one. An untyped storage has bytes."""
     if name == "torch.storage.UntypedStorage":
         return np.dtype(np.uint8)
     module, _, short = name.rpartition(".")

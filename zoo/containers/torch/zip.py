@@ -139,7 +139,7 @@ class _Bounded(io.FileIO):
     """A file of which zipfile does not read a directory of more than MAX_DIRECTORY_BYTES."""
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read as ever, or refuse."""
+        """Read, or refuse a directory that is too large."""
         if size is not None and size > MAX_DIRECTORY_BYTES:
             raise zipfile.BadZipFile("its directory is too large for a checkpoint")
         return super().read(size)
