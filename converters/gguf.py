@@ -2,8 +2,9 @@
 
 Names and keys: conversion/gpt2.py, conversion/base.py and src/models/gpt2.cpp of https://github.com/ggml-org/llama.cpp.
 As its converter does, norms, biases and positions are stored in float32 whatever the matrices are, since ggml's
-operations want them so. A float16 or bfloat16 model would then come back with wider tensors than it had; a key of zoo's
-own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does not know.
+operations want them so; a cast leaves them as they are. A model that has them in float16 or bfloat16 would then come
+back with wider tensors than it had; a key of zoo's own, zoo.dtypes, says what to narrow again. llama.cpp passes over
+keys it does not know.
 
 Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
 (llama-quantize takes Q6_K or better for what makes the logits), and that a matrix of rows that are not a multiple of 32
@@ -130,7 +131,9 @@ class GGUF(Format):
         metadata: dict[str, Value | np.float32] = {
             **self.config_map.write(config),
             _EPS: np.float32(config.norm_eps),
-            "general.name": "GPT-2",
+            "general.type": "model",
+            "general.name": options.name or "GPT-2",
+            "general.size_label": _size_label(config.n_parameters),
             "general.file_type": _FILE_TYPES[typed["blk.0.attn_qkv.weight"][0]],
             **write_vocabulary(checkpoint.vocabulary, config.vocab_rows),
         }
@@ -139,6 +142,10 @@ class GGUF(Format):
         if not options.encoding and (widened := _widened(checkpoint.tensors)):
             metadata[_DTYPES] = json.dumps(widened)
         write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
+
+    def narrows(self, ours: str, shape: tuple[int, ...]) -> bool:
+        """Keep vectors and positions as they are: they are stored in float32, whatever the matrices are."""
+        return len(shape) > 1 and ours != "pos_emb.weight"
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return what quantising leaves of a tensor, in float32."""
@@ -171,6 +178,13 @@ def _type(name: str, tensor: LazyTensor, encoding: str) -> str:
     if tensor.shape[-1] % _BLOCK:
         return "F32"
     return "Q8_0" if name in (_EMBEDDING, _HEAD) else encoding.upper()
+
+
+def _size_label(n: int) -> str:
+    """Return a number of parameters as llama.cpp's converter rounds it: 124M, 1.6B, 39K."""
+    scale, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if n > pair[0]), (1e3, "K"))
+    digits = len(str(round(n / scale)).lstrip("0"))
+    return f"{n / scale:.{max(2 - digits, 0)}f}{unit}"
 
 
 def _widened(tensors: Tensors) -> dict[str, str]:

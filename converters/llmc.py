@@ -138,8 +138,10 @@ class LlmC(Format):
         write_at(path, placed, options.on_bytes)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Say how many rows are added."""
+        """Say how many rows are added, and which program does not read the dtype."""
         notes = super().notes(checkpoint)
+        if any(tensor.dtype == DTYPES["bfloat16"] for tensor in checkpoint.tensors.values()):
+            notes.append("llm.c's train_gpt2.c reads float32 only; for it, cast with dtype=float32")
         rows, added = checkpoint.config.vocab_rows, -checkpoint.config.vocab_rows % _ROWS
         if added:
             notes.append(f"{added} rows of zeros follow the embedding's {rows:,}: llm.c wants a multiple of {_ROWS}")

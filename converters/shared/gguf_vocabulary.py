@@ -70,7 +70,7 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     """Return the vocabulary, how many tokens there are without padding, and what cannot be kept.
 
     Raises:
-        FormatError: the keys contradict each other.
+        CorruptFile: the keys are of the wrong type or contradict each other.
     """
     model, pre = (metadata.get(_PREFIX + key, default) for key, default in (("model", "none"), ("pre", "")))
     if not isinstance(model, str) or not isinstance(pre, str):
@@ -80,9 +80,11 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
         return Vocabulary(declared=special), None, []
     texts = _strings(metadata, "tokens", path)
     tokens = {text: i for i, text in enumerate(texts) if text != _pad(i)}
-    if len(tokens) + sum(text == _pad(i) for i, text in enumerate(texts)) != len(texts):
-        raise CorruptFile(path, "has the same token twice in its vocabulary")
     n_tokens = max(tokens.values(), default=-1) + 1
+    if len(tokens) + sum(text == _pad(i) for i, text in enumerate(texts)) != len(texts):
+        twice = next(text for i, text in enumerate(texts) if tokens.get(text, i) != i)
+        note = f"its vocabulary has the token {twice[:100]!r} twice, so text cannot be used; it is left out"
+        return Vocabulary(declared=special), n_tokens, [note]
     if model != "gpt2" or pre not in _KNOWN_PRE:
         note = f"its tokenizer ({model}, {pre}) is not of GPT-2's kind and is left out"
         return Vocabulary(declared=special), n_tokens, [note]

@@ -69,8 +69,8 @@ def read_vocabulary(directory: Path) -> Vocabulary:
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:
     """Write config.json, and the tokenizer's files if there is a vocabulary, into an existing directory."""
     theirs = config_map.write(checkpoint.config)
-    if checkpoint.config.vocab_size == _count_tokens(checkpoint.config.vocab_rows, checkpoint.vocabulary):
-        del theirs[TOKENS]
+    if min(checkpoint.config.vocab_rows, checkpoint.vocabulary.n_tokens) == checkpoint.config.vocab_size:
+        del theirs[TOKENS]  # a vocabulary says it; where there is none, a smaller one may be added later
     dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
     theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
     special = checkpoint.vocabulary.special

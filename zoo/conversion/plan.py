@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from zoo.conversion.adapt import change_activation, drop_padding, fill_biases, widening
-from zoo.conversion.target import check_target
+from zoo.conversion.adapt import cast_parameter, change_activation, drop_padding, fill_biases, widening
+from zoo.conversion.target import check_target, make_options
 from zoo.core.html import html_table
 from zoo.core.tensors import DTYPES, Tensors, get_dtype
-from zoo.errors import CheckpointMismatch, OptionError, UnknownName
+from zoo.errors import CheckpointMismatch
 from zoo.formats.base import Checkpoint, Format, WriteOptions
 from zoo.formats.content_hash import PADDED
 from zoo.formats.mapping import to_theirs
@@ -56,7 +56,7 @@ class Plan:
         options: Options for writing; on_bytes is set when the plan runs.
         notes: Sentences about what is left out or assumed.
         unheld: Those notes that are about the vocabulary and the special tokens.
-        dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
+        dtype: Dtype that tensors are cast to; None keeps each tensor's own.
     """
 
     source_format: Format
@@ -213,14 +213,15 @@ def plan_checkpoint(
         raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
-    options = _options(target_format, dtype, max_shard_bytes, variant)
+    name = source.path.stem if source.files else ""
+    options = make_options(target_format, dtype, max_shard_bytes, variant, name)
     widened = list[str]()
     if dtype is None:
         cast, widened = widening(target_format, ours)
     else:
         cast = None if options.encoding else get_dtype(dtype)
     if cast is not None:
-        ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
+        ours = {name: cast_parameter(target_format, name, tensor, cast) for name, tensor in ours.items()}
     config, filled = source.config, list[str]()
     if not strict:
         config, ours, filled = fill_biases(target_format, config, ours)
@@ -231,19 +232,6 @@ def plan_checkpoint(
     unheld = target_format.unheld(target)
     notes = [*source.notes, *widened, *filled, *dropped, *target_format.notes(target), *unheld]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, unheld, cast)
-
-
-def _options(target: Format, dtype: str | None, max_shard_bytes: int | None, variant: str | None) -> WriteOptions:
-    if not target.writes:
-        raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
-    if max_shard_bytes is not None and not target.shards:
-        raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
-    if dtype and dtype not in DTYPES and dtype not in target.encodings:
-        raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
-    if variant and variant not in target.variants:
-        raise UnknownName(f"variant of {target.name}", variant, target.variants)
-    encoding = dtype if dtype in target.encodings else None
-    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes, variant=variant or "")
 
 
 def _widens(before: str, after: str) -> bool:

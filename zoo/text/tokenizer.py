@@ -101,6 +101,18 @@ class Tokenizer:
         with self._known_ids():
             return codec.token_bytes(index(token_id)).decode("utf-8", "backslashreplace")
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token, which may be a part of a character.
+
+        Raises:
+            OptionError: as decode; or the vocabulary is not byte-level BPE.
+        """
+        codec = self._codec
+        if isinstance(codec, OtherCodec):
+            raise OptionError("the tokens of this vocabulary are pieces of text, not of bytes; use decode")
+        with self._known_ids():
+            return codec.token_bytes(index(token_id))
+
     def stream(self) -> StreamDecoder:
         """Return a decoder for ids that come one at a time; of a model without text it gives no text."""
         if self.problem:
