@@ -246,7 +246,7 @@ def test_damage_among_the_values_is_not_looked_for(path):
 def test_a_token_that_is_there_twice_bars_text_only(path, tmp_path):
     """The weights load and convert; the note says why there is no text, and text is refused."""
     before = zoo.load(path)
-    path.write_bytes(path.read_bytes().replace(text("a"), text("b"), 1))
+    path.write_bytes(path.read_bytes().replace(text("`") + text("a"), text("`") + text("b"), 1))
     report = zoo.convert(path, tmp_path / "out.safetensors")
     again = zoo.load(path)
 
