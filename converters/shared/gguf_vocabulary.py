@@ -60,7 +60,7 @@ def write_vocabulary(vocabulary: Vocabulary, rows: int) -> dict[str, Value]:
 
 
 def unheld(vocabulary: Vocabulary) -> list[str]:
-    """Say what of a vocabulary a GGUF file leaves out."""
+    """Return notes on the parts of a vocabulary that a GGUF file leaves out."""
     if not vocabulary.content or vocabulary.is_plain:
         return []
     return [f"a GGUF file by zoo cannot hold this vocabulary ({describe(vocabulary)}): llama.cpp has no text for it"]
@@ -74,7 +74,7 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     """
     model, pre = (metadata.get(_PREFIX + key, default) for key, default in (("model", "none"), ("pre", "")))
     if not isinstance(model, str) or not isinstance(pre, str):
-        raise CorruptFile(path, "does not say in text of which kind its tokenizer is")
+        raise CorruptFile(path, "does not name the kind of its tokenizer as text; write the file again")
     special = _read_special(metadata, SpecialTokens())
     if model == "none":
         return Vocabulary(declared=special), None, []
