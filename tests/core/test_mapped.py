@@ -46,7 +46,7 @@ def test_a_file_changed_in_place_is_refused_at_the_next_step(tmp_path, file, cha
 
 
 def test_a_new_file_of_the_same_name_changes_nothing(tmp_path, file):
-    """zoo's outputs replace a file by renaming: those who map the old one go on with it, also when it is deleted."""
+    """zoo's outputs replace a file by renaming: those who map the old one keep it, also when it is deleted."""
     running = list(users(file))
     before = [run() for run in running]
     zoo.save(zoo.create(CONFIG, seed=4), file, force=True)

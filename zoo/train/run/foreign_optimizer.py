@@ -1,4 +1,4 @@
-"""Go on with the optimizer of another program, whose checkpoint a run starts from."""
+"""Continue with the optimizer of another program, whose checkpoint a run starts from."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def load_adapter(model: GPTModel, path: str | Path) -> GPTModel:
         raise OptionError("the model has LoRA adapters already; merge them first with zoo.train.step.lora.merge_lora")
     adapter = read_adapter(Path(path))
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    problems = [f"its {name} was trained too, which zoo does not go on with; merge it first" for name in adapter.biases]
+    problems = [f"its {name} was trained too, and zoo trains no biases; merge it first" for name in adapter.biases]
     for name, (a, b) in adapter.pairs.items():
         if name not in layers:
             problems.append(f"the model has no layer {name}")
