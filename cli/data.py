@@ -48,7 +48,8 @@ def prepare(
 ) -> None:
     """Turn TEXTS (files, directories, patterns, - for stdin) into one file of tokens.
 
-    <|endoftext|> is put between documents. Texts are read a block at a time and may be larger than memory.
+    <|endoftext|> is put between documents, and in llm.c's layout before the first one, too. Texts are read a block at a
+    time and may be larger than memory.
 
     \b
     Examples:
@@ -65,3 +66,21 @@ def prepare(
         show_json({"out": str(out), "tokens": n_tokens, "documents": n_documents, "layout": layout})
     else:
         say(f"{out}: {count_text(n_tokens, 'token')} of {count_text(n_documents, 'document')}, {layout}'s layout")
+
+
+@data.command()
+@out_option("The file to write; llm.c looks for gpt2_tokenizer.bin.", required=True)
+@click.option("--tokenizer", "-t", type=CHECKPOINT, help="Checkpoint whose vocabulary to use.  [default: GPT-2's]")
+@force_option
+def tokenizer(out: Path, tokenizer: str | None, force: bool) -> None:
+    """Write the tokenizer file from which llm.c prints text.
+
+    \b
+    Examples:
+      zoo data tokenizer --out gpt2_tokenizer.bin
+    """
+    from zoo.core.output import check_output
+    from zoo.train.data.corpus import prepare_tokenizer
+
+    check_output(out, force=force)
+    say(f"{out}: {count_text(prepare_tokenizer(out, tokenizer=tokenizer, force=force), 'token')}")

@@ -1,4 +1,4 @@
-"""One module a format; shared/ has what several formats share.
+"""One module per format; shared/ has code that several formats use.
 
 The folder is part of the package zoo, under the name zoo.converters. Imported under any other name its modules would
 exist twice, with two of every class, so that is refused.

@@ -1,8 +1,8 @@
 """The model of "Build a Large Language Model (From Scratch)": its state dict, as .pth or .safetensors.
 
-https://github.com/rasbt/LLMs-from-scratch, chapters 4 and 5. The file has no config: it follows from the shapes, but
+https://github.com/rasbt/LLMs-from-scratch, chapters 4 and 5. The file has no config: it follows from the shapes, except
 for the number of heads. The model of its scripts for fast training (chapter 5) has fused projections and other names;
-it is read under the names of the first. zoo adds its own config where the book's code does not look.
+its tensors are read under the names of GPTModel. zoo adds its own config where the book's code does not look.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Book(Format):
     )
 
     def layout(self, variant: str) -> Table:
-        """Leave the masks out of the variant without."""
+        """Return the table without masks for the variant no-masks."""
         return replace(self.table, derived=()) if variant else self.table
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a state dict with the book's names."""
+        """Return whether it is a state dict with the book's names."""
         return "trf_blocks.0.att.W_query.weight" in try_state_dict(path, self.table, _open)
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
@@ -83,7 +83,7 @@ class Book(Format):
         return replace(opened, adam=read_adam_state(state.beside, trained))
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
-        """Write a safetensors file if the path ends so, a torch one otherwise; the book's model loads both strictly."""
+        """Write safetensors if the path has that suffix, else a torch file; the book's model loads both strictly."""
         if path.suffix == ".safetensors":
             metadata = {"format": "pt", **text_records(checkpoint)}
             write_safetensors(path, checkpoint.tensors, metadata, options.provenance, options.on_bytes)

@@ -2,7 +2,7 @@
 
 https://github.com/OpenNMT/CTranslate2: python/ctranslate2/specs for the names and the file, GPT2Loader in
 python/ctranslate2/converters/transformers.py for how its own converter fills them. Weights lie (out, in). The package
-takes anything that behaves as its Variable does, so it is given tensors that are loaded only as they are written.
+accepts any object with the methods of its Variable, so zoo passes tensors that are loaded when they are written.
 
 In the encoding int8, matrices and the embedding are int8 with a scale for each row, computed by CTranslate2; positions,
 norms and biases stay as they are.
@@ -63,7 +63,7 @@ class CTranslate2(Format):
     config_map = ConfigMap(fields=())
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is the model.bin of a CTranslate2 decoder, or a directory with one."""
+        """Return whether it is the model.bin of a CTranslate2 decoder, or a directory with one."""
         file = path / "model.bin" if path.is_dir() else path
         if not file.is_file():
             return False
@@ -118,7 +118,7 @@ class CTranslate2(Format):
 
 @dataclass(frozen=True)
 class _Variable:
-    """What CTranslate2 asks of a Variable (python/ctranslate2/specs/model_spec.py) to alias it and to write it."""
+    """The methods of Variable that CTranslate2 calls (python/ctranslate2/specs/model_spec.py) to alias and write."""
 
     tensor: LazyTensor
     on_bytes: Progress = ignore_progress

@@ -1,6 +1,6 @@
 """Hugging Face transformers with Flax: a directory with config.json, flax_model.msgpack and tokenizer files.
 
-Names and shapes: transformers/models/gpt2/modeling_flax_gpt2.py, up to release 4.57; 5 has no Flax any more. Its
+Names and shapes: transformers/models/gpt2/modeling_flax_gpt2.py, up to release 4.57; release 5 dropped Flax. Its
 FlaxConv1D keeps its kernel (out, in), unlike every other kernel of Flax, such as that of the head.
 """
 
@@ -56,7 +56,7 @@ class Flax(Format):
         return has_weights(path, _WEIGHTS) and (path.is_file() or not HuggingFace().sniff(path))
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open a directory, whatever other weights are in it, or its flax_model.msgpack or index."""
+        """Open a directory, which may have other weights too, or its flax_model.msgpack or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
         vocabulary = read_vocabulary(directory)

@@ -1,13 +1,14 @@
 """llama.cpp's GGUF files of architecture gpt2: F32, F16, BF16 and quantised.
 
 Names and keys: conversion/gpt2.py, conversion/base.py and src/models/gpt2.cpp of https://github.com/ggml-org/llama.cpp.
-As its converter does, norms, biases and positions are stored in float32 whatever the matrices are, since ggml's
-operations want them so. A float16 or bfloat16 model would then come back with wider tensors than it had; a key of zoo's
-own, zoo.dtypes, says what to narrow again. llama.cpp passes over keys it does not know.
+As its converter does, norms, biases and positions are always stored in float32, as ggml's
+operations require; a cast leaves them as they are. A model that has them in float16 or bfloat16 would then come
+back with wider tensors than it had; a key of zoo's own, zoo.dtypes, says what to narrow again. llama.cpp ignores
+keys that it does not know.
 
-Quantised, the matrices become what the encoding says, except that the embedding and an untied head are always Q8_0
-(llama-quantize takes Q6_K or better for what makes the logits), and that a matrix of rows that are not a multiple of 32
-stays float32. Quantised tensors read as float32, and so does all of a quantised file that zoo wrote.
+In a quantised file the matrices have the type of the encoding. Exceptions: the embedding and an untied head are always
+Q8_0 (llama-quantize uses Q6_K or better for these), and a matrix whose rows are not a multiple of 32 values long stays
+float32. Quantised tensors are read as float32, and so are all tensors of a quantised file that zoo wrote.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class GGUF(Format):
     )
 
     def layout(self, variant: str) -> Table:
-        """Write the copy of the embedding in the untied variant."""
+        """Return the table with the copy of the embedding for the variant untied."""
         return replace(self.table, copies=(Copy(_HEAD, _EMBEDDING, written=True),)) if variant else self.table
 
     def sniff(self, path: Path) -> bool:
@@ -92,7 +93,7 @@ class GGUF(Format):
         return path.is_file() and read_architecture(path) in ("gpt2", "")
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the file; its own config counts. Whether the head of a file not by zoo is tied is seen by comparing."""
+        """Open the file and use its own config. In a foreign file, a head that equals the embedding counts as tied."""
         found = read_gguf(path)
         scalars = {key: value for key, value in found.metadata.items() if isinstance(value, str | int | float)}
         if scalars.get("general.architecture") != "gpt2":
@@ -130,7 +131,9 @@ class GGUF(Format):
         metadata: dict[str, Value | np.float32] = {
             **self.config_map.write(config),
             _EPS: np.float32(config.norm_eps),
-            "general.name": "GPT-2",
+            "general.type": "model",
+            "general.name": options.name or "GPT-2",
+            "general.size_label": _size_label(config.n_parameters),
             "general.file_type": _FILE_TYPES[typed["blk.0.attn_qkv.weight"][0]],
             **write_vocabulary(checkpoint.vocabulary, config.vocab_rows),
         }
@@ -140,8 +143,12 @@ class GGUF(Format):
             metadata[_DTYPES] = json.dumps(widened)
         write_gguf(path, metadata, typed, options.provenance, options.on_bytes)
 
+    def narrows(self, ours: str, shape: tuple[int, ...]) -> bool:
+        """Exclude vectors and positions, which are always stored in float32."""
+        return len(shape) > 1 and ours != "pos_emb.weight"
+
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
-        """Return what quantising leaves of a tensor, in float32."""
+        """Return the quantised tensor as it is read back, in float32."""
         kind = _type(name, tensor, encoding)
         return decoded(encoded(name, tensor, kind), kind, tensor.shape)
 
@@ -150,7 +157,7 @@ class GGUF(Format):
         return nbytes(_type(name, tensor, encoding), tensor.shape)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell of matrices that cannot be quantised, whatever is asked for, and of a text that has no end."""
+        """Return notes on matrices that are never quantised and on a missing end of text."""
         odd = sorted({n for n in (checkpoint.config.width, checkpoint.config.inner_width) if n % _BLOCK})
         notes = [f"rows of {n} values are not a multiple of 32, so such matrices are never quantised" for n in odd]
         if checkpoint.vocabulary.is_plain and not checkpoint.vocabulary.special.eos:
@@ -158,7 +165,7 @@ class GGUF(Format):
         return notes
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
-        """Say what of the vocabulary has no place."""
+        """Return notes on the parts of the vocabulary that the file cannot hold."""
         return unheld(checkpoint.vocabulary)
 
 
@@ -171,6 +178,13 @@ def _type(name: str, tensor: LazyTensor, encoding: str) -> str:
     if tensor.shape[-1] % _BLOCK:
         return "F32"
     return "Q8_0" if name in (_EMBEDDING, _HEAD) else encoding.upper()
+
+
+def _size_label(n: int) -> str:
+    """Return a number of parameters as llama.cpp's converter rounds it: 124M, 1.6B, 39K."""
+    scale, unit = next((pair for pair in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if n > pair[0]), (1e3, "K"))
+    digits = len(str(round(n / scale)).lstrip("0"))
+    return f"{n / scale:.{max(2 - digits, 0)}f}{unit}"
 
 
 def _widened(tensors: Tensors) -> dict[str, str]:

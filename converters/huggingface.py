@@ -1,4 +1,4 @@
-"""Hugging Face transformers: a directory with config.json, weights (whole or sharded) and tokenizer files.
+"""Hugging Face transformers: a directory with config.json, weights (one file or sharded) and tokenizer files.
 
 Names and shapes: transformers/models/gpt2/modeling_gpt2.py. Linear weights lie (in, out): its Conv1D.
 """
@@ -81,7 +81,7 @@ class HuggingFace(Format):
         return qkv is not None and len(qkv.shape) == 2 and qkv.shape[1] == 3 * qkv.shape[0]
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open a directory; of several kinds of weights in it, safetensors before pytorch_model.bin."""
+        """Open a directory; safetensors are preferred to pytorch_model.bin."""
         weights = find_weights(path, _WEIGHTS)
         tensors, files = read_shards(weights, lambda file: open_state_dict(file)[0])
         state = normalise(self.table, tensors, {}, path)

@@ -1,8 +1,8 @@
 """Keras Hub: a preset directory of a GPT2Backbone, with config.json, model.weights.h5 and the tokenizer's files.
 
 https://github.com/keras-team/keras-hub: keras_hub/src/models/gpt2 for the layers, keras_hub/src/utils/preset_utils.py
-for the files. Query, key and value are apart, and kernels have an axis of heads: (C, H, D), and (H, D, C) on the way
-out. The paths in the weights follow from Keras' classes and attributes (keras/src/saving/saving_lib.py).
+for the files. Query, key and value are separate, and kernels have an axis of heads: (C, H, D), and (H, D, C) for the
+output. The paths in the weights follow from Keras' classes and attributes (keras/src/saving/saving_lib.py).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class KerasHub(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a directory with weights and the config of a GPT2Backbone, or the weights in one."""
+        """Return whether it is a directory with weights and the config of a GPT2Backbone, or the weights in one."""
         if path.is_file():
             return path.name in _WEIGHTS and self.sniff(path.parent)
         if not any((path / name).is_file() for name in _WEIGHTS):
@@ -124,7 +124,7 @@ class KerasHub(Format):
         write_json(path / "metadata.json", {**metadata, _PROVENANCE: options.provenance()})
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
-        """Say what of the tokenizer Keras Hub's class cannot be."""
+        """Return notes on the parts of the tokenizer that Keras Hub's class does not support."""
         return preset.unheld(checkpoint.vocabulary)
 
 

@@ -1,4 +1,4 @@
-"""llm.c: one file with a header of 256 numbers and all weights behind it, no names.
+"""llm.c: one file with a header of 256 numbers, then all weights without names.
 
 https://github.com/karpathy/llm.c (train_gpt2.py: write_model, write_tensors and pad_vocab; train_gpt2.c:
 gpt2_build_from_checkpoint). Weights lie kind by kind, each kind for all layers, matrices (out, in). Versions 3
@@ -6,8 +6,8 @@ gpt2_build_from_checkpoint). Weights lie kind by kind, each kind for all layers,
 are only read. (In April 2024 version 2 had its layer norms at the end, in float32, says llm.c's pull request 265. Such
 a file is longer than its header asks for here, so it is refused.)
 
-llm.c reads eight numbers of the header, which say how many rows are tokens and how many there are with padding. In the
-rest of it zoo keeps its own config, so that what comes back has as many rows as it had. The padding can never win:
+llm.c reads eight numbers of the header, which say how many rows are tokens and how many there are with padding. zoo
+stores its own config in the rest of it, so that a converted model keeps its number of rows. The padding can never win:
 train_gpt2.c samples from the first vocab_size logits only.
 """
 
@@ -35,7 +35,7 @@ from zoo.text.gpt2 import GPT2_N_TOKENS
 
 MAGIC = 20240326
 _HEADER_BYTES = 1024
-_OWN = 32  # where zoo's record begins, behind the eight numbers
+_OWN = 32  # where zoo's record begins, after the eight numbers
 _OWN_MARK = b"zoo.config "
 _ROWS = 128  # train_gpt2.py pads the embedding to a multiple of it
 _DTYPES = {1: "float32", 2: "bfloat16", 3: "float32", 5: "bfloat16"}  # by version
@@ -98,14 +98,14 @@ class LlmC(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a file that begins with llm.c's magic number."""
+        """Return whether it is a file that begins with llm.c's magic number."""
         if not path.is_file():
             return False
         with path.open("rb") as file:
             return file.read(4) == MAGIC.to_bytes(4, "little")
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the file; its own header counts."""
+        """Open the file with the sizes of its header."""
         data = map_file(path)
         found, version, padding = self._read_header(path, data)
         dtype = DTYPES[_DTYPES[version]]
@@ -138,22 +138,24 @@ class LlmC(Format):
         write_at(path, placed, options.on_bytes)
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Say how many rows are added."""
+        """Return notes on added rows and on a program that does not read the dtype."""
         notes = super().notes(checkpoint)
+        if any(tensor.dtype == DTYPES["bfloat16"] for tensor in checkpoint.tensors.values()):
+            notes.append("llm.c's train_gpt2.c reads float32 only; for it, cast with dtype=float32")
         rows, added = checkpoint.config.vocab_rows, -checkpoint.config.vocab_rows % _ROWS
         if added:
             notes.append(f"{added} rows of zeros follow the embedding's {rows:,}: llm.c wants a multiple of {_ROWS}")
         return notes
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
-        """Say that there is no place for a vocabulary: GPT-2's is what llm.c assumes."""
+        """Return a note on a vocabulary other than GPT-2's, which llm.c assumes."""
         vocabulary = checkpoint.vocabulary
         if not vocabulary.content or vocabulary.is_gpt2:
             return unheld_special(vocabulary, GPT2_N_TOKENS - 1 if vocabulary.content else None, "llm.c")
         return [f"llm.c does not store a vocabulary, and this one ({describe(vocabulary)}) is not GPT-2's"]
 
     def _places(self, config: GPTConfig, padding: int) -> dict[str, tuple[int, ...]]:
-        """Name and shape of everything behind the header, in order."""
+        """Return the name and shape of everything after the header, in order."""
         (wte, shape), *others = self.table.shapes(config).items()
         extra = {_PADDING: (padding, config.width)} if padding else {}
         return {wte: shape, **extra, **dict(others)}

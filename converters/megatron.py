@@ -2,9 +2,9 @@
 
 https://github.com/NVIDIA/Megatron-LM (tools/checkpoint/schema_core.py for the names, those of its default
 implementation, Transformer Engine; megatron/core/transformer/attention.py for the order in linear_qkv: head by head,
-query, key and value of each). It is what one rank of one has as `model` in model_optim_rng.pt. Megatron-LM keeps its
-config in arguments of the command line, which its older checkpoints hold as `args`; what neither they nor zoo's own
-record say follows from the shapes. Checkpoints from before Megatron core are only read.
+query, key and value of each). The file is the `model` of a single rank in model_optim_rng.pt. Megatron-LM keeps its
+config in arguments of the command line, which its older checkpoints hold as `args`; the rest follows from the shapes,
+unless zoo recorded it. Checkpoints from before Megatron core are only read.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Megatron(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a torch file with a model of Megatron's names."""
+        """Return whether it is a torch file with a model of Megatron's names."""
         try:
             tree = read_torch(path) if is_torch_file(path) else None
         except ZooError:
@@ -72,7 +72,7 @@ class Megatron(Format):
         )
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the file; what Transformer Engine keeps beside the weights stays behind."""
+        """Open the file without the extra state of Transformer Engine."""
         tree = read_torch(path)
         if not isinstance(tree, dict) or not isinstance(model := tree.get("model"), dict):
             raise FormatError(path, "has no model, so it is not a checkpoint of Megatron core")
@@ -89,7 +89,7 @@ class Megatron(Format):
         return replace(opened, notes=(*opened.notes, note))
 
     def _read_old(self, path: Path, tree: dict[str, Any], known: Mapping[str, Any]) -> Checkpoint:
-        """Open a checkpoint from before Megatron core, whose rows cannot be put in order without the heads."""
+        """Open a checkpoint from before Megatron core, whose order of rows depends on the number of heads."""
         beside = {key: value for key, value in tree.items() if key != "model"}
         fields = {**settings_of(beside.get("args")), **known}
         sizes = sizes_of(self.table, to_core({**tree, "checkpoint_version": _VERSION}, 1, path))
@@ -106,7 +106,7 @@ class Megatron(Format):
         write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell what Megatron-LM must be told, since it pads the vocabulary itself."""
+        """Return a note on the option of Megatron-LM that avoids its own padding of the vocabulary."""
         rows = checkpoint.config.vocab_rows
         hint = f"Megatron-LM wants --make-vocab-size-divisible-by 1 for {rows:,} rows"
         return [*super().notes(checkpoint), *([hint] if rows % _ROWS else [])]

@@ -1,8 +1,8 @@
 """minGPT: the state dict of its GPT, as torch.save(model.state_dict()) in its projects writes it.
 
 https://github.com/karpathy/minGPT (mingpt/model.py). Names are nanoGPT's; weights are (out, in). The causal masks are
-in the file, and the head is a tensor of its own, tied or not. The file has no config: it follows from the shapes, but
-for the number of heads, which the config.json of minGPT's projects beside it tells.
+in the file, and the head is a tensor of its own, tied or not. The file has no config: it follows from the shapes,
+except for the number of heads, which is in the config.json that minGPT's projects write beside it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class MinGPT(Format):
 
 
 def _read_heads(file: Path, sizes: Mapping[str, int]) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Return what the config.json that minGPT's projects write says of the heads, and the file, if it is of this model.
+    """Return the number of heads in the config.json of minGPT's projects, and the file, if it describes this model.
 
     Its `model` names one of minGPT's models, or gives the sizes.
     """

@@ -1,7 +1,7 @@
-"""minGPT's first layout, of 2020: query, key and value apart, positions (1, T, C), an untied head.
+"""minGPT's first layout, of 2020: separate query, key and value, positions (1, T, C), an untied head.
 
 https://github.com/karpathy/minGPT (mingpt/model.py at commit 3ed14b2). The file has no config: it follows from the
-shapes, but for the number of heads, which the user says. zoo only reads it.
+shapes, except for the number of heads, which the user gives. zoo only reads it.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class MinGPT2020(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a state dict with the names of minGPT's first model."""
+        """Return whether it is a state dict with the names of minGPT's first model."""
         return "blocks.0.attn.key.weight" in try_state_dict(path, self.table)
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:

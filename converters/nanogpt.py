@@ -4,8 +4,8 @@ https://github.com/karpathy/nanoGPT (model.py, and what train.py saves and resum
 head is always tied and always saved too; models compiled by torch.compile have a prefix. A vocabulary of 50304 is
 GPT-2's 50257 tokens padded to a multiple of 64; any other is taken as it is.
 
-nanoGPT computes GELU exactly since June 2023, whatever it was trained with elsewhere: its own GPT.from_pretrained puts
-OpenAI's weights, made for the tanh approximation, into that model, and so does zoo, with a note. Checkpoints whose
+nanoGPT has computed the exact GELU since June 2023. Its own GPT.from_pretrained loads OpenAI's weights, which were
+trained with the tanh approximation, into that model, and so does zoo, with a note. Checkpoints whose
 model_args have no `bias` are older than that and mean the approximation.
 """
 
@@ -131,7 +131,7 @@ class NanoGPT(Format):
             raise FormatError(path, f"its zoo.config contradicts its model_args: {error}") from error
 
     def write(self, path: Path, checkpoint: Checkpoint, options: WriteOptions) -> None:
-        """Write the file, with an optimizer that has not made a step yet, so that train.py can go on from it."""
+        """Write the file with the state of a new optimizer, so that train.py can resume from it."""
         tree = {
             "model": dict(checkpoint.tensors),
             "optimizer": _fresh_optimizer(self.table, checkpoint.config),
@@ -143,14 +143,14 @@ class NanoGPT(Format):
         write_torch(path, tree, options.on_bytes, torch_records(checkpoint, options.provenance))
 
     def cannot_hold(self, config: GPTConfig) -> list[str]:
-        """Say why nanoGPT has no such model."""
+        """Return the reasons why nanoGPT has no such model."""
         reasons = super().cannot_hold(config)
         if config.bias != config.qkv_bias:
             reasons.append(f"it has no place for qkv_bias {config.qkv_bias} beside bias {config.bias} (only for equal)")
         return reasons
 
     def notes(self, checkpoint: Checkpoint) -> list[str]:
-        """Tell that nanoGPT will compute another activation than GPT-2's."""
+        """Return a note if nanoGPT computes another activation than the model."""
         notes = super().notes(checkpoint)
         if checkpoint.config.activation == "gelu_tanh":
             notes.append(f"nanoGPT will compute the exact GELU, not its tanh approximation. {ACTIVATION_DIFFERENCE}")
@@ -165,8 +165,8 @@ def _file(path: Path) -> Path:
 def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:
     """Return the state_dict of an AdamW that has made no step, in the two groups of nanoGPT's configure_optimizers.
 
-    The values are train.py's defaults. It sets the learning rate before each step; the others count until training is
-    started anew, as in any checkpoint.
+    The values are train.py's defaults. It sets the learning rate before each step; the other values apply until a
+    new training begins.
     """
     shapes = table.shapes(config).values()
     n_decayed = sum(len(shape) >= 2 for shape in shapes)
@@ -187,7 +187,7 @@ def _fresh_optimizer(table: Table, config: GPTConfig) -> dict[str, Any]:
 
 
 def _training_state(tree: dict[Any, Any]) -> list[str]:
-    """Say what there is beside the model, apart from what a checkpoint has before its first step."""
+    """Return a note on the training state beside the model, unless no step has been made."""
     optimizer = tree.get("optimizer")
     state = optimizer.get("state") if isinstance(optimizer, dict) else None
     beside = {"optimizer's state": state, "config": tree.get("config")}

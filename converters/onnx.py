@@ -1,10 +1,10 @@
 """ONNX with a key-value cache: a directory with model.onnx, its weights in model.onnx.data, config and tokenizer.
 
-https://github.com/onnx/onnx: docs/IR.md and docs/ExternalData.md. The weights lie outside, since a protocol buffer
-ends at 2 GB. Inputs, outputs and files have the names that Hugging Face's optimum gives them: input_ids (B, T) and
-past_key_values.N.key and .value (B, H, P, D) give logits (B, T, V) and present.N.key and .value (B, H, P + T, D); P is
-0 for the first call. Operators are those of opset 20. A float16 model is computed in float16, any other in float32:
-what is bfloat16 is stored so, and cast when the graph runs.
+https://github.com/onnx/onnx: docs/IR.md and docs/ExternalData.md. The weights are in a file of their own, since a
+protocol buffer is limited to 2 GB. Inputs, outputs and files have the names that Hugging Face's optimum gives them:
+input_ids (B, T) and past_key_values.N.key and .value (B, H, P, D) give logits (B, T, V) and present.N.key and .value
+(B, H, P + T, D); P is 0 for the first call. Operators are those of opset 20. A float16 model is computed in float16,
+any other in float32: bfloat16 weights are stored as bfloat16 and cast when the graph runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Onnx(Format):
     config_map = ConfigMap(fields=HuggingFace.config_map.fields, constants=HuggingFace.config_map.constants)
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is an .onnx file, or a directory with a model.onnx."""
+        """Return whether it is an .onnx file, or a directory with a model.onnx."""
         file = path / _MODEL if path.is_dir() else path
         if file.suffix != ".onnx" or not file.is_file():
             return False
@@ -90,7 +90,7 @@ def _offsets(tensors: Tensors) -> dict[str, int]:
 
 
 def _graph(onnx: Any, config: GPTConfig, tensors: Tensors, offsets: dict[str, int]) -> Any:
-    """Return the whole graph, whose initializers say where the weights lie."""
+    """Return the complete graph, whose initializers say where the weights lie."""
     built = Graph(onnx, config, tensors)
     small = [onnx.numpy_helper.from_array(value, name) for name, value in built.constants.items()]
     large = [_external(onnx, name, tensor, offsets[name]) for name, tensor in tensors.items()]

@@ -74,7 +74,7 @@ class OpenAI(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        """Whether there is the index of a TensorFlow checkpoint."""
+        """Return whether there is the index of a TensorFlow checkpoint."""
         return any(is_index(file) for file in (path.glob("*.index") if path.is_dir() else [path]))
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
@@ -116,12 +116,12 @@ class OpenAI(Format):
         write_json(path / PROVENANCE_FILE, options.provenance())
 
     def unheld(self, checkpoint: Checkpoint) -> list[str]:
-        """Say what of the vocabulary has no place."""
+        """Return notes on the parts of the vocabulary that OpenAI's code cannot hold."""
         return unheld_vocabulary(checkpoint.vocabulary, "OpenAI's code")
 
 
 def _split(tensors: dict[str, LazyTensor], path: Path) -> tuple[dict[str, LazyTensor], list[str]]:
-    """Divide tensors into the model's and the names of an optimizer's.
+    """Return the tensors of the model, and the names of the optimizer's.
 
     Raises:
         FormatError: TensorFlow 2 saved them as objects.

@@ -1,4 +1,4 @@
-"""A LoRA adapter beside its base: read, it is the base with the adapter merged in."""
+"""A LoRA adapter beside its base, read as the base with the adapter merged in."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Peft(Format):
     writes = False  # a complete model is not an adapter; zoo.train.step.lora.save_adapter writes one
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a directory with an adapter, or the adapter's weights."""
+        """Return whether it is a directory with an adapter, or the adapter's weights."""
         return is_adapter(path)
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the adapter and its base. The base is the one file outside its own directory that a checkpoint of zoo's
-        may name, and all that happens to it is that it is read as a checkpoint.
+        """Open the adapter and its base. The base is the only file outside its own directory that a checkpoint may
+        name, and it is only read as a checkpoint.
         """
         directory = path if path.is_dir() else path.parent
         adapter = read_adapter(directory)

@@ -1,8 +1,8 @@
 """A checkpoint that several processes wrote with torch.distributed.checkpoint while they trained.
 
-To torch it is a directory of its own: `.metadata`, a pickle, says in which `__r_n.distcp` files the pieces of each
-tensor are. For everybody else zoo.train puts zoo.json beside it, which says the same of the model's parameters without
-a pickle: file, place and checksum of each piece's bytes. Reading therefore needs no torch, and trusts nothing.
+torch writes a directory in which `.metadata`, a pickle, lists the `__r_n.distcp` files that hold the pieces of each
+tensor. zoo.train adds zoo.json, which lists the same pieces of the model's parameters without a pickle: file, offset
+and checksum. Reading therefore needs neither torch nor trust.
 """
 
 from __future__ import annotations
@@ -64,11 +64,11 @@ class Sharded(Format):
     pads = True
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a directory with both indexes."""
+        """Return whether it is a directory with both indexes."""
         return (path / INDEX).is_file() and (path / DATA).is_file()
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the pieces; the config in the index counts."""
+        """Open the pieces with the config of the index."""
         file = path / INDEX
         index = read_json(file)
         try:
@@ -107,7 +107,7 @@ def _map(directory: Path, index: Path, files: dict[str, mmap], name: Any) -> mma
 
 
 def _tensor(index: Path, name: str, entry: dict[str, Any], open_file: Callable[[Any], mmap]) -> LazyTensor:
-    """Check what the index says of a tensor before anything is allocated for it."""
+    """Check the index's entry of a tensor before anything is allocated for it."""
     dtype, shape = DTYPES[entry["dtype"]], _lengths(entry["shape"])
     pieces = []
     for file, offset, crc32, starts, lengths in entry["pieces"]:

@@ -1,6 +1,6 @@
 """Hugging Face transformers with TensorFlow: a directory with config.json and tf_model.h5; read only.
 
-Names and shapes: transformers/models/gpt2/modeling_tf_gpt2.py, up to release 4.57; 5 has no TensorFlow any more. Linear
+Names and shapes: transformers/models/gpt2/modeling_tf_gpt2.py, up to release 4.57; release 5 dropped TensorFlow. Linear
 layers are its TFConv1D (transformers/modeling_tf_utils.py): weights lie (in, out), biases are rows, (1, out).
 """
 
@@ -56,7 +56,7 @@ class TfH5(Format):
         return has_weights(path, _WEIGHTS) and (path.is_file() or not HuggingFace().sniff(path))
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open a directory, whatever other weights are in it, or its tf_model.h5 or index."""
+        """Open a directory, which may have other weights too, or its tf_model.h5 or index."""
         weights = find_weights(path, _WEIGHTS)
         directory = weights.parent
         vocabulary = read_vocabulary(directory)
@@ -77,7 +77,7 @@ class TfH5(Format):
 
 
 def _prefix(tensors: Tensors) -> str:
-    """What all names have before them: the names of layer and model, such as transformer/tfgpt2lm_head_model/."""
+    """Return the common prefix of all names: the names of layer and model, such as transformer/tfgpt2lm_head_model/."""
     for name in tensors:
         for end in (_EMBEDDING, _FORMER_EMBEDDING):
             if name.endswith("/" + end):

@@ -57,7 +57,7 @@ class ZooFile(Format):
     pads = True
 
     def sniff(self, path: Path) -> bool:
-        """Whether it is a safetensors file with zoo's metadata."""
+        """Return whether it is a safetensors file with zoo's metadata."""
         if not is_safetensors(path):
             return False
         try:
@@ -66,7 +66,7 @@ class ZooFile(Format):
             return False
 
     def read(self, path: Path, known: Known = None) -> Checkpoint:
-        """Open the file; its own config counts."""
+        """Open the file with its own config."""
         tensors, metadata = read_safetensors(path)
         if "zoo.config" not in metadata:
             raise FormatError(path, "is a safetensors file, but not of zoo: its metadata has no zoo.config")
@@ -97,7 +97,7 @@ class ZooFile(Format):
         self._write(path, checkpoint, checkpoint.tensors, options)
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
-        """Return what quantising leaves of a tensor: matrices in float32, others as they are."""
+        """Return the quantised tensor as it is read back: matrices in float32, others unchanged."""
         return quantised(name, tensor, encoding)
 
     def nbytes(self, name: str, tensor: LazyTensor, encoding: str) -> int:
@@ -107,7 +107,7 @@ class ZooFile(Format):
     def write_compact(self, path: Path, checkpoint: Checkpoint) -> None:
         """Write the file without the rows of the embedding that are zero, which reading puts back.
 
-        Such a file is smaller, but its embedding is not mapped: it is made anew when it is loaded.
+        Such a file is smaller, but its embedding is not mapped: it is rebuilt when it is loaded.
         """
         table = checkpoint.tensors["tok_emb.weight"].load()
         rows = np.flatnonzero(np.any(table != 0, axis=1)).astype(np.int32)

@@ -1,4 +1,4 @@
-"""State dicts that come without a config: how it follows from the shapes, and the records that zoo adds beside them.
+"""State dicts without a config: how the config follows from the shapes, and the records that zoo adds.
 
 The records lie where the projects' own loaders do not look: in the metadata of a safetensors file, as further members
 of a torch file.
@@ -42,7 +42,7 @@ VOCABULARY = "zoo.vocabulary"
 
 @dataclass(frozen=True)
 class Records:
-    """What zoo wrote beside the tensors of a file; in other files nothing of it is there."""
+    """The records that zoo wrote beside the tensors; all are missing in files of other programs."""
 
     config: GPTConfig | None
     vocabulary: Vocabulary | None
@@ -91,11 +91,11 @@ def open_configless(table: Table, state: StateDict, path: Path, known: Known, im
         table: of the format.
         state: in the format's names.
         path: of the file.
-        known: what the user says of it.
-        implied: what every model of the format has.
+        known: fields of the config that the user gave.
+        implied: fields that are the same for every model of the format.
 
     Raises:
-        FormatError: the shapes are not those of a complete GPT-2 in this layout, or do not tell the number of heads.
+        FormatError: the shapes are not those of a complete GPT-2 in this layout, or leave the number of heads open.
     """
     own = read_records(path)
     beside = fields_beside(state.beside, sizes_of(table, state.tensors))
@@ -123,13 +123,13 @@ def checkpoint_of(state: StateDict, path: Path, config: GPTConfig, own: Records,
 def config_from_shapes(
     table: Table, tensors: Tensors, path: Path, known: Known, implied: Mapping[str, Any]
 ) -> tuple[GPTConfig, list[str]]:
-    """Work the config out from shapes; return it, and notes on what they do not tell.
+    """Derive the config from shapes; return it, and notes on fields that shapes do not determine.
 
     A head that equals the embedding counts as tied. Arguments are those of open_configless.
 
     Raises:
-        FormatError: what tells a size is missing, or the sizes cannot be.
-        ConfigError: the user says other sizes.
+        FormatError: a tensor that determines a size is missing, or the sizes are impossible.
+        ConfigError: the user gave other sizes.
     """
     known = known or {}
     sizes, found = sizes_of(table, tensors), first_layer(table, tensors)

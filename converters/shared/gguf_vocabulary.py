@@ -69,7 +69,7 @@ def _special_tokens(vocabulary: Vocabulary) -> set[str]:
 
 
 def unheld(vocabulary: Vocabulary) -> list[str]:
-    """Say what of a vocabulary a GGUF file leaves out."""
+    """Return notes on the parts of a vocabulary that a GGUF file leaves out."""
     if not vocabulary.content or vocabulary.is_plain:
         return []
     return [f"a GGUF file by zoo cannot hold this vocabulary ({describe(vocabulary)}): llama.cpp has no text for it"]
@@ -79,20 +79,22 @@ def read_vocabulary(metadata: Mapping[str, Value], path: Path) -> tuple[Vocabula
     """Return the vocabulary, how many tokens there are without padding, and what cannot be kept.
 
     Raises:
-        FormatError: the keys contradict each other.
+        CorruptFile: the keys are of the wrong type or contradict each other.
     """
     model, pre = (metadata.get(_PREFIX + key, default) for key, default in (("model", "none"), ("pre", "")))
     if not isinstance(model, str) or not isinstance(pre, str):
-        raise CorruptFile(path, "does not say in text of which kind its tokenizer is")
+        raise CorruptFile(path, "does not name the kind of its tokenizer as text; write the file again")
     special = _read_special(metadata, SpecialTokens())
     if model == "none":
         return Vocabulary(declared=special), None, []
     texts = _strings(metadata, "tokens", path)
     padding = {i for i, text in enumerate(texts) if text.startswith("[PAD") and text == _pad(i)}
     tokens = {text: i for i, text in enumerate(texts) if i not in padding}
-    if len(tokens) + len(padding) != len(texts):
-        raise CorruptFile(path, "has the same token twice in its vocabulary")
     n_tokens = max(tokens.values(), default=-1) + 1
+    if len(tokens) + len(padding) != len(texts):
+        twice = next(text for i, text in enumerate(texts) if tokens.get(text, i) != i)
+        note = f"its vocabulary has the token {twice[:100]!r} twice, so text cannot be used; it is left out"
+        return Vocabulary(declared=special), n_tokens, [note]
     if model != "gpt2" or pre not in _KNOWN_PRE:
         note = f"its tokenizer ({model}, {pre}) is not of GPT-2's kind and is left out"
         return Vocabulary(declared=special), n_tokens, [note]

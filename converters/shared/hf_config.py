@@ -79,7 +79,7 @@ HF_CONFIG_FOLDED = replace(
 
 
 def fold_scales(file: Path, tensors: Tensors, config: GPTConfig) -> tuple[dict[str, LazyTensor], list[str]]:
-    """Multiply the query columns by what config.json's switches do to the attention scores.
+    """Multiply the query columns by the factors with which config.json's switches scale attention scores.
 
     transformers divides the scores of layer i by i + 1 (scale_attn_by_inverse_layer_idx), and leaves out the division
     by the square root of the head size (scale_attn_weights false). Scores are linear in the queries, so scaled queries
@@ -90,7 +90,7 @@ def fold_scales(file: Path, tensors: Tensors, config: GPTConfig) -> tuple[dict[s
         tensors: in transformers' names and orientation.
         config: Config of the model.
 
-        The model.
+    Returns:
         The tensors, and a note if values were rounded or changed.
     """
     theirs = read_json(file)

@@ -1,4 +1,4 @@
-"""What Hugging Face's directories have in common, whichever library saved the weights: config.json and tokenizer."""
+"""The files that all of Hugging Face's directories have: config.json and the tokenizer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.text.vocabulary import Vocabulary
 
 
 def has_weights(path: Path, names: tuple[str, ...]) -> bool:
-    """Whether a path is weights of one of these names beside a config.json, or a directory with both."""
+    """Return whether a path is weights of one of these names beside a config.json, or a directory with both."""
     directory = path.parent if path.is_file() else path
     found = path.name in names if path.is_file() else any((path / name).is_file() for name in names)
     return found and (directory / "config.json").is_file()
@@ -26,7 +26,7 @@ def has_weights(path: Path, names: tuple[str, ...]) -> bool:
 def read_config(directory: Path, config_map: ConfigMap, vocabulary: Vocabulary) -> tuple[GPTConfig, list[str], Path]:
     """Read config.json: the config, notes on what zoo cannot keep, and the file.
 
-    Its vocab_size counts rows. Where zoo has not noted how many of them are tokens, the vocabulary says it.
+    Its vocab_size counts rows. If zoo has not recorded how many of them are tokens, the vocabulary determines it.
 
     Raises:
         FormatError: there is none, or it is not that of a GPT-2.
@@ -39,7 +39,7 @@ def read_config(directory: Path, config_map: ConfigMap, vocabulary: Vocabulary) 
 
 
 def _count_tokens(rows: int, vocabulary: Vocabulary) -> int:
-    """Return how many of the embedding's rows are tokens, as far as the vocabulary tells."""
+    """Return how many of the embedding's rows are tokens, as far as the vocabulary determines it."""
     return min(rows, vocabulary.n_tokens or rows)
 
 
@@ -47,7 +47,7 @@ def read_vocabulary(directory: Path) -> Vocabulary:
     """Read the tokenizer's files and the special tokens, damaged or not.
 
     Of special tokens, those of generation_config.json come first, then those of config.json, then the tokenizer's own:
-    so does transformers when it generates.
+    transformers does so when it generates.
 
     Raises:
         FormatError: config.json or generation_config.json is not JSON.
@@ -69,8 +69,8 @@ def read_vocabulary(directory: Path) -> Vocabulary:
 def write_config(path: Path, checkpoint: Checkpoint, config_map: ConfigMap) -> None:
     """Write config.json, and the tokenizer's files if there is a vocabulary, into an existing directory."""
     theirs = config_map.write(checkpoint.config)
-    if checkpoint.config.vocab_size == _count_tokens(checkpoint.config.vocab_rows, checkpoint.vocabulary):
-        del theirs[TOKENS]
+    if min(checkpoint.config.vocab_rows, checkpoint.vocabulary.n_tokens) == checkpoint.config.vocab_size:
+        del theirs[TOKENS]  # a vocabulary says it; where there is none, a smaller one may be added later
     dtypes = sorted({str(tensor.dtype) for tensor in checkpoint.tensors.values()})
     theirs |= {"architectures": ["GPT2LMHeadModel"], "dtype": dtypes[0] if len(dtypes) == 1 else "float32"}
     special = checkpoint.vocabulary.special

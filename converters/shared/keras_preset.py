@@ -65,7 +65,7 @@ def write_preset(path: Path, checkpoint: Checkpoint, config: dict[str, Any]) -> 
 
 
 def unheld(vocabulary: Vocabulary) -> list[str]:
-    """Say what of a vocabulary has no place, and why a preset is written without a tokenizer though there is one."""
+    """Return notes on the parts of a vocabulary that have no place, and on why a tokenizer is left out."""
     notes = unheld_vocabulary(vocabulary, "Keras Hub")
     if vocabulary.is_plain and END_OF_TEXT not in vocabulary.tokens:
         notes.append(
@@ -75,7 +75,7 @@ def unheld(vocabulary: Vocabulary) -> list[str]:
 
 
 def _write_tokenizer(path: Path, vocabulary: Vocabulary) -> dict[str, Any] | None:
-    """Write the assets, and return the tokenizer's object, None if Keras Hub's class cannot be this one."""
+    """Write the assets, and return the tokenizer's object, None if Keras Hub's class does not support it."""
     files, added = vocabulary.pair(KERAS_NAMES), vocabulary.contents.added
     if added.keys() - {END_OF_TEXT}:  # which Keras Hub knows only as words of the vocabulary that are never split
         files[KERAS_NAMES[0]] = json.dumps(vocabulary.tokens).encode()

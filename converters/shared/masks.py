@@ -1,4 +1,4 @@
-"""Causal masks that several formats store as buffers: those to write, and those that are as good as them."""
+"""Causal masks that several formats store as buffers: the ones to write, and checks that accept equivalent ones."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def future_mask(config: GPTConfig) -> LazyTensor:
 
 
 def is_causal_mask(tensor: LazyTensor) -> bool:
-    """Whether a tensor of any dtype allows attention to this and earlier positions, for any context length."""
+    """Return whether a tensor of any dtype allows attention to this and earlier positions, for any context length."""
     return _is_triangle(tensor, lower=True)
 
 
 def is_future_mask(tensor: LazyTensor) -> bool:
-    """Whether a tensor of any dtype forbids attention to later positions, for any context length."""
+    """Return whether a tensor of any dtype forbids attention to later positions, for any context length."""
     return _is_triangle(tensor, lower=False)
 
 

@@ -36,7 +36,7 @@ _MASKED = re.compile(r".*\.(masked_bias|bias_mask|attention\.bias)")
 
 
 def is_before_core(model: Any) -> bool:
-    """Whether the `model` of a checkpoint has the names from before Megatron core."""
+    """Return whether the `model` of a checkpoint has the names from before Megatron core."""
     return isinstance(model, dict) and isinstance(model.get("language_model"), dict)
 
 

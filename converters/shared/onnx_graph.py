@@ -1,4 +1,4 @@
-"""What a GPT-2 computes, as an ONNX graph in standard operators.
+"""The computation of a GPT-2 as an ONNX graph of standard operators.
 
 Letters in shapes: B batch, T new tokens, P cached ones (0 at first), H heads, D head size, C width, V vocabulary rows.
 """
@@ -27,7 +27,7 @@ class Graph:
         constants: small tensors, by name.
         inputs: of the whole graph.
         outputs: likewise.
-        dtype: of all that is computed; weights of another one are cast.
+        dtype: of the computation; weights of another dtype are cast.
     """
 
     def __init__(self, onnx: Any, config: GPTConfig, weights: Tensors) -> None:
@@ -131,7 +131,7 @@ class Graph:
         return [self._weight(full) for full in (f"{name}.weight", f"{name}.bias") if full in self._weights]
 
     def _weight(self, name: str) -> str:
-        """The name of a weight in the dtype that is computed in."""
+        """Return the name of a weight in the dtype of the computation."""
         return name if self._weights[name].dtype == self.dtype else f"{name}.cast"
 
     def _constant(self, name: str, value: Array | np.generic) -> str:

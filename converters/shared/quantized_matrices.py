@@ -6,7 +6,7 @@ Of a matrix `name`, the file has the numbers under its own name and the scales u
     int4   int32 words (blocks, columns / 8, 16), bfloat16 scales (blocks, columns / 32, 16): each 32 columns of a row
            have a scale.
 
-A block is 16 rows, and the last of the three indices is the row's place in it; missing rows and columns are zeros up to
+A block is 16 rows, and the last of the three indices is the row in it; missing rows and columns are zeros up to
 a multiple of 16 rows and 32 columns. Word w holds n = 4 (or 8) columns from n w on, as two's complements of b = 32 / n
 bits: column n w + 2 i + j lies in its bits b i + 16 j to b i + 16 j + b - 1.
 
@@ -32,7 +32,7 @@ _SCALES = ".scales"
 
 
 def quantised(name: str, tensor: LazyTensor, kind: str) -> LazyTensor:
-    """Return a tensor as it will be stored: quantised if it is a matrix, itself if it is not, or is so already.
+    """Return a tensor as it will be stored: quantised if it is a matrix that is not quantised yet, else unchanged.
 
     Loading the result raises CannotHold where a value is not finite.
     """
@@ -54,7 +54,7 @@ def quantised(name: str, tensor: LazyTensor, kind: str) -> LazyTensor:
 def packed(tensors: Tensors, kind: str) -> dict[str, LazyTensor]:
     """Return the tensors of a file: those that stay, then all numbers, then all scales.
 
-    In this order the large ones are aligned, and a matrix is quantised once: its scales wait for their turn.
+    In this order the large ones are aligned. Each matrix is quantised once: its scales are kept until they are written.
     """
     made = {name: quantised(name, tensor, kind) for name, tensor in tensors.items()}
     matrices = {name: tensor for name, tensor in made.items() if isinstance(tensor, QuantizedTensor)}
@@ -89,7 +89,7 @@ def unpacked(tensors: Tensors, kind: str, config: GPTConfig, path: Path) -> dict
     """Return the tensors that a file's numbers and scales are.
 
     Raises:
-        FormatError: the way of quantising is not known.
+        FormatError: the quantisation is unknown.
         CorruptFile: numbers or scales of a matrix are missing, or have another shape or dtype.
     """
     if kind not in KINDS:

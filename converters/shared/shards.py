@@ -12,11 +12,11 @@ from zoo.errors import CheckpointMismatch, FormatError
 
 
 def find_weights(path: Path, names: tuple[str, ...]) -> Path:
-    """Return the weights, or the index of weights, that a user means by a directory or by the file itself.
+    """Return the weights, or their index, in a directory, or the file itself.
 
     Args:
         path: what the user named.
-        names: of files that may be the weights, the preferred ones first.
+        names: names of files with weights, in order of preference.
 
     Raises:
         FormatError: the directory has none of them.
@@ -32,7 +32,7 @@ def find_weights(path: Path, names: tuple[str, ...]) -> Path:
 def read_shards(file: Path, read: Callable[[Path], dict[str, LazyTensor]]) -> tuple[dict[str, LazyTensor], list[Path]]:
     """Open weights that are one file, or several that an index names; return the tensors, and all files.
 
-    Which tensor is in which file the index says too; the files themselves say it better.
+    The index also maps tensors to files; the files' own headers are used instead.
 
     Args:
         file: the weights, or the index, which ends in .json.

@@ -32,7 +32,7 @@ class StateDict:
     Attributes:
         tensors: by name, without prefix.
         prefix: that stood before the names.
-        beside: what else the file has, such as an optimizer's state.
+        beside: other entries of the file, such as an optimizer's state.
         left_behind: names of tensors that belong to the file's model, but not to a language model.
         notes: a sentence for everything that was left behind or renamed.
     """
@@ -45,7 +45,7 @@ class StateDict:
 
 
 def open_state_dict(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """Open the tensors of a file, wherever in it they are; return them, and what lies beside them.
+    """Open the tensors of a file, at the top or below a key; return them, and the other entries.
 
     Raises:
         FormatError: it holds no state dict.
@@ -56,7 +56,7 @@ def open_state_dict(path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
 
 
 def find_state_dict(tree: Any, path: Path) -> tuple[dict[str, LazyTensor], dict[str, Any]]:
-    """Find the state dict in what a torch file holds; return it, and what lies beside it.
+    """Find the state dict in the content of a torch file; return it, and the other entries.
 
     Raises:
         FormatError: there is none.
@@ -138,7 +138,7 @@ def _find_prefix(tensors: Tensors, anchor: str, path: Path) -> str:
 
 
 def _strip(name: str, prefix: str) -> str:
-    """Remove the longest beginning of the prefix, up to a dot, with which a name begins: heads have less of it."""
+    """Remove the longest part of the prefix, up to a dot, that a name starts with: heads have a shorter prefix."""
     parts = prefix.split(".")[:-1]
     for n in range(len(parts), 0, -1):
         start = ".".join(parts[:n]) + "."
@@ -148,7 +148,7 @@ def _strip(name: str, prefix: str) -> str:
 
 
 def _heads(table: Table, named: Tensors, outside: list[str], head: str) -> list[str]:
-    """List what lies outside the model and what is called a head, but for the language model's own."""
+    """List tensors outside the model and heads other than the language model's."""
     roots = {str(name).split(".")[0] for rule in table.rules for name in _tuple(rule.theirs)}
     buffers = {buffer.name.split(".")[0] for buffer in table.derived}
     beside = [name for name in named if name.split(".")[0] not in roots | buffers and name != head]

@@ -12,6 +12,7 @@ import pytest
 from disk import largest_file
 
 import zoo
+from zoo.train.data.tokens import open_tokens
 
 SMALL = {"context_length": 23, "width": 30, "n_heads": 5, "n_layers": 2, "dropout": 0.1}
 FEW = ["--steps", "6", "--batch-size", "4", "--context", "13", "--eval-every", "3", "--save-every", "2", "--lr", "0.01"]
@@ -116,16 +117,17 @@ def test_short_text_gets_the_books_advice(run, files, tmp_path):
 
 
 def test_prepared_tokens_train_and_evaluate_as_their_text(run, files, tmp_path):
-    """`zoo data prepare` writes what train and eval make of text themselves."""
+    """`zoo data prepare` writes what train and eval make of text themselves, for llm.c after one <|endoftext|>."""
     out = tmp_path / "text.bin"
     code, text, _ = run("data", "prepare", files / "text.txt", "--out", out, "--processes", 1)
     ids = zoo.Tokenizer().encode((files / "text.txt").read_text())
-    assert (code, text) == (0, f"{out}: {len(ids):,} tokens of 1 document, llm.c's layout\n")
+    assert (code, text) == (0, f"{out}: {len(ids) + 1:,} tokens of 1 document, llm.c's layout\n")
+    assert [50256, *ids] == open_tokens(out).tolist()
     nano = tmp_path / "nano.bin"
     run("data", "prepare", files / "text.txt", "--out", nano, "--layout", "nanogpt", "--json")
     assert ids == np.fromfile(nano, np.uint16).tolist()
     losses = []
-    for source, name in ((out, "a"), (files / "text.txt", "b")):
+    for source, name in ((nano, "a"), (files / "text.txt", "b")):
         more = ["--val", files / "text.txt", "--json"]
         size = files / "small.json"
         _, text, _ = run("train", source, "--size", size, "--out", tmp_path / name, *FEW, *more)
@@ -254,3 +256,20 @@ def test_compiled_blocks_train_as_others(files, tmp_path):
     command = [sys.executable, "-m", "zoo", "train", "--resume", str(tmp_path / "compiled"), "--no-compile", "-q"]
     subprocess.run(command, check=True)
     assert losses(tmp_path / "plain") == pytest.approx(losses(tmp_path / "compiled"), abs=1e-4)
+
+
+def test_the_tokenizer_file_of_llmc(run, tmp_path):
+    """A header of 256 int32, then length and bytes of each token; the bytes of a text's tokens are the text."""
+    code, text, _ = run("data", "tokenizer", "--out", tmp_path / "gpt2_tokenizer.bin")
+    data = (tmp_path / "gpt2_tokenizer.bin").read_bytes()
+    header, data = np.frombuffer(data[:1024], "<i4").tolist(), data[1024:]
+    tokens = []
+    while data:
+        tokens.append(data[1 : 1 + data[0]])
+        data = data[1 + data[0] :]
+
+    assert (code, text) == (0, f"{tmp_path / 'gpt2_tokenizer.bin'}: 50,257 tokens\n")
+    assert header == [20240328, 2, 50257, 50256, *[0] * 252]
+    assert len(set(tokens)) == 50257 and {bytes([i]) for i in range(256)} < set(tokens)
+    written = "Every effort, jede Mühe, каждое усилие, すべての努力, कोशिश 👍<|endoftext|>"
+    assert b"".join(tokens[i] for i in zoo.Tokenizer().encode(written)) == written.encode()

@@ -110,7 +110,6 @@ def test_a_container_that_contradicts_itself_is_refused(tmp_path, data, message)
         (b"embedding_length\x04", b"embedding_length\x06", "width must be of type int"),
         (text("token_embd.weight"), text("token_embx.weight"), "has no token_embd.weight"),
         (text("blk.0.ffn_up.weight"), text("blk.0.ffn_ux.weight"), "blk.0.ffn_ux.weight .64, 32. is unexpected"),
-        (text("a"), text("b"), "has the same token twice in its vocabulary"),
         (text("tokenizer.ggml.merges"), text("tokenizer.ggml.mergez"), "has a tokenizer without merges"),
         (text("tokenizer.ggml.tokens"), text("tokenizer.ggml.tokenz"), "has a tokenizer without tokens"),
         (b"token_type\x09\x00\x00\x00\x05", b"token_type\x09\x00\x00\x00\x01", "type|damaged|corrupt|truncated"),
@@ -242,3 +241,16 @@ def test_damage_among_the_values_is_not_looked_for(path):
     with pytest.raises(CorruptFile):
         path.write_bytes(data[:-33])
         open_path(path)
+
+
+def test_a_token_that_is_there_twice_bars_text_only(path, tmp_path):
+    """The weights load and convert; the note says why there is no text, and text is refused."""
+    before = zoo.load(path)
+    path.write_bytes(path.read_bytes().replace(text("`") + text("a"), text("`") + text("b"), 1))
+    report = zoo.convert(path, tmp_path / "out.safetensors")
+    again = zoo.load(path)
+
+    assert any("has the token 'b' twice, so text cannot be used" in note for note in report.notes)
+    assert all(torch.equal(a, b) for a, b in zip(before.parameters(), again.parameters(), strict=True))
+    with pytest.raises(OptionError, match="give token ids"):
+        again.tokenizer.encode("b")

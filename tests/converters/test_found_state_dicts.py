@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -87,6 +88,52 @@ def test_state_dicts_below_a_key(tmp_path, request, kind, key):
 
     assert_same(tmp_path / "model_and_optimizer.pth", peer, HEADS)
     assert any("optimizer_state_dict, epoch; that is not part of the model" in note for note in checkpoint.notes)
+
+
+def trees(state, optimizer):
+    """What training libraries put around a state dict, by the name of their file."""
+    lightning = {f"model.{name}": tensor for name, tensor in state.items()}
+    return {
+        "last.ckpt": {  # Lightning
+            "epoch": 2,
+            "global_step": 70,
+            "pytorch-lightning_version": "2.4.0",
+            "state_dict": lightning,
+            "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"total": {"ready": 3}}}},
+            "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_path": "", "best_model_score": None}},
+            "optimizer_states": [optimizer.state_dict()],
+            "lr_schedulers": [],
+            "hparams_name": "kwargs",
+            "hyper_parameters": argparse.Namespace(n_head=5, n_embd=30, n_layer=3),
+        },
+        "mp_rank_00_model_states.pt": {  # DeepSpeed, ZeRO stages 1 and 2
+            "module": state,
+            "buffer_names": [],
+            "optimizer": None,
+            "param_shapes": [OrderedDict((name, tensor.shape) for name, tensor in state.items())],
+            "frozen_param_shapes": None,
+            "shared_params": {"lm_head.weight": "transformer.wte.weight"},
+            "lr_scheduler": None,
+            "dp_world_size": 2,
+            "mp_world_size": 1,
+            "ds_config": {"zero_optimization": {"stage": 2}},
+            "ds_version": "0.15.1",
+        },
+        "policy.pt": {"step_idx": 19968, "state": state, "metrics": {"loss/eval": 0.6}},  # DPO's reference code
+        "pytorch_model.bin": state,  # accelerate's save_state
+    }
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "mp_rank_00_model_states.pt", "policy.pt", "pytorch_model.bin"])
+def test_files_of_training_libraries(tmp_path, nano, name):
+    """The model in the files of Lightning, DeepSpeed, DPO and accelerate gives its own logits."""
+    optimizer = torch.optim.AdamW(nano.parameters())
+    nano(IDS).sum().backward()
+    optimizer.step()
+    torch.save(trees(nano.state_dict(), optimizer)[name], tmp_path / name)
+
+    assert_same(tmp_path / name, nano, HEADS)
+    assert detect_format(tmp_path / name).name == "nanogpt"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from strategies import configs
 import zoo
 from zoo import make_plan
 from zoo.containers.gguf.reader import read_gguf
+from zoo.converters.gguf import _size_label
 from zoo.converters.zoo_file import ZooFile
 from zoo.core.tensors import DTYPES, LazyTensor
 from zoo.errors import CannotHold, CorruptFile, FormatError
@@ -108,7 +109,9 @@ def test_an_independent_parser_finds_every_parameter(path, model):
     assert next(iter(keys)) == "general.architecture"
     expected = {
         "general.architecture": "gpt2",
+        "general.type": "model",
         "general.name": "GPT-2",
+        "general.size_label": "28K",
         "general.file_type": 0,
         "general.quantization_version": 2,
         "gpt2.context_length": 23,
@@ -151,7 +154,7 @@ def test_the_bytes_of_a_file_never_change(tmp_path):
     write(tmp_path / "m.gguf", config, ours, provenance=lambda: {"from": "here"})
     data = (tmp_path / "m.gguf").read_bytes()
 
-    assert data[:24] == b"GGUF" + struct.pack("<IQQ", 3, 16, 16)
+    assert data[:24] == b"GGUF" + struct.pack("<IQQ", 3, 16, 18)
     pairs = (
         gguf_file.text("general.architecture") + bytes.fromhex("08000000 0400000000000000") + b"gpt2",
         gguf_file.text("gpt2.vocab_size") + bytes.fromhex("04000000 03000000"),
@@ -210,20 +213,21 @@ def test_a_mixture_of_dtypes_comes_back_as_it_was(tmp_path, model):
 
 @pytest.mark.parametrize(("dtype", "kind", "file_type"), [("float16", "F16", 1), ("bfloat16", "BF16", 32)])
 def test_vectors_and_positions_are_stored_in_float32(tmp_path, path, dtype, kind, file_type):
-    """Norms, biases and positions, as ggml wants them; matrices take the dtype that was asked for."""
+    """Norms, biases and positions, to the bit; matrices take the dtype that was asked for."""
     report = zoo.convert(path, tmp_path / "b.gguf", dtype=dtype)
     _, keys, tensors = parse((tmp_path / "b.gguf").read_bytes())
 
     for name, (found, shape, _) in tensors.items():
         assert found == ("F32" if len(shape) == 1 or name == "position_embd.weight" else kind)
     assert keys["general.file_type"] == file_type
-    assert {DTYPES[dtype]} == {t.dtype for t in open_path(tmp_path / "b.gguf")[1].tensors.values()}
+    again = {name: t for name, t in zoo.open_checkpoint(path)[1].tensors.items() if tensors[name][0] == "F32"}
+    assert again and all(t.load().tobytes() == tensors[name][2] for name, t in again.items())
     assert report.bytes_written == sum(len(data) for _, _, data in tensors.values())
 
 
 def test_a_vector_that_is_no_longer_narrow_is_not_rounded(tmp_path, path):
     """Where zoo.dtypes says float16 and somebody put another float32 there, reading refuses."""
-    zoo.convert(path, tmp_path / "b.gguf", dtype="float16")
+    zoo.save(small_model(ODD, dtype=torch.float16), tmp_path / "b.gguf")
     data = bytearray((tmp_path / "b.gguf").read_bytes())
     data[-30 * 4 :] = np.full(38, 0.1, "<f4").tobytes()[: 30 * 4]
     (tmp_path / "b.gguf").write_bytes(data)
@@ -501,3 +505,19 @@ def test_metadata_keeps_its_types(tmp_path):
     expected |= {f"n{kind}": number for kind, (_, number) in scalars.items()}
     assert expected == {key: value for key, value in found.items() if not isinstance(value, np.ndarray)}
     assert all(found[f"a{kind}"].tolist() == [1, 0] for kind in arrays)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("n", [999, 12_345, 38_900, 5_400_000, 124_439_808, 1_557_611_200, 12_345_678_901])
+def test_the_size_label_is_that_of_llama_cpps_converter(n):
+    """Two digits at least, as its Python package rounds."""
+    gguf = pytest.importorskip("gguf")
+    assert gguf.size_label(n, 0, 0, 0) == _size_label(n)
+
+
+def test_the_name_is_that_of_the_source(tmp_path, model):
+    """general.name is the name of the file or the directory that was converted."""
+    zoo.save(model, tmp_path / "my-model.safetensors")
+    zoo.convert(tmp_path / "my-model.safetensors", tmp_path / "m.gguf")
+
+    assert parse((tmp_path / "m.gguf").read_bytes())[1]["general.name"] == "my-model"

@@ -278,6 +278,16 @@ def test_a_dtype_that_llmc_has_not_is_refused(tmp_path, path):
         zoo.save(mixed, tmp_path / "b.bin")
 
 
+def test_a_bfloat16_file_says_who_does_not_read_it(tmp_path, path):
+    """train_gpt2.c knows version 3 only; the cast that the note names gives that."""
+    report = zoo.convert(path, tmp_path / "half.bin", dtype="bfloat16")
+    again = zoo.convert(tmp_path / "half.bin", tmp_path / "whole.bin", dtype="float32")
+
+    note = "llm.c's train_gpt2.c reads float32 only; for it, cast with dtype=float32"
+    assert (note in report.notes, note in again.notes) == (True, False)
+    assert (tmp_path / "whole.bin").read_bytes()[4:8] == b"\x03\0\0\0"
+
+
 def test_casting_to_bfloat16_writes_version_5(tmp_path, path, model):
     """--dtype bfloat16 gives a version 5 file of half the size, padding included."""
     report = zoo.convert(path, tmp_path / "b.bin", dtype="bfloat16")

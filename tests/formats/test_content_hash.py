@@ -60,6 +60,17 @@ def test_conversions_record_it(tmp_path, model):
         assert zoo.content_hash(tmp_path / name) == report.provenance["content_blake3"]
 
 
+def test_a_tokenizer_that_is_added_later_changes_nothing(tmp_path):
+    """Fewer tokens than rows beside weights that were written without a vocabulary leave all rows tokens."""
+    zoo.save(small_model(SMALL, dtype=torch.float32), tmp_path / "hf", to="huggingface")
+    value = zoo.content_hash(tmp_path / "hf")
+    (tmp_path / "hf" / "vocab.json").write_text(json.dumps({chr(97 + i): i for i in range(26)}))
+    (tmp_path / "hf" / "merges.txt").write_text("#version: 0.2\n")
+
+    assert value == zoo.content_hash(tmp_path / "hf")
+    assert zoo.load(tmp_path / "hf", check=True).config == SMALL
+
+
 @given(st.data())
 def test_a_single_bit_of_any_tensor_changes_it(data):
     """As does any field of the config that the model computes with."""

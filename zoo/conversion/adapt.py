@@ -59,6 +59,13 @@ def widening(target: Format, ours: Tensors) -> tuple[np.dtype[np.generic] | None
     return DTYPES["float32"], [f"{', '.join(sorted(narrow))} becomes float32, exactly: {target.name} does not store it"]
 
 
+def cast_parameter(target: Format, name: str, tensor: LazyTensor, dtype: np.dtype[np.generic]) -> LazyTensor:
+    """Cast a parameter, unless the cast narrows one that the target keeps wide."""
+    if tensor.dtype.itemsize > dtype.itemsize and not target.narrows(name, tensor.shape):
+        return tensor
+    return tensor.astype(dtype)
+
+
 def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> LazyTensor:
     return LazyTensor(shape, dtype, lambda: np.zeros(shape, dtype))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.conversion.plan import Plan
 from zoo.core.stream import WORKERS
-from zoo.core.tensors import Tensors
+from zoo.core.tensors import LazyTensor, Tensors
 from zoo.errors import VerificationFailed
 from zoo.formats.content_hash import PADDED
 from zoo.formats.mapping import same_tensor, to_theirs
@@ -33,7 +33,7 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
         table, config = plan.source_format.table, plan.source.config
         expected = {name: plan.source.tensors[name] for name in table.shapes(config)}
         if plan.dtype is not None:
-            expected = {name: tensor.astype(plan.dtype) for name, tensor in expected.items()}
+            expected = _cast(plan, expected)
         if (rows := plan.target.config.vocab_rows) != config.vocab_rows:
             config = config.replace(vocab_rows=rows)
             expected |= _unpadded(plan, config)
@@ -47,6 +47,13 @@ def compare(plan: Plan, written: Path, on_bytes: Callable[[int], None]) -> None:
     with ThreadPoolExecutor(WORKERS) as pool:
         for _ in pool.map(check, expected):
             pass
+
+
+def _cast(plan: Plan, tensors: Tensors) -> dict[str, LazyTensor]:
+    """Return the source's tensors, in its own names, cast as the plan's are."""
+    rows = plan.source_format.table.rows(plan.source.config)
+    dtypes = {name: plan.ours[row.ours].dtype for row in rows for name in row.theirs}
+    return {name: tensor.astype(dtypes[name]) for name, tensor in tensors.items()}
 
 
 def _unpadded(plan: Plan, config: GPTConfig) -> Tensors:

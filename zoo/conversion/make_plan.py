@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.conversion.adapt import change_activation, drop_padding, fill_biases, widening
+from zoo.conversion.adapt import cast_parameter, change_activation, drop_padding, fill_biases, widening
 from zoo.conversion.plan import Plan
-from zoo.conversion.target import check_target
-from zoo.core.tensors import DTYPES, get_dtype
-from zoo.errors import CheckpointMismatch, OptionError, UnknownName
-from zoo.formats.base import Checkpoint, Format, WriteOptions
+from zoo.conversion.target import check_target, make_options
+from zoo.core.tensors import get_dtype
+from zoo.errors import CheckpointMismatch
+from zoo.formats.base import Checkpoint, Format
 from zoo.formats.mapping import to_theirs
 from zoo.formats.opening import open_path
 from zoo.formats.registry import get_format
@@ -71,14 +71,15 @@ def plan_checkpoint(
         raise CheckpointMismatch(source.path, problems)
     target_format = get_format(to)
     ours, drops = source_format.to_ours(source)
-    options = _options(target_format, dtype, max_shard_bytes, variant)
+    name = source.path.stem if source.files else ""
+    options = make_options(target_format, dtype, max_shard_bytes, variant, name)
     widened = list[str]()
     if dtype is None:
         cast, widened = widening(target_format, ours)
     else:
         cast = None if options.encoding else get_dtype(dtype)
     if cast is not None:
-        ours = {name: tensor.astype(cast) for name, tensor in ours.items()}
+        ours = {name: cast_parameter(target_format, name, tensor, cast) for name, tensor in ours.items()}
     config, filled = source.config, list[str]()
     if not strict:
         config, ours, filled = fill_biases(target_format, config, ours)
@@ -89,16 +90,3 @@ def plan_checkpoint(
     unheld = target_format.unheld(target)
     notes = [*source.notes, *widened, *filled, *dropped, *target_format.notes(target), *unheld]
     return Plan(source_format, source, ours, drops, target_format, target, options, notes, unheld, cast)
-
-
-def _options(target: Format, dtype: str | None, max_shard_bytes: int | None, variant: str | None) -> WriteOptions:
-    if not target.writes:
-        raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
-    if max_shard_bytes is not None and not target.shards:
-        raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
-    if dtype and dtype not in DTYPES and dtype not in target.encodings:
-        raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
-    if variant and variant not in target.variants:
-        raise UnknownName(f"variant of {target.name}", variant, target.variants)
-    encoding = dtype if dtype in target.encodings else None
-    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes, variant=variant or "")

@@ -49,7 +49,7 @@ class Plan:
         options: Options for writing; on_bytes is set when the plan runs.
         notes: Sentences about what is left out or assumed.
         unheld: Those notes that are about the vocabulary and the special tokens.
-        dtype: Dtype that every tensor is cast to; None keeps each tensor's own.
+        dtype: Dtype that tensors are cast to; None keeps each tensor's own.
     """
 
     source_format: Format

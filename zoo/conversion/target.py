@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.core.tensors import Tensors
-from zoo.errors import CannotHold, OptionError
-from zoo.formats.base import Format
+from zoo.core.tensors import DTYPES, Tensors
+from zoo.errors import CannotHold, OptionError, UnknownName
+from zoo.formats.base import Format, WriteOptions
 from zoo.formats.registry import usable_formats
 from zoo.models.gpt2.config import GPTConfig
 
@@ -53,3 +53,24 @@ def check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
         change = "; activation=NAME converts it all the same, and says how far the logits differ"
         hint = change if any("place for activation" in reason for reason in reasons) else ""
         raise CannotHold(f"the format {target.name} cannot hold this model: {'; '.join(reasons)}{hint}")
+
+
+def make_options(
+    target: Format, dtype: str | None, max_shard_bytes: int | None, variant: str | None, name: str
+) -> WriteOptions:
+    """Return the options for writing a format, once they are known to be its own.
+
+    Raises:
+        OptionError: The format is not written by zoo, or does not shard.
+        UnknownName: It has no such dtype, encoding or variant.
+    """
+    if not target.writes:
+        raise OptionError(f"zoo reads {target.name}, but does not write it; `zoo formats` shows what it writes")
+    if max_shard_bytes is not None and not target.shards:
+        raise OptionError(f"{target.name} is one file; max_shard_bytes=N is for formats that split the weights")
+    if dtype and dtype not in DTYPES and dtype not in target.encodings:
+        raise UnknownName(f"dtype of {target.name}", dtype, (*target.dtypes, *target.encodings))
+    if variant and variant not in target.variants:
+        raise UnknownName(f"variant of {target.name}", variant, target.variants)
+    encoding = dtype if dtype in target.encodings else None
+    return WriteOptions(encoding=encoding or "", max_shard_bytes=max_shard_bytes, variant=variant or "", name=name)

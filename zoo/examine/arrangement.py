@@ -24,10 +24,12 @@ if TYPE_CHECKING:
 
 # Another arrangement is believed to be better from this many nats per token on, and this many standard errors.
 _MARGIN, _SIGMAS = 0.05, 4.0
-_CLEARLY_WORSE = 2.0
-"""Standard errors below which the beginning of the texts is enough to give an arrangement up."""
 _FIRST_TOKENS = 24
 """Of the first text, tried before the rest."""
+_HOPE = (-1.0, -0.5)
+"""Standard errors of the gain on these tokens, and on the first text, below which an arrangement is given up. Undoing
+any arrangement of the model `stories` that the whole texts show is above them.
+"""
 
 Status = Literal["ok", "failed", "skipped"]
 
@@ -108,8 +110,11 @@ def check_arrangement(model: GPTModel, prompts: Sequence[str], on_progress: OnPr
         loss, chance = torch.cat([text.losses for text in texts]).mean().item(), math.log(model.config.vocab_size)
         trained = loss < chance - 1  # one wrong block alone does not take a trained model to chance
         ways = [way for way in _ways(model) if trained or way.blocks[0] == 0]
+        # What is at chance because it is rearranged gains at least this much when it is put right.
+        least = 0.0 if trained else loss - (chance - 1)
         tried = [
-            (_find_better(model, texts, way), way.name) for way in counted(ways, "arrangement", len(ways), on_progress)
+            (_find_better(model, texts, way, least), way.name)
+            for way in counted(ways, "arrangement", len(ways), on_progress)
         ]
     better = [(other.mean().item(), name) for other, name in tried if other is not None]
     if better:
@@ -143,8 +148,15 @@ def _losses(model: GPTModel, x: Tensor, ids: Tensor) -> Tensor:
     return F.cross_entropy(logits, ids[1:], reduction="none")
 
 
-def _find_better(model: GPTModel, texts: list[_Text], way: _Way) -> Tensor | None:
-    """Return the losses with another arrangement if they are lower by more than chance explains, otherwise None."""
+def _find_better(model: GPTModel, texts: list[_Text], way: _Way, least: float) -> Tensor | None:
+    """Return the losses with another arrangement if they are lower by more than chance explains, otherwise None.
+
+    Args:
+        model: that is tried.
+        texts: as the model runs them now.
+        way: the other arrangement.
+        least: nats per token that it must gain; half of them show on a few tokens already.
+    """
     import torch
 
     def run(text: _Text) -> Tensor:
@@ -154,12 +166,13 @@ def _find_better(model: GPTModel, texts: list[_Text], way: _Way) -> Tensor | Non
         return _losses(model, x, text.ids)
 
     with _rearranged(model, way):
-        for some in ([texts[0].start(_FIRST_TOKENS)], texts):
-            found = torch.cat([run(text) for text in some])
-            gain, error = _gain(some, found)
-            if gain < -_CLEARLY_WORSE * error:
+        for some, hope in zip(([texts[0].start(_FIRST_TOKENS)], texts[:1]), _HOPE, strict=True):
+            gain, error = _gain(some, run(some[0]))
+            if gain < hope * error or gain < least / 2:
                 return None
-    return found if gain > max(_MARGIN, _SIGMAS * error) else None
+        found = torch.cat([run(text) for text in texts])
+    gain, error = _gain(texts, found)
+    return found if gain > max(_MARGIN, least, _SIGMAS * error) else None
 
 
 def _gain(texts: list[_Text], found: Tensor) -> tuple[float, float]:

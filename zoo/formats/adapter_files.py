@@ -61,10 +61,10 @@ class Adapter:
     """A LoRA adapter.
 
     Attributes:
-        rank: of the matrices.
-        alpha: they count alpha / rank (alpha / sqrt(rank) if rank_stabilised).
-        dropout: of their input, in training.
-        base: path of the checkpoint that it adapts, as written; "" where none was.
+        rank: Rank of the matrices.
+        alpha: The update is scaled by alpha / rank (alpha / sqrt(rank) if rank_stabilised).
+        dropout: Dropout of the adapters' input in training.
+        base: Path of the adapted checkpoint, as written; "" if none was.
         pairs: A (rank, in) and B (out, rank) by the name of our layer, such as "blocks.0.attn.qkv".
         rank_stabilised: whether alpha is divided by the square root of the rank.
         biases: biases that were trained, by our name; they replace the base's.
@@ -80,12 +80,12 @@ class Adapter:
 
     @property
     def scaling(self) -> float:
-        """What B A is multiplied with."""
+        """The factor of the product B A."""
         return self.alpha / (math.sqrt(self.rank) if self.rank_stabilised else self.rank)
 
 
 def is_adapter(path: Path) -> bool:
-    """Whether a path is a directory with an adapter, or its weights."""
+    """Return whether a path is a directory with an adapter, or its weights."""
     directory = _directory(path)
     return (directory / CONFIG).is_file() and weights_of(directory).is_file()
 
@@ -205,7 +205,7 @@ def write_adapter(directory: Path, adapter: Adapter) -> None:
     """Write an adapter into an existing directory.
 
     Raises:
-        CannotHold: a layer is none that PEFT knows of.
+        CannotHold: PEFT has no name for a layer.
         OSError: the disk is full, or the path cannot be written.
     """
     tensors: dict[str, LazyTensor] = {}

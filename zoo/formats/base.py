@@ -88,6 +88,7 @@ class WriteOptions:
             until the source files are hashed.
         max_shard_bytes: Most bytes of tensors per file, for formats that shard; None writes one file.
         variant: One of the format's variants; "" writes the usual one.
+        name: Name of the source, for formats that store a name; "" for a model in memory.
     """
 
     on_bytes: Progress = ignore_progress
@@ -95,6 +96,7 @@ class WriteOptions:
     encoding: str = ""
     max_shard_bytes: int | None = None
     variant: str = ""
+    name: str = ""
 
 
 class Format(ABC):
@@ -165,6 +167,15 @@ class Format(ABC):
             OptionError: zoo only reads this format.
         """
         raise OptionError(f"zoo reads {self.name}, but does not write it; `zoo formats` shows what it writes")
+
+    def narrows(self, ours: str, shape: tuple[int, ...]) -> bool:
+        """Return whether a cast to a narrower dtype includes a parameter.
+
+        Args:
+            ours: Name of the parameter in zoo.
+            shape: Shape of the parameter in zoo.
+        """
+        return True
 
     def stored(self, name: str, tensor: LazyTensor, encoding: str) -> LazyTensor:
         """Return the tensor that reading back gives after it was written in one of the format's encodings.

@@ -1,4 +1,4 @@
-"""The sizes of a model, as far as the names and shapes of its tensors tell them."""
+"""The sizes of a model that follow from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def first_layer(table: Table, tensors: Tensors) -> dict[str, LazyTensor]:
 
 
 def sizes_of(table: Table, tensors: Tensors) -> dict[str, int]:
-    """Return the fields of GPTConfig that tensors in a format's names tell; a field they do not tell is missing."""
+    """Return the fields of GPTConfig that tensors in a format's names determine; other fields are missing."""
     found = first_layer(table, tensors)
     sizes: dict[str, int] = {}
     embedding, positions = (found.get(f"{name}_emb.weight") for name in ("tok", "pos"))
@@ -31,7 +31,7 @@ def sizes_of(table: Table, tensors: Tensors) -> dict[str, int]:
 
 
 def contradiction(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Say in a clause in which fields two descriptions of a model differ; "" where they agree."""
+    """Return a clause on the fields in which two descriptions of a model differ; "" if they agree."""
     differing = [name for name, value in found.items() if name in fields and fields[name] != value]
     return (
         "it has " + ", ".join(f"{name} {found[name]} (not {fields[name]})" for name in differing) if differing else ""
@@ -39,7 +39,7 @@ def contradiction(fields: Mapping[str, Any], found: Mapping[str, Any]) -> str:
 
 
 def _names(table: Table, layer: int) -> dict[str, str]:
-    """Return what a layer's parameters are called there, or the first of several tensors that make one."""
+    """Return the format's names of a layer's parameters; of several tensors for one parameter, the first."""
     first = {rule.ours: rule.theirs if isinstance(rule.theirs, str) else rule.theirs[0] for rule in table.rules}
     return {ours: theirs.replace("{i}", str(layer)) for ours, theirs in first.items()}
 

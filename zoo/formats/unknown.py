@@ -1,4 +1,4 @@
-"""Say what a path is when no format takes it: its container, its first names, and the nearest format's objection."""
+"""Describe a path that no format reads: its container, its first names, and the nearest format's objection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HINT = "`zoo formats` shows all formats, format=NAME chooses one"
 
 
 def why_unknown(path: Path, formats: Iterable[Format]) -> str:
-    """Say in one sentence what a path is and why no format takes it."""
+    """Return a sentence on what a path is and why no format reads it."""
     if path.is_dir():
         return _directory(path, list(formats))
     if not path.is_file():
@@ -73,7 +73,7 @@ def _shorten(names: list[str]) -> str:
 
 
 def _nearest(path: Path, names: list[str], formats: Iterable[Format]) -> str:
-    """Name the format that has most of the names, and repeat what it objects to."""
+    """Return the format that has most of the names, and its objection."""
     scores = {each: _score(each, names) for each in formats if each.reads}
     best = max(scores, key=lambda each: scores[each], default=None)
     if best is None or not scores[best]:

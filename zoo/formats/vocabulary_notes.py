@@ -1,4 +1,4 @@
-"""A checkpoint's vocabulary: what is assumed where a format has no place for one, what is wrong, what is left out."""
+"""Notes on vocabularies: the one assumed for formats that hold none, damage, and parts that are left out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_vocabulary(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def unheld_vocabulary(vocabulary: Vocabulary, reader: str) -> list[str]:
-    """Say what a format that holds byte-level BPE and <|endoftext|>, and nothing else, leaves behind.
+    """Return notes on what a format leaves behind that holds byte-level BPE and <|endoftext|> only.
 
     Args:
         vocabulary: of the checkpoint.
@@ -54,7 +54,7 @@ def unheld_vocabulary(vocabulary: Vocabulary, reader: str) -> list[str]:
 
 
 def unheld_special(vocabulary: Vocabulary, end: int | None, reader: str) -> list[str]:
-    """Say which special tokens a format leaves behind that knows one id, which begins and ends texts.
+    """Return notes on the special tokens that a format with a single one leaves behind.
 
     Args:
         vocabulary: of the checkpoint.
@@ -72,7 +72,7 @@ def unheld_special(vocabulary: Vocabulary, end: int | None, reader: str) -> list
 
 
 def describe(vocabulary: Vocabulary) -> str:
-    """Name a vocabulary's kind, and what is wrong with it."""
+    """Return a vocabulary's kind, and its damage if it has any."""
     contents = vocabulary.contents
     if not vocabulary.content:
         return "none"

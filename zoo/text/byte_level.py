@@ -1,4 +1,4 @@
-"""Byte-level BPE with GPT-2's way of splitting text, run by tiktoken.
+"""Byte-level BPE with GPT-2's splitting pattern, run by tiktoken.
 
 tiktoken gets the tokens' bytes and the splitting pattern from here; it never looks for files or a network.
 """
@@ -81,7 +81,7 @@ class ByteLevelCodec:
 
 
 class Tables(NamedTuple):
-    """A vocabulary as tiktoken wants it.
+    """A vocabulary in the form that tiktoken needs.
 
     Attributes:
         ranks: token -> priority, tiktoken's own "ids".
@@ -133,7 +133,7 @@ def make_codec(contents: Contents) -> ByteLevelCodec:
 
 
 def _live_merges(merges: Merges) -> list[str]:
-    """Return the tokens that merges really make, most important first.
+    """Return the tokens that merges can produce, most important first.
 
     tiktoken joins any two neighbours that together spell a token, BPE only the two its merge names. Both give
     the same if every token's own bytes, merged on their own, come to those two. A merge for which they do not
@@ -151,7 +151,7 @@ def _live_merges(merges: Merges) -> list[str]:
 
 
 def _merged(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
-    """Return what byte-level BPE makes of one word."""
+    """Return the tokens of one word by byte-level BPE."""
     if len(token) > _LONG_WORD:
         return _merged_long(token, rank_of)
     parts = list(token)
@@ -166,7 +166,7 @@ def _merged(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
 
 
 def _merged_long(token: str, rank_of: dict[tuple[str, str], int]) -> list[str]:
-    """Do the same in n log n steps: a file of some kB may hold a word for which n * n would take minutes."""
+    """Merge in n log n steps: a word of some kB would take minutes in n * n steps."""
     parts = list(token)
     before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
     heap: list[tuple[int, int, tuple[str, str]]] = []

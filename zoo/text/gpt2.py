@@ -2,7 +2,7 @@
 
 A token is written in vocab.json as printable text: each of its bytes stands as one character of a fixed alphabet (a
 space is written "Ġ"). In GPT-2's vocabulary token 256 + k is what merge k makes, so the pairs of ids of its 50,000
-merges say everything: they are the packaged file.
+merges determine the vocabulary: they are the packaged file.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def gpt2_tokens() -> list[bytes]:
 
 @functools.lru_cache(maxsize=1)
 def gpt2_tables() -> tuple[dict[str, int], tuple[tuple[str, str], ...]]:
-    """Return GPT-2's tokens with their ids and its merges, as the files write them; nobody may change the dict."""
+    """Return GPT-2's tokens with their ids, and its merges, as in the files; callers must not change the dict."""
     tokens, merges = [char for _, char in ALPHABET], []
     for left, right in struct.iter_unpack("<HH", GPT2_MERGES.read_bytes()):
         merges.append((tokens[left], tokens[right]))
@@ -76,7 +76,7 @@ def gpt2_files() -> tuple[bytes, bytes]:
 
 
 class GPT2Files(Mapping[str, bytes]):
-    """The content of vocab.json and merges.txt, made when it is first looked at: generating a text does not."""
+    """The content of vocab.json and merges.txt, built on first access; generating text needs neither."""
 
     _names: Final = ("vocab.json", "merges.txt")
 

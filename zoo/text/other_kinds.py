@@ -27,7 +27,7 @@ class OtherCodec:
         """Build the tokenizer.
 
         Raises:
-            OptionError: the package is not there, or cannot read the files.
+            OptionError: the package is not installed, or cannot read the files.
         """
         kind, settings = vocabulary.contents.kind, vocabulary.contents.settings
         self._kind = kind

@@ -1,4 +1,4 @@
-"""The special tokens of a checkpoint: which ids end a text, which one begins it, which one pads it."""
+"""The special tokens of a checkpoint: the ids that end a text, the id that begins it, the id that pads it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SpecialTokens:
 
     @classmethod
     def from_dict(cls, fields: Any) -> SpecialTokens:
-        """Return the ids that to_dict() wrote; whatever is not an id is left out."""
+        """Return the ids that to_dict() wrote; values that are not ids are left out."""
         fields = fields if isinstance(fields, Mapping) else {}
         return cls(ids(fields.get("eos")), first(fields.get("bos")), first(fields.get("pad")))
 

@@ -1,4 +1,4 @@
-"""Decode ids as they come, up to a stop string: whole characters only, and nothing of a stop string."""
+"""Decode a stream of ids up to a stop string: complete characters only, and no part of a stop string."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zoo.text.tokenizer import Tokenizer
 
 
 class TextStream:
-    """Decodes one row's tokens, holding back what may become a character or a stop string.
+    """Decodes one row's tokens; text that may become part of a character or a stop string is held back.
 
     The stop string that is complete first ends the text (of two complete at the same character, the longer), however
     the tokens cut them: "c" ends "abcd" before "bcd" does.
@@ -27,11 +27,11 @@ class TextStream:
         self.stopped = False
 
     def feed(self, token_id: int) -> str:
-        """Return the text that this token settles. An id that the tokenizer does not know reads as U+FFFD."""
+        """Return the text that is certain after this token. An id that the tokenizer does not know reads as U+FFFD."""
         return self._release(self._decoder.feed(token_id))
 
     def finish(self) -> str:
-        """Return what was held back and, as no token follows, is text."""
+        """Return the text that was held back, since no token follows."""
         text = self._release(self._decoder.flush()) + self._held
         self._held = ""
         return text
@@ -48,6 +48,6 @@ class TextStream:
 
 
 def _overlap(text: str, stop: Sequence[str]) -> int:
-    """How many characters at the end of a text begin a stop string."""
+    """Return the number of characters at the end of a text that begin a stop string."""
     lengths = (n for s in stop for n in range(min(len(s) - 1, len(text)), 0, -1) if text.endswith(s[:n]))
     return max(lengths, default=0)

@@ -1,4 +1,4 @@
-"""Decoders for ids that come one at a time: they give characters as soon as they are complete."""
+"""Decoders for a stream of ids, which return characters as soon as they are complete."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class StreamDecoder:
-    """Decodes ids one at a time; this one is for models without text and gives none.
+    """Decodes ids one at a time. This base class is for models without text and returns none.
 
-    What feed() gives for every id and then flush(), joined, is what Tokenizer.decode() gives for all of them, but an id
-    that is not in the vocabulary reads as U+FFFD.
+    The joined results of feed() for every id and of flush() are the text that Tokenizer.decode() returns, except
+    that an id outside the vocabulary becomes U+FFFD.
     """
 
     def feed(self, token_id: int) -> str:
@@ -20,7 +20,7 @@ class StreamDecoder:
         return ""
 
     def flush(self) -> str:
-        """Return what is left when no more ids come: "", or U+FFFD for an incomplete character. Then start anew."""
+        """Return the rest after the last id: "", or U+FFFD for an incomplete character. Then reset the decoder."""
         return ""
 
 
@@ -45,7 +45,7 @@ class BytesStream(StreamDecoder):
 
 
 class WindowStream(StreamDecoder):
-    """Decodes tokens whose text depends on those before them, by decoding a window of the last few again and again."""
+    """Decodes tokens whose text depends on earlier ones, by decoding a window of the last few each time."""
 
     def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
         self._decode = decode
@@ -68,7 +68,7 @@ class WindowStream(StreamDecoder):
         return rest
 
     def _pending(self, *more: int) -> str:
-        """Return the text of the ids that are not settled yet, with more of them."""
+        """Return the text of the pending ids followed by more ids."""
         before, after = self._decode(self._ids[: self._n_settled]), self._decode([*self._ids, *more])
         self._ids += more
         return after[len(before) :]

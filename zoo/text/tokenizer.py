@@ -18,7 +18,7 @@ from zoo.text.vocabulary import GPT2_SPECIAL, Vocabulary
 class Tokenizer:
     """Encodes text to token ids and decodes them. Threads may share one; pickling one sends its vocabulary.
 
-    A model whose vocabulary is missing, damaged or of an unknown kind has a tokenizer, too: it knows the special ids
+    A model whose vocabulary is missing, damaged or of an unknown kind has a tokenizer, too, which knows the special ids
     and refuses text.
 
     Attributes:
@@ -101,8 +101,20 @@ class Tokenizer:
         with self._known_ids():
             return codec.token_bytes(index(token_id)).decode("utf-8", "backslashreplace")
 
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes of one token, which may be a part of a character.
+
+        Raises:
+            OptionError: as decode; or the vocabulary is not byte-level BPE.
+        """
+        codec = self._codec
+        if isinstance(codec, OtherCodec):
+            raise OptionError("the tokens of this vocabulary are pieces of text, not of bytes; use decode")
+        with self._known_ids():
+            return codec.token_bytes(index(token_id))
+
     def stream(self) -> StreamDecoder:
-        """Return a decoder for ids that come one at a time; of a model without text it gives no text."""
+        """Return a decoder for a stream of ids; it returns no text for a model without text."""
         if self.problem:
             return StreamDecoder()
         codec = self._codec
@@ -126,10 +138,10 @@ class Tokenizer:
 
 
 def _codec(vocabulary: Vocabulary) -> ByteLevelCodec | OtherCodec:
-    """Choose what encodes with a vocabulary.
+    """Return the codec of a vocabulary.
 
     Raises:
-        OptionError: nothing does.
+        OptionError: zoo cannot encode with it.
     """
     if vocabulary.problem:
         raise OptionError(f"text cannot be used: {vocabulary.problem}; give token ids")

@@ -1,6 +1,6 @@
 """Vocabulary: the tokenizer files of a checkpoint, unchanged, and its special tokens.
 
-A vocabulary that zoo cannot read is carried all the same: only text is refused, never the weights.
+A vocabulary that zoo cannot read is still carried along: only text is refused, never the weights.
 """
 
 from __future__ import annotations
@@ -134,12 +134,12 @@ class Vocabulary:
 
     @cached_property
     def contents(self) -> Contents:
-        """What the files say; nothing is raised for files that are damaged."""
+        """The parsed files; damaged files raise no error."""
         return read_contents(self.content, lambda name: self.paths.get(name, Path(name)))
 
     @cached_property
     def is_gpt2(self) -> bool:
-        """Whether these are GPT-2's tokens, ids and merges, in whatever order and spacing."""
+        """Whether these are GPT-2's tokens, ids and merges, in any order and spacing."""
         if self._is_gpt2_bytes:
             return True
         if not self.is_plain or self.n_tokens != GPT2_N_TOKENS or self.contents.added.keys() - {END_OF_TEXT}:
@@ -158,7 +158,7 @@ class Vocabulary:
 
     @property
     def problem(self) -> str:
-        """Why text cannot be encoded and decoded, "" if it can, as far as the files tell."""
+        """Why text cannot be encoded and decoded, "" if it can, as far as the files show."""
         if self._is_gpt2_bytes:
             return ""
         contents = self.contents
@@ -223,7 +223,7 @@ def _gpt2() -> Vocabulary:
 
 
 def _as_text(data: bytes) -> str | dict[str, str]:
-    """Return a file as JSON can hold it: as text, or in base64 if it is not UTF-8."""
+    """Return a file as a JSON value: as text, or in base64 if it is not UTF-8."""
     try:
         return data.decode()
     except UnicodeDecodeError:

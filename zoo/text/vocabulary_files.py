@@ -1,6 +1,6 @@
-"""What the tokenizer files of a checkpoint say: the kind of vocabulary, its tokens, merges and added tokens.
+"""Parse the tokenizer files of a checkpoint: the kind of vocabulary, its tokens, merges and added tokens.
 
-The files are those that transformers saves, and they are combined as transformers does it: tokenizer.json comes before
+The files are those that transformers saves, and they are combined as in transformers: tokenizer.json comes before
 the older vocab.json and merges.txt; added_tokens_decoder of tokenizer_config.json, or else added_tokens.json and
 special_tokens_map.json, add to either.
 """
@@ -27,7 +27,7 @@ Place = Callable[[str], Path]
 
 
 class AddedToken(NamedTuple):
-    """A token that is found in a text before anything else is; the fields are those of tokenizer.json."""
+    """A token that is searched in a text before it is split; the fields are those of tokenizer.json."""
 
     id: int
     special: bool = True
@@ -38,7 +38,7 @@ class AddedToken(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it stands for its own characters, wherever they are."""
+        """Whether it matches its own characters at any place."""
         return not (self.lstrip or self.rstrip or self.single_word)
 
 
@@ -68,7 +68,7 @@ class Contents:
 
 
 def read_contents(files: Mapping[str, bytes], place: Place) -> Contents:
-    """Parse the files; what is damaged is the result's `problem`."""
+    """Parse the files; damage is described in the result's `problem`."""
     contents = Contents()
     try:
         _read_tokens(contents, files, place)
@@ -181,7 +181,7 @@ def _read_settings(contents: Contents, files: Mapping[str, bytes], place: Place)
 
 
 def _is_gpt2_class(settings: Mapping[str, Any]) -> bool:
-    """Whether transformers takes its class for GPT-2, which has an add_prefix_space of its own."""
+    """Return whether transformers uses its class for GPT-2, which has its own add_prefix_space."""
     return str(settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast") == "GPT2Tokenizer"
 
 

@@ -11,7 +11,15 @@ from zoo.api.checkpoints import open_checkpoint
 from zoo.errors import OptionError
 from zoo.text.tokenizer import Tokenizer
 from zoo.train.data.documents import Continuation, cut_characters, find_texts, read_documents
-from zoo.train.data.tokens import Layout, Tokens, count_processes, encode_documents, open_tokens, write_tokens
+from zoo.train.data.tokens import (
+    Layout,
+    Tokens,
+    count_processes,
+    encode_documents,
+    open_tokens,
+    write_tokenizer,
+    write_tokens,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +151,8 @@ def prepare_file(
 ) -> tuple[int, int]:
     """Write one .bin file of tokens from texts, in constant memory.
 
+    <|endoftext|> is written between documents, and in llm.c's layout before the first one, as its scripts do.
+
     Args:
         texts: Texts, as in Sources.train.
         out: Path of the output file.
@@ -169,6 +179,24 @@ def prepare_file(
             n_documents += not isinstance(document, Continuation)
             yield document
 
-    parts = encode_documents(counted(), Tokenizer(vocabulary), processes=processes or count_processes())
+    # llm.c's scripts begin with the separator, nanoGPT's end with it.
+    options: dict[str, Any] = {"processes": processes or count_processes(), "leading": layout == "llm.c"}
+    parts = encode_documents(counted(), Tokenizer(vocabulary), **options)
     n_tokens = write_tokens(out, parts, layout=layout, force=force)
     return n_tokens, n_documents
+
+
+def prepare_tokenizer(out: Path, *, tokenizer: str | None = None, force: bool = False) -> int:
+    """Write llm.c's tokenizer file and return the number of tokens.
+
+    Args:
+        out: Path of the output file.
+        tokenizer: Path of a checkpoint whose vocabulary is used; None means GPT-2's.
+        force: Whether to replace an existing file.
+
+    Raises:
+        OptionError: The vocabulary has no place in it.
+        OutputError: The file exists or cannot be written.
+    """
+    vocabulary = open_checkpoint(tokenizer)[1].vocabulary if tokenizer else None
+    return write_tokenizer(out, Tokenizer(vocabulary), force=force)

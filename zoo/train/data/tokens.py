@@ -25,6 +25,7 @@ Layout = Literal["nanogpt", "llm.c"]
 Tokens = np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]
 
 _MAGIC = 20240520
+_TOKENIZER_MAGIC = 20240328
 _HEADER = 256  # int32 values
 _BATCH = 1 << 20  # characters per batch that is sent to a process
 
@@ -57,13 +58,16 @@ def open_tokens(path: str | Path) -> Tokens:
     return np.memmap(path, "<u2", "r")
 
 
-def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processes: int = 1) -> Iterator[Tokens]:
+def encode_documents(
+    documents: Iterable[str], tokenizer: Tokenizer, *, processes: int = 1, leading: bool = False
+) -> Iterator[Tokens]:
     """Tokenise documents, separated by <|endoftext|>, in constant memory.
 
     Args:
         documents: Texts. No separator is written before a Continuation.
         tokenizer: Tokenizer to use.
         processes: Number of processes that tokenise in parallel.
+        leading: Whether <|endoftext|> is written before the first document, too.
 
     Yields:
         Parts of the token stream, uint16 or uint32, of any length.
@@ -72,7 +76,7 @@ def encode_documents(documents: Iterable[str], tokenizer: Tokenizer, *, processe
     is_first = True
     for batch in _map(tokenizer, _batches(documents), processes):
         for is_new, ids in batch:
-            yield np.concatenate([eos, ids]) if is_new and not is_first else ids
+            yield np.concatenate([eos, ids]) if is_new and (leading or not is_first) else ids
             is_first = False
 
 
@@ -109,6 +113,33 @@ def write_tokens(path: Path, parts: Iterable[Tokens], *, layout: Layout = "nanog
             file.seek(0)
             file.write(header.tobytes())
     return n
+
+
+def write_tokenizer(path: Path, tokenizer: Tokenizer, *, force: bool = False) -> int:
+    """Write the tokenizer file from which llm.c prints text (gpt2_tokenizer.bin) and return the number of tokens.
+
+    256 int32 (20240328, version 2, number of tokens, the token that ends a text), then the length of each token in a
+    byte, and its bytes, as train_gpt2.py's write_tokenizer.
+
+    Args:
+        path: of the file.
+        tokenizer: with a byte-level BPE vocabulary.
+        force: whether an existing file may be replaced.
+
+    Raises:
+        OptionError: The vocabulary is of another kind, no token ends a text, or a token is too long.
+        OutputError: The path exists or cannot be written.
+    """
+    if tokenizer.eos_id is None:
+        raise OptionError("llm.c needs a token that ends a text, and this vocabulary has none")
+    tokens = [tokenizer.token_bytes(i) for i in range(tokenizer.n_vocab)]
+    if longest := max((token for token in tokens if len(token) > 255), key=len, default=b""):
+        raise OptionError(f"llm.c has no room for a token of {len(longest):,} bytes ({longest[:20]!r}...)")
+    header = np.zeros(_HEADER, "<i4")
+    header[:4] = _TOKENIZER_MAGIC, 2, len(tokens), tokenizer.eos_id
+    with atomic_output(path, force=force) as temporary:
+        temporary.write_bytes(header.tobytes() + b"".join(bytes([len(token)]) + token for token in tokens))
+    return len(tokens)
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
