@@ -37,7 +37,6 @@ VERDICTS = {
     "book": ("the book's model, rewritten from its description, loads it strictly", "test_book.py"),
     "nanogpt": ("a model of nanoGPT's layout loads it strictly", "test_nanogpt.py"),
     "mingpt": ("a model of minGPT's layout loads it strictly", "test_mingpt.py"),
-    "mingpt-2020": ("a model of that layout saved it", "test_mingpt_2020.py"),
     "llm.c": ("an independent parser finds every value; published sizes", "test_llmc.py"),
     "gguf": ("llama.cpp loads it: logits to 5e-4 (float32)", "test_gguf_llama.py"),
     "megatron": ("layout tests only: unproven", "test_megatron.py"),

@@ -64,7 +64,7 @@ def test_config_json_says_everything_twice_that_readers_disagree_about(directory
         config[key] for key in ("n_ctx", "n_positions", "n_inner", "activation_function", "tie_word_embeddings")
     ) == (23, 23, 70, "gelu_new", True)
     assert (config["model_type"], config["architectures"], config["attn_pdrop"]) == ("gpt2", ["GPT2LMHeadModel"], 0.25)
-    assert "zoo_vocab_size" not in config
+    assert config["zoo_vocab_size"] == config["vocab_size"] == 97  # no vocabulary tells how many rows are tokens
 
 
 def test_gpt2s_tokenizer_files_are_openais_byte_for_byte(tmp_path):
