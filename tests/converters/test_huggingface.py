@@ -57,14 +57,14 @@ def test_names_and_orientation_are_those_of_transformers(directory, model):
 
 
 def test_config_json_says_everything_twice_that_readers_disagree_about(directory):
-    """n_ctx and n_positions are both there, and the exact spelling of the activation."""
+    """n_ctx and n_positions, the exact spelling of the activation, and the tokens, as no vocabulary tells them."""
     config = json.loads((directory / "config.json").read_text())
 
     assert tuple(
         config[key] for key in ("n_ctx", "n_positions", "n_inner", "activation_function", "tie_word_embeddings")
     ) == (23, 23, 70, "gelu_new", True)
     assert (config["model_type"], config["architectures"], config["attn_pdrop"]) == ("gpt2", ["GPT2LMHeadModel"], 0.25)
-    assert config["zoo_vocab_size"] == config["vocab_size"] == 97  # no vocabulary tells how many rows are tokens
+    assert config["zoo_vocab_size"] == config["vocab_size"] == 97
 
 
 def test_gpt2s_tokenizer_files_are_openais_byte_for_byte(tmp_path):
