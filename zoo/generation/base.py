@@ -1,4 +1,4 @@
-"""What the decode loop asks of a model: the torch module and the C engine both have it."""
+"""The interface between the decode loop and a model, which the torch module and the C engine implement."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoo.text.tokenizer import Tokenizer
 
 
 class Cache(Protocol):
-    """Keys and values of B rows, each with a length of its own."""
+    """Keys and values of B rows, which may have different lengths."""
 
     def truncate(self, length: int, row: int = 0) -> None:
         """Drop a row's tokens from `length` on."""
 
     def grow(self, room: int) -> None:
-        """Give every row room for this many tokens, at least, and keep what is cached."""
+        """Make room for at least this many tokens in every row; cached tokens are kept."""
 
     def copy_row(self, source: int, target: int) -> None:
-        """Replace the tokens of a row by those of another."""
+        """Replace a row's tokens with those of another row."""
 
 
 class Backend(Protocol):
@@ -34,10 +34,10 @@ class Backend(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """What turns text into this model's ids."""
+        """The tokenizer of this model."""
 
     def new_cache(self, batch: int, room: int) -> Any:
-        """Return an empty Cache of B rows with room for some tokens each, which only this backend reads."""
+        """Return an empty Cache of B rows with `room` tokens each, for this backend only."""
 
     def logits(
         self, ids: Sequence[Sequence[int]], cache: Any, rows: Sequence[int], last: Sequence[int]
@@ -45,11 +45,11 @@ class Backend(Protocol):
         """Add new tokens to rows of a cache and compute the logits after the last ones.
 
         Args:
-            ids: B lists of new tokens.
-            cache: made by new_cache.
-            rows: row of the cache for each list, all different.
-            last: number of tokens at the end of each list whose logits are wanted: 1, or all of the list.
+            ids: New tokens, B lists.
+            cache: Cache from new_cache.
+            rows: Row of the cache for each list, all different.
+            last: Number of tokens at the end of each list whose logits are returned: 1, or the length of the list.
 
         Returns:
-            for each list its logits, (last, V) float32, without columns of padding.
+            The logits of each list, (last, V) float32, without the columns of padding.
         """

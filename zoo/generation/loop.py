@@ -1,4 +1,4 @@
-"""The decode loop, the only one: rows in slots, each of which the next prompt takes as soon as its text ends."""
+"""The decode loop: rows occupy slots, and the next prompt takes a slot as soon as a text ends."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from zoo.generation.speculative import NO_DRAFT, Draft
 
 
 def decode(backend: Backend, rows: Iterable[Row], n_slots: int) -> Iterator[tuple[int, Token]]:
-    """Continue rows, at most n_slots of them at once, and yield the tokens as they are made.
+    """Continue at most n_slots rows at once and yield the tokens as they are generated.
 
     Every pass over the weights serves all rows: it adds the newest token of each, the draft tokens that are to be
     checked, and the prompts of rows that begin.
 
     Yields:
-        a row's index and its next token.
+        The index of a row and its next token.
 
     Raises:
-        ZooError: the logits are not finite.
+        ZooError: The logits are not finite.
     """
     waiting = (row for row in rows if row.options.max_new_tokens)
     live = list(islice(waiting, n_slots))
@@ -43,7 +43,7 @@ def decode(backend: Backend, rows: Iterable[Row], n_slots: int) -> Iterator[tupl
 
 
 def _draft(row: Row) -> Draft:
-    """Return the draft tokens of a row's next pass; none while its prompt, or a window that moved, is computed."""
+    """Return the draft tokens of a row's next pass; none during prefill and after the window has moved."""
     if row.drafter is None:
         return NO_DRAFT
     row.drafter.counts.passes += 1
@@ -71,7 +71,7 @@ def _logits(backend: Backend, cache: Any, live: list[Row], drafts: list[Draft]) 
 
 
 def _take(row: Row, draft: Draft, logits: Logits) -> Iterator[tuple[int, Token]]:
-    """Choose a row's next tokens: draft tokens up to the first that is rejected, then one of the model's own."""
+    """Yield a row's next tokens: the accepted draft tokens, then one that the model chooses."""
     for i, each in enumerate(logits):
         check_finite(each)
         token, is_accepted = draft.judge(i, each, row)
@@ -81,7 +81,7 @@ def _take(row: Row, draft: Draft, logits: Logits) -> Iterator[tuple[int, Token]]
 
 
 def _replace_finished(cache: Any, live: list[Row], waiting: Iterator[Row]) -> None:
-    """Give the slots of finished rows to the next ones or, if there are none, to the last rows."""
+    """Put the next waiting rows into the slots of finished ones; without waiting rows, move the last rows there."""
     for slot in [slot for slot, row in enumerate(live) if row.finished]:
         if new := next(waiting, None):
             live[slot] = new

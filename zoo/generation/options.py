@@ -41,37 +41,37 @@ _CHOICES = {"past_context": ("slide", "half", "stop"), "draw": ("numpy", "torch"
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
-    """How texts are continued; the same for `zoo generate` and all functions of zoo.
+    """Options of text generation, shared by `zoo generate` and all functions of zoo.
 
-    Filters apply in the order of these attributes. Each seed gives one text, in whatever batch and with both
-    backends, wherever their logits agree.
+    Penalties and filters are applied in the order of these attributes. A seed gives the same text in any batch, and
+    on both backends where their logits agree.
 
     Attributes:
-        max_new_tokens: most tokens to generate; 0 generates nothing.
-        repetition_penalty: logits of tokens that occur in the prompt or the text are divided by it where positive
-            and multiplied where negative, 1e-6 to 1e6; 1 does nothing. From CTRL (Keskar et al., 2019).
-        presence_penalty: subtracted from the logits of tokens that were generated before, -100 to 100.
-        frequency_penalty: subtracted from them once for each time that they were generated, -100 to 100.
-        no_repeat_ngram_size: no token that would repeat a run of this many tokens of the prompt or the text; 0 does
-            nothing.
-        temperature: divides the logits, 1e-6 to 1e6; 0 takes the most probable token (the lowest id among equals).
-        top_k: keep exactly this many of the most probable tokens (the lowest ids among equals); None keeps all.
-        top_p: keep the smallest set of most probable tokens that together reach this probability (nucleus sampling),
+        max_new_tokens: Largest number of tokens to generate; 0 generates nothing.
+        repetition_penalty: Divides the positive logits of tokens that occur in the prompt or the text and multiplies
+            the negative ones, 1e-6 to 1e6; 1 disables it. From CTRL (Keskar et al., 2019).
+        presence_penalty: Subtracted from the logits of tokens that were generated before, -100 to 100.
+        frequency_penalty: Subtracted from the logit of a token once per earlier occurrence in the text, -100 to 100.
+        no_repeat_ngram_size: Excludes tokens that would repeat an n-gram of this size from the prompt or the text; 0
+            disables it.
+        temperature: Divides the logits, 1e-6 to 1e6; 0 takes the most probable token (the lowest id among equals).
+        top_k: Keep exactly this many of the most probable tokens (the lowest ids among equals); None keeps all.
+        top_p: Keep the smallest set of most probable tokens that together reach this probability (nucleus sampling),
             above 0 to 1; 1 and None keep all.
-        min_p: keep tokens at least this fraction as probable as the most probable one, 0 to 1; None keeps all.
-        seed: seed of the text's own generator, 0 to 2**63 - 1; None draws a new one.
-        stop: a string or several; the text ends before the first that appears.
-        stop_ids: token ids that end the text and are not part of it.
-        ignore_eos: treat <|endoftext|> like any other token; otherwise it ends the text.
-        past_context: what to do when the text fills the model's context. "slide" predicts each token from the last
+        min_p: Keep tokens at least this fraction as probable as the most probable one, 0 to 1; None keeps all.
+        seed: Seed of the text's generator, 0 to 2**63 - 1; None draws a new seed.
+        stop: One or several strings; the text ends before the first that appears.
+        stop_ids: Token ids that end the text without becoming part of it.
+        ignore_eos: Whether to treat <|endoftext|> like any other token; otherwise it ends the text.
+        past_context: What to do when the text fills the model's context. "slide" predicts each token from the last
             context_length ones, which costs a pass over the whole window per token, because positions are absolute.
             "half" drops the older half of the window and recomputes the rest, once per half window. "stop" ends the
             text.
-        top_logprobs: number of most probable tokens to report with each token.
+        top_logprobs: Number of most probable tokens to report with each token.
         draw: "numpy", or "torch" to draw with torch.multinomial from a torch generator, as in the book.
 
     Raises:
-        OptionError: a value is outside its range.
+        OptionError: A value is outside its range.
     """
 
     max_new_tokens: int = 64
@@ -139,10 +139,10 @@ class Options(TypedDict, total=False):
 
 
 def read_options(function: str, options: Options) -> GenerationOptions:
-    """Return the options that a function was called with.
+    """Build the options from a function's keyword arguments.
 
     Raises:
-        OptionError: one does not exist, which names the function and the closest option, or is outside its range.
+        OptionError: An option does not exist (the message suggests the closest one) or is outside its range.
     """
     known = [field.name for field in fields(GenerationOptions)]
     for name in options:
@@ -155,10 +155,10 @@ def read_options(function: str, options: Options) -> GenerationOptions:
 
 
 def require(name: str, value: object, kind: type[Any], is_valid: Callable[[Any], bool], allowed: str) -> None:
-    """Check one option.
+    """Raise an error if an option's value is invalid.
 
     Raises:
-        OptionError: the value is not of this kind of number, or not valid.
+        OptionError: The value has another type or is outside its range.
     """
     if isinstance(value, bool) or not isinstance(value, kind) or not is_valid(value):
         raise OptionError(f"must be {allowed}, not {value!r}", option=name)

@@ -1,4 +1,4 @@
-"""Prompts from a file: JSON lines, each with options of its own, or text with one prompt a line."""
+"""Read prompts from a file: JSON lines, which may have their own options, or text with one prompt per line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoo.models.gpt2.config import GPTConfig
 from zoo.text.tokenizer import Tokenizer
 
 OPTIONS = tuple(field.name for field in dataclasses.fields(GenerationOptions))
-"""Keys that a line may have beside prompt and id."""
+"""Keys that a line may have in addition to prompt and id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class PromptLine:
     """One prompt of a file.
 
     Attributes:
-        number: of its line, from 1 on.
-        fields: id (the line's number, if it has none), prompt, and the line's own options.
-        ids: the prompt's tokens.
-        options: the file's, with the line's own options.
+        number: Number of its line, from 1.
+        fields: id (by default the line's number), prompt, and the line's own options.
+        ids: Token ids of the prompt.
+        options: The common options, overridden by the line's own.
     """
 
     number: int
@@ -42,19 +42,19 @@ class PromptLine:
 def read_prompts(
     path: Path, options: GenerationOptions, config: GPTConfig, tokenizer: Tokenizer
 ) -> Iterator[PromptLine]:
-    """Yield the prompts of a file, one line of it in memory at a time. Blank lines are none.
+    """Yield the prompts of a file, one line in memory at a time. Blank lines are skipped.
 
     Args:
         path: .jsonl has one object per line, with "prompt" (a text or a list of token ids) and optionally "id" (a
             string or an integer) and any of OPTIONS. Any other file is text with one prompt per line. "-" is stdin:
             JSON lines if it begins with "{", else text.
-        options: for prompts without options of their own.
-        config: of the model that shall continue them.
-        tokenizer: of the model.
+        options: Options that a line does not set itself.
+        config: Config of the model that continues the prompts.
+        tokenizer: Tokenizer of the model.
 
     Raises:
-        FormatError: the file cannot be read or is not UTF-8; a line is not JSON, has an unknown key, or an option
-            outside its range, or its prompt is none for this model. The message names the line.
+        FormatError: The file cannot be read or is not UTF-8; a line is not JSON, has an unknown key or an option
+            outside its range, or this model cannot continue its prompt. The message names the line.
     """
     stdin = str(path) == "-"
     if stdin and sys.stdin is None:

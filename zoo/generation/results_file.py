@@ -1,7 +1,7 @@
-"""Texts made from a file of prompts, as JSON lines in the order of the prompts; a killed run goes on where it was.
+"""The texts of a prompts file, as JSON lines in the order of the prompts; a killed run can be resumed.
 
-A line repeats its prompt's fields (id, prompt, own options) and adds text, ids (its tokens) and finish_reason. Beside
-the file lies FILE.settings.json, with the settings that all lines were made with.
+A line repeats its prompt's fields (id, prompt, own options) and adds text, ids (its tokens) and finish_reason. The
+settings of all lines are stored next to it in FILE.settings.json.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ from zoo.generation.row import Prompt, Token
 
 Result = dict[str, Any]
 Generate = Callable[[Iterator[tuple[Prompt, GenerationOptions]]], Iterator[tuple[int, Token]]]
-"""generate_many with everything but the items given."""
+"""generate_many with all arguments bound except the items."""
 
 _MADE = ("text", "ids", "finish_reason")
 
 
 def make_results(lines: Iterable[PromptLine], generate: Generate) -> Iterator[Result]:
-    """Continue prompts, and yield the results in the order of the lines.
+    """Continue prompts and yield the results in the order of the lines.
 
-    A text that is ready before an earlier one waits for it: until that one is done, so that no more can wait than are
-    made in the meantime.
+    A text that is finished before an earlier one is held back until that one is finished.
     """
     begun: dict[int, Result] = {}
 
@@ -59,10 +58,10 @@ class ResultFile:
 
         Args:
             path: .jsonl; it may exist.
-            settings: whatever decides the texts, as JSON can hold it.
+            settings: Everything that determines the texts, as JSON values.
 
         Raises:
-            OutputError: it was made with other settings, or by something else; another process writes to it; or it
+            OutputError: The file has other settings or was not written by zoo, another process is writing it, or it
                 cannot be written.
         """
         self.path = path
@@ -84,14 +83,14 @@ class ResultFile:
         self._file.close()
 
     def keep(self, lines: Iterator[PromptLine]) -> int:
-        """Keep the complete results, drop an incomplete last one, and take their prompts from `lines`.
+        """Keep the complete results, remove an incomplete last one, and skip their prompts in `lines`.
 
         Returns:
-            how many are kept.
+            The number of results that are kept.
 
         Raises:
-            FormatError: a line of the file is not a result.
-            OutputError: a result belongs to another prompt, or there are more results than prompts.
+            FormatError: A line of the file is not a result.
+            OutputError: A result belongs to another prompt, or there are more results than prompts.
         """
         n, end = 0, 0
         self._file.seek(0)
@@ -104,14 +103,14 @@ class ResultFile:
         return n
 
     def write(self, result: Result) -> None:
-        """Append a result; it outlives this process when this returns.
+        """Append a result, which is then safe even if this process is killed.
 
         Raises:
-            OutputError: the disk is full, say; the same run can go on later.
+            OutputError: The file cannot be written, for example because the disk is full. The run can be resumed.
         """
         line = json.dumps(result).encode() + b"\n"
         try:
-            while line:  # past the buffer, which would try again when it is closed
+            while line:  # bypasses the buffer, which would retry a failed write when it is closed
                 line = line[os.write(self._file.fileno(), line) :]
         except OSError as error:
             raise as_output_error(error, self.path) from error
@@ -127,7 +126,7 @@ class ResultFile:
             raise OutputError(f"{self.path} is being written by another process; wait for it, or end it") from None
 
     def _settle(self, settings: dict[str, Any]) -> None:
-        """Compare the settings with those in the file beside, or write them there for a new one."""
+        """Compare the settings with the stored ones; for a new file, store them."""
         beside = self.path.with_name(f"{self.path.name}.settings.json")
         if not self.path.stat().st_size:
             with atomic_output(beside, force=True) as temporary:
@@ -138,9 +137,7 @@ class ResultFile:
         except (OSError, ValueError):
             before = None
         if not isinstance(before, dict):
-            raise OutputError(
-                f"{self.path} exists, but no {beside.name} beside it says how it was made; choose another --out"
-            )
+            raise OutputError(f"{self.path} exists, but its settings ({beside.name}) are missing; choose another --out")
         keys = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if keys:
             differ = ", ".join(f"{key} was {_shown(before.get(key))}, not {_shown(settings.get(key))}" for key in keys)
@@ -156,9 +153,7 @@ class ResultFile:
                 self.path, f"line {n} is not a result; remove it and what follows, or choose another --out"
             )
         if line is None:
-            raise OutputError(
-                f"{self.path} has {n} results or more, but there are {n - 1} prompts; choose another --out"
-            )
+            raise OutputError(f"{self.path} has at least {n} results for {n - 1} prompts; choose another --out")
         before = {key: value for key, value in result.items() if key not in _MADE}
         for key in {**before, **line.fields}:
             old, new = before.get(key), line.fields.get(key)

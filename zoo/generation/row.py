@@ -1,4 +1,4 @@
-"""One text that is being continued: its tokens, its place in the KV cache, and how it ends."""
+"""Per-sequence state: the tokens of a text, its window in the KV cache, and why it ends."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Token:
     """One generated token.
 
     Attributes:
-        id: the token's id.
-        text: text that it completes; "" while a character is incomplete or a stop string may follow.
-        logprob: natural logarithm of its probability under the model alone, before penalties, temperature and filters.
+        id: Id of the token.
+        text: Text that the token completes; "" while a character is incomplete or a stop string may follow.
+        logprob: Natural logarithm of the model's probability, before penalties, temperature and filters.
         finish_reason: None except in the last token of a text: "length" (max_new_tokens), "eos", "stop" (a stop
             string or id) or "context" (the context is full, and past_context is "stop").
-        top_logprobs: the top_logprobs most probable tokens as (id, logprob), best first.
+        top_logprobs: The top_logprobs most probable tokens as (id, logprob), best first.
     """
 
     id: int
@@ -48,15 +48,15 @@ class Row:
     """One text that is being continued.
 
     Attributes:
-        index: its number among the texts of the call.
-        options: how it is continued.
-        ids: token ids of the prompt and the text.
-        sampler: chooses its tokens.
-        drafter: proposes draft tokens; None without speculation.
-        start: first token of the window that the model sees.
-        n_cached: tokens of the window that are in the KV cache.
-        finished: whether it has its last token.
-        room: tokens that a cache needs for it.
+        index: Number of the text in the call.
+        options: Generation options of the text.
+        ids: Token ids of the prompt and the text.
+        sampler: Chooses the tokens.
+        drafter: Proposes draft tokens; None without speculation.
+        start: First token of the window that the model sees.
+        n_cached: Number of the window's tokens in the KV cache.
+        finished: Whether the text has ended.
+        room: Number of tokens that the cache must have room for.
     """
 
     def __init__(
@@ -85,11 +85,11 @@ class Row:
 
     @property
     def n_free(self) -> int:
-        """Draft tokens that fit the window and the text, of which one more than is drafted is generated."""
+        """Number of draft tokens that fit into the window and the text; a pass generates one more than that."""
         return min(self._size - len(self.ids) + self.start, self._longest - len(self.ids) - 1)
 
     def take(self, token_id: int, logprob: float, top_logprobs: tuple[tuple[int, float], ...] = ()) -> Token:
-        """Append a token, and return it with its text and whether it is the last."""
+        """Append a token and return it with its text and its finish reason."""
         self.ids.append(token_id)
         reason: FinishReason | None = None
         text = ""
@@ -117,8 +117,8 @@ def prompt_ids(config: GPTConfig, tokenizer: Tokenizer, prompt: Prompt, options:
     """Return the ids of a prompt that this model can continue.
 
     Raises:
-        OptionError: it has ids that the model does not, it is empty and the model has no <|endoftext|>, or it is
-            longer than the context and past_context is "stop".
+        OptionError: The prompt has ids outside the vocabulary, is empty although the model has no <|endoftext|>, or is
+            longer than the context although past_context is "stop".
     """
     n_known, longest = config.vocab_size, config.context_length
     ids = tokenizer.encode(prompt) if isinstance(prompt, str) else [index(i) for i in prompt]

@@ -1,7 +1,7 @@
-"""From logits to the next token, in numpy and without a sort of the vocabulary.
+"""Sample the next token from logits, in numpy and without sorting the vocabulary.
 
-What the filters keep is a set: the tokens above some logit, and the first of those equal to it. A histogram of the
-logits finds that logit with one pass over the vocabulary. Shapes: V vocabulary, K kept tokens.
+The filters keep the tokens above a threshold logit, and the first of those equal to it. A histogram of the logits
+finds the threshold in one pass over the vocabulary. Shapes: V vocabulary, K kept tokens.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _BLOCK = 256  # weights that are summed together before a draw
 
 
 def check_finite(logits: Logits) -> None:
-    """Refuse logits that are NaN or infinite.
+    """Raise an error if logits are NaN or infinite.
 
     Raises:
-        ZooError: some are.
+        ZooError: Some are.
     """
     if not np.isfinite(logits).all():
         raise ZooError("the model's logits are not finite; check the weights with `zoo inspect --stats`")
@@ -36,7 +36,7 @@ def check_finite(logits: Logits) -> None:
 def logprobs(logits: Logits, tokens: Sequence[int] | Ids) -> list[float]:
     """Return the natural logarithms of some tokens' probabilities, before penalties, temperature and filters."""
     largest = logits.max()
-    with np.errstate(over="ignore"):  # far below the largest is -inf, and adds nothing
+    with np.errstate(over="ignore"):  # a logit far below the largest becomes -inf and adds nothing
         total = float(np.log(np.exp(logits - largest).sum(dtype=np.float64)))
     return [float(logits[token]) - float(largest) - total for token in tokens]
 
@@ -52,10 +52,10 @@ def best(logits: Logits, n: int) -> tuple[tuple[int, float], ...]:
 
 
 class Sampler:
-    """Chooses the tokens of one text; its generator serves no other text."""
+    """Chooses the tokens of one text, with a generator of its own."""
 
     def __init__(self, options: GenerationOptions, n_prompt: int) -> None:
-        """Take the options and the number of the prompt's tokens, which two of the penalties do not count."""
+        """Set the options and the number of prompt tokens, which presence and frequency penalties ignore."""
         self._options, self._n_prompt = options, n_prompt
         self.generator: Any = np.random.default_rng(options.seed)
         if options.draw == "torch":
@@ -65,7 +65,7 @@ class Sampler:
             self.generator.seed() if options.seed is None else self.generator.manual_seed(options.seed)
 
     def pick(self, logits: Logits, ids: Sequence[int]) -> int:
-        """Choose a token after `ids`, the prompt's and the text's, from logits (V,)."""
+        """Choose the token after `ids` (prompt and text) from logits, (V,)."""
         options = self._options
         if options.temperature and options.draw == "torch":
             import torch
@@ -79,7 +79,7 @@ class Sampler:
         return int(kept[draw(weights, self.generator.random())])
 
     def distribution(self, logits: Logits, ids: Sequence[int]) -> Probs:
-        """Return the probabilities with which pick chooses, (V,); the temperature is not 0."""
+        """Return the probabilities that pick samples from, (V,); the temperature must not be 0."""
         kept, weights = _filter(_penalise(logits, ids, self._n_prompt, self._options), self._options)
         probs = np.zeros(len(logits))
         probs[kept] = weights / weights.sum()
@@ -93,7 +93,7 @@ def draw(weights: Probs, number: float) -> int:
     block = min(int(np.searchsorted(blocks, target, side="right")), len(blocks) - 1)
     first = block * _BLOCK
     sums = weights[first : first + _BLOCK].cumsum() + (blocks[block - 1] if block else 0.0)
-    # Rounding may leave the target at the very end; the last token with any weight is meant there.
+    # Rounding may put the target at the very end; then the last token with a weight above 0 is chosen.
     return first + min(int(np.searchsorted(sums, target, side="right")), int(np.searchsorted(sums, sums[-1])))
 
 
@@ -118,7 +118,7 @@ def _penalise(logits: Logits, ids: Sequence[int], n_prompt: int, options: Genera
 
 
 def _filter(logits: Logits, options: GenerationOptions) -> tuple[Ids, Probs]:
-    """Return the tokens that are kept, (K,) in order, and their weights relative to the best token's."""
+    """Return the kept tokens, (K,) by id, and their weights relative to the most probable token's."""
     kept = np.flatnonzero(logits > -np.inf)
     below = logits.max() - logits[kept]
     if options.top_k is not None and options.top_k < len(kept):
@@ -126,7 +126,7 @@ def _filter(logits: Logits, options: GenerationOptions) -> tuple[Ids, Probs]:
         kept, below = kept[places], below[places]
     weights = np.exp(below / -options.temperature)
     total = weights.sum()
-    if options.min_p:  # before top_p, which then has fewer to look at: both keep the most probable
+    if options.min_p:  # before top_p, which then has fewer tokens to sort; both keep the most probable
         places = np.flatnonzero(weights >= options.min_p)
         kept, below, weights = kept[places], below[places], weights[places]
     if options.top_p is not None and options.top_p < 1:
@@ -136,16 +136,16 @@ def _filter(logits: Logits, options: GenerationOptions) -> tuple[Ids, Probs]:
 
 
 def _nearest(below: Probs, weights: Probs, enough: float) -> Ids:
-    """Return the places of the most probable, in order: each while the weights before it sum to less than enough.
+    """Return the indices of the most probable tokens, in order: as many as are needed to reach `enough` weight.
 
     Args:
-        below: distance of each logit from the largest, from 0 on.
-        weights: of the same tokens, decreasing with the distance.
-        enough: more than 0.
+        below: Distance of each logit from the largest, at least 0.
+        weights: Weights of the same tokens, decreasing with the distance.
+        enough: Sum of weights to reach, above 0.
     """
     bins = (below * ((_BINS - 1) / max(float(below.max()), 1e-30))).astype(np.int64)
     sums = np.bincount(bins, weights).cumsum()
-    last = min(int(np.searchsorted(sums, enough)), len(sums) - 1)  # the bin in which it becomes enough
+    last = min(int(np.searchsorted(sums, enough)), len(sums) - 1)  # the bin in which the sum reaches it
     within = bins == last
     split, each = np.sort(below[within]), np.sort(weights[within])[::-1]
     n = max(1, int((each.cumsum() - each + (sums[last - 1] if last else 0.0) < enough).sum()))

@@ -1,7 +1,7 @@
 """Speculative decoding: cheap draft tokens that one pass of the model checks, after Leviathan et al. (2023).
 
-Greedy texts, and samples that are drafted from the text itself, are the same as without. Samples by a draft model
-follow the same distribution. Shapes: V vocabulary.
+Greedy texts, and samples with n-gram drafts, are the same as without speculation. Samples with a draft model follow
+the same distribution. Shapes: V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from zoo.generation.row import Row
 
 N_TOKENS = {"ngram": 8, "model": 4}
-"""Draft tokens of a pass by default: those from the text cost nothing."""
-_LONGEST, _SHORTEST = 3, 2  # last tokens of the text that are looked up
+"""Default number of draft tokens per pass; n-gram drafts cost almost nothing."""
+_LONGEST, _SHORTEST = 3, 2  # sizes of the n-grams that are looked up
 
 
 @dataclass
 class Counts:
-    """What speculation brought for one text.
+    """Statistics of speculation for one text.
 
     Attributes:
-        passes: passes of the model, each of which gives at least one token.
-        proposed: draft tokens.
-        accepted: draft tokens that became tokens of the text.
-        tokens: tokens of the text.
+        passes: Passes of the model, each of which yields at least one token.
+        proposed: Draft tokens.
+        accepted: Draft tokens that became tokens of the text.
+        tokens: Tokens of the text.
     """
 
     passes: int = 0
@@ -50,9 +50,9 @@ class Draft:
     """Draft tokens of one pass.
 
     Attributes:
-        ids: the tokens.
-        probs: the distribution (V,) from which each was drawn; None if they were not drawn.
-        counts: of the text; None without speculation.
+        ids: The tokens.
+        probs: Distribution (V,) that each was sampled from; None if they were not sampled.
+        counts: Statistics of the text; None without speculation.
     """
 
     ids: list[int] = field(default_factory=list)
@@ -60,16 +60,16 @@ class Draft:
     counts: Counts | None = None
 
     def judge(self, i: int, logits: Logits, row: Row) -> tuple[int, bool]:
-        """Return the text's next token and whether it is draft token i, which an accepted one precedes."""
-        guess = self.ids[i] if i < len(self.ids) else None
-        if guess is None or self.probs is None:
+        """Return the next token and whether it is draft token i; all earlier draft tokens were accepted."""
+        drafted = self.ids[i] if i < len(self.ids) else None
+        if drafted is None or self.probs is None:
             token = row.sampler.pick(logits, row.ids)
         else:
-            token = _accept(row.sampler.distribution(logits, row.ids), self.probs[i], guess, row.sampler.generator)
+            token = _accept(row.sampler.distribution(logits, row.ids), self.probs[i], drafted, row.sampler.generator)
         if counts := self.counts:
             counts.tokens += 1
-            counts.accepted += token == guess
-        return token, token == guess
+            counts.accepted += token == drafted
+        return token, token == drafted
 
 
 NO_DRAFT = Draft()
@@ -79,13 +79,13 @@ class Drafter(Protocol):
     """Proposes draft tokens for one text.
 
     Attributes:
-        counts: what they brought.
+        counts: Statistics of its draft tokens.
     """
 
     counts: Counts
 
     def propose(self, row: Row) -> Draft:
-        """Return draft tokens, as many as fit or fewer."""
+        """Return draft tokens, at most as many as fit."""
 
 
 class NgramDrafter:
@@ -94,11 +94,11 @@ class NgramDrafter:
     def __init__(self, n_tokens: int) -> None:
         self.counts = Counts()
         self._n_tokens = n_tokens
-        self._ends: dict[tuple[int, ...], int] = {}  # where each run of tokens ended last
+        self._ends: dict[tuple[int, ...], int] = {}  # n-gram -> end of its last occurrence
         self._n_known = 0
 
     def propose(self, row: Row) -> Draft:
-        """Copy what follows; a copy that reaches the end of the text continues with itself."""
+        """Copy the tokens that follow; a copy that reaches the end of the text continues with itself."""
         ids, found = row.ids, list[int]()
         for known in range(self._n_known + 1, len(ids)):
             for size in range(_SHORTEST, min(_LONGEST, known) + 1):
@@ -112,7 +112,7 @@ class NgramDrafter:
 
 
 class ModelDrafter:
-    """Proposes what a smaller model generates with the options of the text."""
+    """Proposes tokens that a smaller model generates with the text's options."""
 
     def __init__(self, backend: Backend, n_tokens: int) -> None:
         self.counts = Counts()
@@ -121,7 +121,7 @@ class ModelDrafter:
         self._ids: list[int] = []  # cached
 
     def propose(self, row: Row) -> Draft:
-        """Generate tokens one by one; none if the text does not fit the draft model's context."""
+        """Generate tokens one by one, or none if the text exceeds the draft model's context."""
         size = self._backend.config.context_length
         n = min(self._n_tokens, row.n_free, size - len(row.ids) + 1)
         if n < 1:
@@ -131,7 +131,7 @@ class ModelDrafter:
         ids, probs = list(row.ids), list[Probs]()
         known = zip(self._ids, ids[:-1], strict=False)
         n_same = next((i for i, (a, b) in enumerate(known) if a != b), min(len(self._ids), len(ids) - 1))
-        self._ids = self._ids[:n_same]  # without rejected tokens; the last one is computed again
+        self._ids = self._ids[:n_same]  # drops rejected tokens; the last token is computed again
         self._cache.truncate(len(self._ids))
         for _ in range(n):
             logits = self._backend.logits([ids[len(self._ids) :]], self._cache, [0], [1])[0][0]
@@ -147,10 +147,10 @@ class ModelDrafter:
 
 
 def check_draft(model: Backend, draft: Backend) -> None:
-    """Refuse a draft model whose token ids do not mean what the model's mean.
+    """Raise an error if a draft model has another vocabulary.
 
     Raises:
-        OptionError: its vocabulary differs.
+        OptionError: The vocabularies differ.
     """
     ours, theirs = model.config.vocab_size, draft.config.vocab_size
     if ours != theirs:
@@ -162,9 +162,9 @@ def check_draft(model: Backend, draft: Backend) -> None:
         raise OptionError("the draft model's tokens are not those of the model; use one with the same vocabulary")
 
 
-def _accept(p: Probs, q: Probs, guess: int, generator: np.random.Generator) -> int:
-    """Return a token that follows p: the guess drawn from q with probability min(1, p / q), or one of what q lacks."""
-    if generator.random() * q[guess] < p[guess]:
-        return guess
-    lacking = np.maximum(p - q, 0)
-    return draw(lacking if lacking.any() else p, generator.random())  # p and q may be equal except for rounding
+def _accept(p: Probs, q: Probs, drafted: int, generator: np.random.Generator) -> int:
+    """Return a sample of p: the draft token, sampled from q, with probability min(1, p / q), else one of p - q."""
+    if generator.random() * q[drafted] < p[drafted]:
+        return drafted
+    residual = np.maximum(p - q, 0)
+    return draw(residual if residual.any() else p, generator.random())  # p and q may be equal except for rounding

@@ -15,7 +15,7 @@ from zoo.models.gpt2.model import GPTModel
 
 
 class TorchBackend:
-    """A module, without dropout while it computes. Attributes and methods are those of Backend."""
+    """A torch module as a Backend. Dropout is off while it computes."""
 
     def __init__(self, model: GPTModel) -> None:
         self._model, self.config, self.tokenizer = model, model.config, model.tokenizer
@@ -29,7 +29,7 @@ class TorchBackend:
     def logits(
         self, ids: Sequence[Sequence[int]], cache: KVCache, rows: Sequence[int], last: Sequence[int]
     ) -> list[NDArray[np.float32]]:
-        """Compute all prompts in one pass, padded, and the others in one pass for each number of new tokens."""
+        """Compute all prompts in one padded pass, and the other rows in one pass per number of new tokens."""
         if self._model.mapped_files:
             self._model.mapped_files.check()
         held = cache.lengths.tolist()
@@ -46,7 +46,7 @@ class TorchBackend:
         return [found[i] for i in range(len(ids))]
 
     def _forward(self, parts: list[Sequence[int]], cache: KVCache, rows: list[int], last: int) -> NDArray[np.float32]:
-        """Return the logits after the last token of each list, (B, 1, V), or with last > 1 after all, (B, T, V)."""
+        """Return the logits after the last token of each list, (B, 1, V); after all tokens, (B, T, V), if last > 1."""
         lengths = self._tensor([len(part) for part in parts])
         longest = max(map(len, parts))
         ids = self._tensor([[*part, *[0] * (longest - len(part))] for part in parts])  # (B, T)
