@@ -97,8 +97,8 @@ def _reason(error: ZooError, path: Path) -> str:
 
 
 def _takes(found: Format, path: Path) -> bool:
-    """Whether a format recognises a path; a file that cannot be read is of none."""
+    """Return whether a format recognises a path. Links are not followed, and unreadable files belong to no format."""
     try:
-        return found.sniff(path)
+        return not path.is_symlink() and found.sniff(path)
     except OSError:
         return False
