@@ -57,10 +57,10 @@ def load_path(
     with torch.device("meta"):
         model = GPTModel(opened.checkpoint.config, Tokenizer(opened.checkpoint.vocabulary))
     cast = get_dtype(dtype) if dtype else _common_dtype({tensor.dtype for tensor in opened.tensors.values()})
-    arrays = {name: tensor.astype(cast).load() for name, tensor in opened.tensors.items()}
-    if torch.device(device).type == "cpu":
-        model.mapped_files = MappedFiles.of(opened.checkpoint.files, arrays.values())
-    for name, array in arrays.items():
+    for name, tensor in opened.tensors.items():
+        array = tensor.astype(cast).load()
+        if model.mapped_files is None and device.type == "cpu":
+            model.mapped_files = MappedFiles.of(opened.checkpoint.files, [array])
         module, _, leaf = name.rpartition(".")
         value = to_torch(array).to(device)
         # Names and shapes are already checked; load_state_dict would check them again, for half of the loading time.
