@@ -146,7 +146,7 @@ def generate_many(
 
 
 def find_backend(model: Model, backend: BackendName = "auto") -> Backend:
-    """Return what computes a model's logits.
+    """Return the backend that computes a model's logits.
 
     Raises:
         OptionError: the backend does not exist, or cannot run the model.
@@ -204,7 +204,7 @@ def _drafters(
     options: GenerationOptions,
     backend: BackendName,
 ) -> Callable[[], Drafter]:
-    """Return what makes the drafter of each text."""
+    """Return a function that makes the drafter of a text."""
     if n_tokens is None:
         n_tokens = N_TOKENS["ngram" if draft == "ngram" else "model"]
     require("draft_tokens", n_tokens, Integral, lambda n: 1 <= n <= 255, "an integer from 1 to 255")

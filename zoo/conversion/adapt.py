@@ -1,4 +1,4 @@
-"""Fit a model to a format that has no place for it as it is: padding rows, biases of zeros, another activation."""
+"""Adapt a model to a format that cannot hold it as it is: padding rows, missing biases, dtypes, the activation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def drop_padding(
 
 
 def widening(target: Format, ours: Tensors) -> tuple[np.dtype[np.generic] | None, list[str]]:
-    """Return float32 if a target stores only that of the dtypes that are there, which it holds exactly.
+    """Return float32 if a target does not store a dtype of the tensors that float32 holds exactly.
 
     Returns:
         The dtype to cast to, or None, and a note if there is one.
@@ -71,7 +71,7 @@ def _zeros(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> LazyTensor:
 
 
 def change_activation(source: Checkpoint, activation: str | None) -> Checkpoint:
-    """Return a checkpoint that is said to have another activation; its weights are the same, its logits are not.
+    """Return a checkpoint whose config has another activation: the same weights, but other logits.
 
     Raises:
         OptionError: there is no such activation.

@@ -28,7 +28,7 @@ def plan_path(
     variant: str | None = None,
     strict: bool = False,
 ) -> Plan:
-    """Work out a conversion without writing anything.
+    """Plan a conversion without writing anything.
 
     Args:
         source: file or directory of any format, or the name of a model.

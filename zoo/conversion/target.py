@@ -1,4 +1,4 @@
-"""The format of an output: which one its name means, and whether it can hold the model."""
+"""Choose the format of an output by its name, and check that it can hold the model."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_target(target: Format, config: GPTConfig, ours: Tensors) -> None:
 def make_options(
     target: Format, dtype: str | None, max_shard_bytes: int | None, variant: str | None, name: str
 ) -> WriteOptions:
-    """Return the options for writing a format, once they are known to be its own.
+    """Check the options for writing a format and return them.
 
     Raises:
         OptionError: The format is not written by zoo, or does not shard.

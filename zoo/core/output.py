@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and stay after a power failure."""
+"""Outputs that appear complete or not at all, and survive a power failure."""
 
 from __future__ import annotations
 

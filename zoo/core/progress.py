@@ -1,4 +1,4 @@
-"""How long work reports its progress."""
+"""Progress callbacks of long work."""
 
 from __future__ import annotations
 

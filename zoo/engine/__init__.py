@@ -1,4 +1,4 @@
-"""The decode engine: a C library for the CPU beside the torch model. docs/speed.md tells how it works."""
+"""The decode engine: a C library for the CPU beside the torch model. docs/speed.md explains how it works."""
 
 from zoo.engine.backend import Engine
 from zoo.engine.handle import default_threads, is_built

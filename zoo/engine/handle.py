@@ -110,5 +110,5 @@ def default_threads() -> int:
 
 
 def is_built() -> bool:
-    """Whether the C library is there."""
+    """Return whether the C library was built."""
     return native.library() is not None

@@ -92,7 +92,7 @@ class Pointers:
 
 
 def check_options(dtype: str | None, quantize: str | None) -> None:
-    """Refuse precisions that the engine has not.
+    """Refuse precisions that the engine does not have.
 
     Raises:
         OptionError: dtype or quantize is not one that the engine has.

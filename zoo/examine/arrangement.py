@@ -36,7 +36,7 @@ Status = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
         name: of the check.
@@ -202,7 +202,7 @@ def _name(order: str, transpose: bool) -> str:
 
 @contextmanager
 def _rearranged(model: GPTModel, way: _Way) -> Iterator[None]:
-    """Have the square matrices of some blocks in another arrangement for a while."""
+    """Rearrange the square matrices of some blocks inside a `with` block."""
     import torch
 
     attns: list[Any] = [model.blocks[i].attn for i in way.blocks]

@@ -141,7 +141,7 @@ def _content(checkpoint: Checkpoint, ours: Tensors) -> Check:
 
 
 def _some_ids(model: GPTModel, prompt: str) -> list[int]:
-    """Return ids to run; which ones hardly matters, so that a model without text gets the prompt's bytes."""
+    """Return ids to run. Which ones hardly matters: a model without text gets the bytes of the prompt."""
     try:
         return model.tokenizer.encode(prompt)
     except OptionError:

@@ -1,4 +1,4 @@
-"""Where to run: the name of a torch device to the device."""
+"""Turn the name of a torch device into the device."""
 
 from __future__ import annotations
 
