@@ -66,8 +66,7 @@ def test_an_unknown_variant_is_refused_with_those_there_are(tmp_path, model):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_openais_format_gets_narrow_weights_as_float32(tmp_path, model, dtype):
     """OpenAI's graph reads float32 only: narrow weights are widened exactly, and a note says so."""
-    import tensorflow as tf
-
+    tf = pytest.importorskip("tensorflow")
     narrow = model.to(dtype)
     report = zoo.save(narrow, tmp_path / "openai", to="openai")
     reader = tf.train.load_checkpoint(str(tmp_path / "openai"))

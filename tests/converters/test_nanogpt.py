@@ -332,12 +332,11 @@ def test_a_character_model_speaks_in_its_own_characters(tmp_path):
 @pytest.mark.peers
 def test_its_characters_reach_transformers(tmp_path):
     """Converted to Hugging Face's format, transformers encodes the characters to the same ids."""
-    from transformers import AutoTokenizer
-
+    transformers = pytest.importorskip("transformers")
     stoi = character_model(tmp_path / "out")
     zoo.convert(tmp_path / "out", tmp_path / "hf", to="huggingface", activation="gelu_tanh")
 
-    assert AutoTokenizer.from_pretrained(tmp_path / "hf")(TEXT).input_ids == [stoi[char] for char in TEXT]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(TEXT).input_ids == [stoi[char] for char in TEXT]
 
 
 def test_a_foreign_meta_pkl_is_refused(tmp_path):

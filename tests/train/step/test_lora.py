@@ -201,9 +201,7 @@ def test_peft_reads_what_zoo_writes_and_back(tmp_path):
 @pytest.mark.parametrize("bias", ["lora_only", "all"])
 def test_trained_biases_come_along(tmp_path, bias, suffix):
     """With bias lora_only or all, and in either file, zoo's logits are those of PEFT's model; training refuses it."""
-    import peft
-    import transformers
-
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     base = small_model(dtype=torch.float32)
     zoo.save(base, tmp_path / "hf", to="huggingface")
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path / "hf")
