@@ -141,7 +141,7 @@ class LlmC(Format):
         """Return notes on added rows and on a program that does not read the dtype."""
         notes = super().notes(checkpoint)
         if any(tensor.dtype == DTYPES["bfloat16"] for tensor in checkpoint.tensors.values()):
-            notes.append("llm.c's train_gpt2.c reads float32 only; for it, cast with dtype=float32")
+            notes.append("llm.c's train_gpt2.c reads float32 only, which --dtype float32 writes")
         rows, added = checkpoint.config.vocab_rows, -checkpoint.config.vocab_rows % _ROWS
         if added:
             notes.append(f"{added} rows of zeros follow the embedding's {rows:,}: llm.c wants a multiple of {_ROWS}")

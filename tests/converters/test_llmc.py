@@ -283,7 +283,7 @@ def test_a_bfloat16_file_says_who_does_not_read_it(tmp_path, path):
     report = zoo.convert(path, tmp_path / "half.bin", dtype="bfloat16")
     again = zoo.convert(tmp_path / "half.bin", tmp_path / "whole.bin", dtype="float32")
 
-    note = "llm.c's train_gpt2.c reads float32 only; for it, cast with dtype=float32"
+    note = "llm.c's train_gpt2.c reads float32 only, which --dtype float32 writes"
     assert (note in report.notes, note in again.notes) == (True, False)
     assert (tmp_path / "whole.bin").read_bytes()[4:8] == b"\x03\0\0\0"
 
