@@ -145,7 +145,7 @@ def test_a_vocabulary_whose_merges_make_no_tokens_bars_text_only(path, old, new,
     [
         ({"general.architecture": ["gpt2"]}, "its architecture is None"),
         ({"split.count": 3}, "one of several parts; merge them with llama-gguf-split"),
-        ({"tokenizer.ggml.model": [1, 2]}, "does not say in text"),
+        ({"tokenizer.ggml.model": [1, 2]}, "does not name the kind of its tokenizer as text"),
         ({"tokenizer.ggml.model": "gpt2"}, "a tokenizer without tokens"),
         ({"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": [1]}, "a tokenizer without tokens"),
         (
